@@ -1,0 +1,56 @@
+# Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
+"""Vision Transformers trained to any budget, in OpenMMLab.
+
+A budget becomes a plan (``plan``); the plan sets the length of the run (``loop``); at each
+epoch the hook asks which training stage it is (``hook``); the elastic backbone computes with
+only the active heads, hidden units and tokens (``elastic``, ``backbones``); when the stage
+changes, the weights grow (``growth``); the checkpoint is a plain mmpretrain checkpoint.
+"""
+
+from importlib import metadata
+
+__version__ = '0.1.0'
+
+
+def _check_environment() -> None:
+    """Raises ImportError unless exactly one fork of mmengine is installed, with its mmpretrain."""
+    forks = ('onedl-mmengine', 'mmengine', 'mmengine-lite')
+    owners = [name for name in forks if _is_installed(name)]
+    if not owners:
+        raise ImportError(
+            'bvit_mm needs mmengine, mmcv and mmpretrain, and no mmengine is installed; '
+            "install one fork of them: pip install 'bvit_mm[onedl]' (maintained), "
+            "or 'bvit_mm[classic]'"
+        )
+    if len(owners) > 1:
+        raise ImportError(
+            f'{" and ".join(owners)} are both installed and own the same package mmengine, so '
+            'files of one overwrite those of the other; uninstall both, then install one fork'
+        )
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+_check_environment()
+
+from .backbones import ElasticVisionTransformer  # noqa: E402
+from .hook import StageSwitchHook  # noqa: E402
+from .loop import BudgetedTrainLoop  # noqa: E402
+from .plan import Plan, make_plan  # noqa: E402
+from .schedulers import REXLR, LinearDecayLR  # noqa: E402
+
+__all__ = [
+    'REXLR',
+    'BudgetedTrainLoop',
+    'ElasticVisionTransformer',
+    'LinearDecayLR',
+    'Plan',
+    'StageSwitchHook',
+    'make_plan',
+]

@@ -1,0 +1,263 @@
+# Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
+"""Growth: what new heads and hidden units start from when a training stage begins.
+
+Functions on tensors; ``StageSwitchHook`` decides when. Unit ``old + i`` is grown from unit
+``i mod old``; the units there were stay as they are (Section 4.2, Fig. 5, Table 11).
+"""
+
+import copy
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from .elastic import ElasticBackbone, ElasticModule, Slot
+
+INITS = ('copy', 'random', 'half', 'noise')
+MOMENTS = ('drop', 'copy', 'drop_all', 'corrected')
+
+# Standard deviation of 'noise', as a share of the copied weights' own.
+NOISE = 0.01
+
+
+def check_growth(init: str, moments: str) -> None:
+    """Raises ValueError if there is no such initialiser or rule for moments."""
+    for name, value, known in (('init', init, INITS), ('moments', moments, MOMENTS)):
+        if value not in known:
+            raise ValueError(f'{name}={value!r} is not known; give one of {known}')
+
+
+@torch.no_grad()
+def grow_(
+    backbone: ElasticBackbone,
+    stage: int,
+    init: str = 'copy',
+    moments: str = 'drop',
+    states: Mapping[nn.Parameter, dict[str, Any]] | None = None,
+    twins: Sequence[ElasticBackbone] = (),
+    fresh: ElasticBackbone | None = None,
+    seed: int = 0,
+) -> None:
+    """Grows a backbone in place from its training stage to a later one, and activates that.
+
+    Args:
+        backbone: The backbone that is trained.
+        stage: The training stage to grow to, 0-based.
+        init: New weights are a ``'copy'``; ``'random'``, those of ``fresh``; a copy with
+            ``'noise'``; or copied with the weights that read a unit divided by
+            how often there is one (``'half'``), which leaves the function as it was [1].
+        moments: Optimizer moments of new units are zero (``'drop'``) or a ``'copy'``;
+            ``'drop_all'`` also forgets those of the old units and the step;
+            ``'corrected'`` is ``'drop'`` with the new units counting their own steps
+            (``correct_bias_``), for Adam and AdamW.
+        states: The optimizer's state of each parameter.
+        twins: Backbones that follow this one, such as its exponential moving average.
+        fresh: The backbone of ``drawn_anew(model)``, for ``'random'``.
+        seed: Draws the noise; the same on every rank.
+
+    Raises:
+        ValueError: If the stage is before the present one, an option is not known, or
+            ``'random'`` has no ``fresh``.
+
+    [1] Chen et al., Net2Net: Accelerating Learning via Knowledge Transfer, 2016.
+    """
+    check_growth(init, moments)
+    if stage < backbone.training_stage:
+        raise ValueError(
+            f'training stage {stage + 1} is before training stage {backbone.training_stage + 1}, '
+            'which the backbone is at; a backbone only grows'
+        )
+    if init == 'random' and fresh is None:
+        raise ValueError("init='random' needs fresh, the backbone of drawn_anew(model)")
+    generator = torch.Generator().manual_seed(seed)
+    relatives = (fresh or backbone, *twins)
+    for (module, new), *others in zip(*(b.units(stage) for b in (backbone, *relatives))):
+        old = module.active_units
+        if new == old:
+            continue
+        fresh_parameters, *twin_parameters = (dict(m.named_parameters()) for m, _ in others)
+        for slot, param in module.elastic_parameters():
+            units = _Units(slot, module.total_units, old, new)
+            noise = torch.randn(param.shape, generator=generator) if init == 'noise' else None
+            for weight in (param, *(p[slot.param] for p in twin_parameters)):
+                grow_weight_(weight, units, init, fresh_parameters[slot.param], noise)
+            state = (states or {}).get(param, {})
+            for moment in _moments(param, state):
+                grow_moment_(moment, units, moments)
+            if moments == 'drop_all' and 'step' in state:
+                state['step'] = torch.zeros_like(torch.as_tensor(state['step']))
+            if moments == 'corrected' and 'step' in state:
+                state.setdefault('births', []).append([old, new, int(state['step'])])
+    for each in (backbone, *twins):
+        each.set_training_stage(stage)
+
+
+class _Units:
+    """Which units of a tensor are new, and which each of them is grown from."""
+
+    def __init__(self, slot: Slot, total: int, old: int, new: int) -> None:
+        self.slot, self.total, self.old, self.new = slot, total, old, new
+        self.grown = torch.arange(old, new)
+        self.source = self.grown % old
+
+    def view(self, tensor: Tensor) -> Tensor:
+        return self.slot.units(tensor, self.total)
+
+    def of(self, tensor: Tensor, index: Tensor) -> Tensor:
+        return self.view(tensor).index_select(self.slot.dim + 1, index.to(tensor.device))
+
+    def put_(self, tensor: Tensor, values: Tensor) -> None:
+        """Writes the new units."""
+        index = self.grown.to(tensor.device)
+        self.view(tensor).index_copy_(self.slot.dim + 1, index, values)
+
+
+def grow_weight_(
+    weight: Tensor, units: _Units, init: str, fresh: Tensor, noise: Tensor | None
+) -> None:
+    """Writes the new units of a weight in place.
+
+    Args:
+        weight: Of full shape.
+        units: Which units are new.
+        init: See ``grow_``.
+        fresh: A newly initialised weight of the same shape, for ``'random'``.
+        noise: Standard normal numbers of the same shape, for ``'noise'``.
+    """
+    if init == 'random':
+        units.put_(weight, units.of(fresh.to(weight.device), units.grown))
+        return
+    values = units.of(weight, units.source)
+    if init == 'noise':
+        spread = NOISE * values.std(unbiased=False)
+        values = values + spread * units.of(noise.to(weight), units.grown)
+    units.put_(weight, values)
+    if init == 'half' and units.slot.out:
+        now = torch.arange(units.new)
+        counts = torch.bincount(now % units.old, minlength=units.old)
+        shape = [1] * units.view(weight).dim()
+        shape[units.slot.dim + 1] = units.new
+        counts = counts[now % units.old].to(weight).view(shape)
+        units.view(weight).narrow(units.slot.dim + 1, 0, units.new).div_(counts)
+
+
+def grow_moment_(moment: Tensor, units: _Units, moments: str) -> None:
+    """Writes the new units of an optimizer moment, or pending gradient, in place."""
+    if moments == 'drop_all':
+        moment.zero_()
+    elif moments == 'copy':
+        units.put_(moment, units.of(moment, units.source))
+    else:
+        units.put_(moment, torch.zeros_like(units.of(moment, units.grown)))
+
+
+def _moments(param: nn.Parameter, state: Mapping[str, Any]) -> Iterator[Tensor]:
+    """The optimizer's tensors shaped like the parameter, and a gradient being accumulated."""
+    for value in state.values():
+        if isinstance(value, Tensor) and value.shape == param.shape:
+            yield value
+    if param.grad is not None:
+        yield param.grad
+
+
+def drawn_anew(model: nn.Module, seed: int) -> nn.Module:
+    """A copy of a model, on the CPU, with weights drawn as at the start of training.
+
+    Not the weights it started with: those of inactive units have been decayed since.
+    """
+    fresh = copy.deepcopy(model).cpu()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for module in fresh.modules():
+            if hasattr(module, 'reset_parameters'):
+                module.reset_parameters()
+            if isinstance(module, BaseModule):
+                module._is_init = False
+        fresh.init_weights()
+    return fresh
+
+
+@torch.no_grad()
+def correct_bias_(optimizer: torch.optim.Optimizer, modules: Sequence[ElasticModule]) -> None:
+    """Redoes the last Adam or AdamW step of grown units with their own step count.
+
+    Adam divides its moments by 1 - beta^t, with one t a tensor. For units that joined at step
+    b it should be 1 - beta^(t - b): else their first steps are about 3.2 times the learning
+    rate, 6.6 times around the 12th, and right only after some thousand. Called after each
+    ``optimizer.step()``.
+    """
+    slots = {
+        param: (slot, m.total_units) for m in modules for slot, param in m.elastic_parameters()
+    }
+    for group in optimizer.param_groups:
+        beta1, beta2 = group['betas']
+        for param in group['params']:
+            state = optimizer.state.get(param, {})
+            for old, new, birth in state.get('births', ()):
+                step = int(state['step'])
+                if beta2 ** (step - birth) < 1e-9:
+                    continue
+                slot, total = slots[param]
+                part = [
+                    slot.units(t, total).narrow(slot.dim + 1, old, new - old)
+                    for t in (param, state['exp_avg'], state['exp_avg_sq'])
+                ]
+                taken, due = (
+                    _adam_step(*part[1:], beta1, beta2, group['eps'], n)
+                    for n in (step, step - birth)
+                )
+                part[0].add_((taken - due) * group['lr'])
+
+
+def _adam_step(
+    exp_avg: Tensor, exp_avg_sq: Tensor, beta1: float, beta2: float, eps: float, step: int
+) -> Tensor:
+    denominator = exp_avg_sq.sqrt() / math.sqrt(1 - beta2**step) + eps
+    return exp_avg / (1 - beta1**step) / denominator
+
+
+def check_optimizer(optimizer: torch.optim.Optimizer, moments: str = 'drop') -> None:
+    """Tries one step on a small matrix to see whether growth can serve the optimizer.
+
+    Raises:
+        ValueError: If it keeps state that is neither shaped like the parameter nor a number
+            (factored or sharded moments), or if ``moments`` needs another optimizer.
+    """
+    name = type(optimizer).__name__
+    if moments == 'corrected' and not _is_plain_adam(optimizer):
+        raise ValueError(
+            f"moments='corrected' is for Adam and AdamW without amsgrad or maximize, "
+            f"not {name}; give moments='drop'"
+        )
+    param = nn.Parameter(torch.ones(3, 5))
+    param.grad = torch.ones(3, 5)
+    probe = object.__new__(type(optimizer))
+    probe.__dict__.update(optimizer.__dict__)
+    probe.state = defaultdict(dict)
+    probe.param_groups = [{**optimizer.defaults, 'params': [param]}]
+    problem: str | None = None
+    try:
+        type(optimizer).step(probe)
+        odd = {k: tuple(v.shape) for k, v in probe.state[param].items() if _is_odd(v, param)}
+        if odd or set(probe.state) - {param}:
+            problem = f'keeps state of another shape than the parameter ({odd})'
+    except Exception as error:  # whatever a third-party optimizer raises, it can't be served
+        problem = f'cannot be stepped on a single matrix ({error})'
+    if problem:
+        raise ValueError(
+            f'optimizer {name} {problem}, so growth cannot serve it; use one with moments '
+            'shaped like the parameters, such as AdamW, Adam or SGD'
+        )
+
+
+def _is_odd(value: Any, param: Tensor) -> bool:
+    return isinstance(value, Tensor) and value.numel() > 1 and value.shape != param.shape
+
+
+def _is_plain_adam(optimizer: torch.optim.Optimizer) -> bool:
+    flags = optimizer.defaults.get('amsgrad'), optimizer.defaults.get('maximize')
+    return isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW)) and not any(flags)

@@ -1,0 +1,191 @@
+# Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
+"""At each epoch, asks which training stage it is; when it changes, the weights grow."""
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from mmengine.hooks import EMAHook, Hook
+from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapperDict
+from mmengine.runner import Runner
+from torch import nn
+
+from .cost import find_backbone
+from .elastic import ElasticBackbone
+from .growth import check_growth, check_optimizer, correct_bias_, drawn_anew, grow_
+from .plan import Plan
+from .randomness import random_state
+from .registry import HOOKS
+
+
+@HOOKS.register_module()
+class StageSwitchHook(Hook):
+    """Switches training stages as ``BudgetedTrainLoop`` planned them.
+
+    The network that trains, its exponential moving average (any of mmengine's ``EMAHook``s) and
+    the optimizer's moments grow together, in place, just before the first iteration of a
+    stage; the log says what grew, what is spent, and the loss of that iteration's batch before
+    and after. Each checkpoint keeps the plan, and what mmengine's own leaves out of an exact
+    resume: random states, and gradients that are being accumulated.
+
+    Args:
+        init: What new weights start from: ``'copy'``, ``'random'``, ``'half'`` or ``'noise'``;
+            see ``growth.grow_``.
+        moments: What their optimizer moments start from: ``'drop'``, ``'copy'``,
+            ``'drop_all'`` or ``'corrected'``.
+
+    Raises:
+        ValueError: If an option is not known; and, before training, if there is no
+            ``BudgetedTrainLoop`` or growth cannot serve the optimizer.
+    """
+
+    priority = 'HIGH'  # before EMAHook
+
+    def __init__(self, init: str = 'copy', moments: str = 'drop') -> None:
+        check_growth(init, moments)
+        self.init = init
+        self.moments = moments
+        self._pending: dict[str, torch.Tensor] = {}
+
+    def before_train(self, runner: Runner) -> None:
+        plan = _plan(runner)
+        backbone = find_backbone(runner.model)
+        for optimizer in _optimizers(runner):
+            check_optimizer(optimizer, self.moments)
+            if self.moments == 'corrected':
+                modules = [module for module, _ in backbone.units(0)]
+                optimizer.register_step_post_hook(
+                    lambda optimizer, args, kwargs, modules=modules: correct_bias_(
+                        optimizer, modules
+                    )
+                )
+        # Loading has made the backbone the stage of its checkpoint; a new run starts at its first.
+        resumed = runner._resume and runner._has_loaded
+        stage = backbone.training_stage if resumed else plan.stage_at(0)
+        for each in (backbone, *_twins(runner)):
+            each.set_training_stage(stage)
+        for name, param in _unwrapped(runner.model).named_parameters():
+            if name in self._pending:
+                param.grad = self._pending[name].to(param)
+        self._pending = {}
+
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any | None = None
+    ) -> None:
+        backbone = find_backbone(runner.model)
+        stage = _plan(runner).stage_at(runner.epoch)
+        if stage != backbone.training_stage:
+            self._switch(runner, backbone, stage, data_batch)
+
+    def before_test(self, runner: Runner) -> None:
+        backbone = find_backbone(runner.model)
+        if not backbone.is_whole:
+            k = backbone.training_stage
+            runner.logger.warning(
+                f'the checkpoint is of an unfinished run: this is the network of training stage '
+                f'{k + 1} of {backbone.num_training_stages} ({backbone.training_stages[k]})'
+            )
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        checkpoint['meta']['bvit_mm'] = dict(
+            plan=_plan(runner).as_dict(), random_state=random_state()
+        )
+        gradients = {
+            name: param.grad.detach().cpu()
+            for name, param in _unwrapped(runner.model).named_parameters()
+            if param.grad is not None
+        }
+        if gradients:
+            checkpoint['accumulated_gradients'] = gradients
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        if not runner._resume:
+            return
+        saved = checkpoint['meta'].get('bvit_mm')
+        if saved is None:
+            raise ValueError(
+                'the checkpoint to resume is not of a budgeted run; start from its weights with '
+                'load_from and without resume, or give a checkpoint of BudgetedTrainLoop'
+            )
+        _plan(runner).check_same(saved['plan'], 'the checkpoint to resume is of a run')
+        runner.train_loop.resumed_random_state = saved['random_state']
+        self._pending = checkpoint.get('accumulated_gradients', {})
+
+    def _switch(
+        self, runner: Runner, backbone: ElasticBackbone, stage: int, data_batch: Any
+    ) -> None:
+        plan, old = _plan(runner), backbone.training_stage
+        model = _unwrapped(runner.model)
+        seed = runner.seed + stage
+        states: dict[nn.Parameter, dict[str, Any]] = {}
+        for optimizer in _optimizers(runner):
+            states.update(optimizer.state)
+        before = _loss(model, data_batch)
+        grow_(
+            backbone,
+            stage,
+            init=self.init,
+            moments=self.moments,
+            states=states,
+            twins=list(_twins(runner)),
+            fresh=find_backbone(drawn_anew(model, seed)) if self.init == 'random' else None,
+            seed=seed,
+        )
+        after = _loss(model, data_batch)
+        spent = plan.spent(runner.epoch)
+        runner.logger.info(
+            f'training stage {stage + 1} of {backbone.num_training_stages} begins: '
+            f'{_what_grew(backbone, old, stage)}, '
+            f'GFLOPs {plan.gflops[old]:.4g} -> {plan.gflops[stage]:.4g}; '
+            f'spent {spent:.4g} of {plan.cost:.4g} GFLOPs x epochs ({spent / plan.cost:.1%}); '
+            f'loss of one batch {before:.4f} -> {after:.4f}'
+        )
+
+
+def _plan(runner: Runner) -> Plan:
+    plan = getattr(runner.train_loop, 'plan', None)
+    if plan is None:
+        raise ValueError(
+            'StageSwitchHook switches the stages of a plan, but the train loop '
+            f'{type(runner.train_loop).__name__} has none; give '
+            "train_cfg=dict(_delete_=True, type='bvit_mm.BudgetedTrainLoop', budget=...)"
+        )
+    return plan
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    return model.module if is_model_wrapper(model) else model
+
+
+def _twins(runner: Runner) -> Iterator[ElasticBackbone]:
+    for hook in runner.hooks:
+        if isinstance(hook, EMAHook):
+            yield find_backbone(hook.ema_model.module)
+
+
+def _optimizers(runner: Runner) -> list[torch.optim.Optimizer]:
+    wrapper = runner.optim_wrapper
+    wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+    return [each.optimizer for each in wrappers]
+
+
+@torch.no_grad()
+def _loss(model: nn.Module, data_batch: Any) -> float:
+    """The loss on a batch without augmentation of the batch, drop-out or drop-path."""
+    model.eval()
+    # a copy, because preprocessing may write into the samples
+    data = model.data_preprocessor(copy.deepcopy(data_batch), False)
+    loss, _ = model.parse_losses(model._run_forward(data, mode='loss'))
+    model.train()
+    return loss.item()
+
+
+def _what_grew(backbone: ElasticBackbone, old: int, new: int) -> str:
+    pairs = zip(
+        backbone.training_stages[0]._fields,
+        backbone.training_stages[old],
+        backbone.training_stages[new],
+    )
+    return ', '.join(f'{name} {a} -> {b}' for name, a, b in pairs if a != b)

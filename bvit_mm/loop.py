@@ -1,0 +1,171 @@
+# Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
+"""The plan sets the length of the run."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.dist import is_main_process
+from mmengine.model import is_model_wrapper
+from mmengine.runner import EpochBasedTrainLoop, Runner
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+
+from .cost import find_backbone, plan_for
+from .hook import StageSwitchHook
+from .plan import Budget, Plan
+from .randomness import seed_epoch, set_random_state
+from .registry import LOOPS
+from .report import plan_table
+
+PLAN_FILE = 'plan.json'
+STRATEGIES = ('SingleDeviceStrategy', 'DDPStrategy')
+
+
+@LOOPS.register_module()
+class BudgetedTrainLoop(EpochBasedTrainLoop):
+    """Trains for as many epochs as a budget buys, in training stages.
+
+    The runner builds the train loop before optimizers and schedulers, whose ``end`` defaults
+    to ``max_epochs``; so the length is planned here, and schedulers follow by themselves.
+    ``StageSwitchHook`` then switches the stages.
+
+    It also seeds each epoch by its number, so that a resumed run equals an uninterrupted one
+    (``randomness``), and goes on in the middle of an epoch where a checkpoint was taken there.
+
+    Args:
+        runner: The runner.
+        dataloader: The training data.
+        budget: A share of the full cost in (0, 1]; or a cost in GFLOPs x epochs, as a number
+            above 1 or as text such as ``'691.2 GFLOPs'``.
+        full_epochs: Epochs of the whole network that are the full cost.
+        alpha: Bias of the plan to later stages (Section 4.3).
+        seed: Draws the plan; not the seed of training.
+        epochs: States the epochs of each training stage, instead of a budget.
+        max_epochs: A cap on the total epochs (Table 2).
+        family: Of the plan: ``'exponential'``, ``'linear_up'`` or ``'linear_down'`` (Table 5).
+        val_begin: First epoch after which to validate.
+        val_interval: Epochs between validations.
+        dynamic_intervals: As in mmengine's ``EpochBasedTrainLoop``.
+
+    Raises:
+        ValueError: If there is no such plan, the model, hooks, strategy or schedulers do not fit
+            it, or ``work_dir`` or the checkpoint to resume holds a run with another plan. It is
+            raised before any data is read.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        dataloader: DataLoader | dict,
+        budget: Budget | None = None,
+        full_epochs: int = 300,
+        alpha: float = 2.0,
+        seed: int = 0,
+        epochs: Sequence[int] | None = None,
+        max_epochs: int | None = None,
+        family: str = 'exponential',
+        val_begin: int = 1,
+        val_interval: int = 1,
+        dynamic_intervals: list[tuple[int, int]] | None = None,
+    ) -> None:
+        backbone = find_backbone(runner.model)
+        self.plan = plan_for(
+            runner.model,
+            budget=budget,
+            full_epochs=full_epochs,
+            alpha=alpha,
+            seed=seed,
+            epochs=epochs,
+            max_epochs=max_epochs,
+            family=family,
+        )
+        _check_hook(runner)
+        _check_strategy(runner)
+        _check_schedulers(runner, self.plan)
+        check_work_dir(runner.work_dir, self.plan)
+        if runner._resume and runner._load_from:
+            check_work_dir(Path(runner._load_from).parent, self.plan)
+
+        super().__init__(
+            runner,
+            dataloader,
+            max_epochs=self.plan.total_epochs,
+            val_begin=val_begin,
+            val_interval=val_interval,
+            dynamic_intervals=dynamic_intervals,
+        )
+        self.resumed_random_state: dict[str, Any] | None = None
+        sampler = self.dataloader.sampler
+        self._sampler_follows_seed = getattr(sampler, 'seed', None) == runner.seed
+        if is_main_process():
+            plan_file = Path(runner.work_dir) / PLAN_FILE
+            plan_file.write_text(json.dumps(self.plan.as_dict(), indent=2) + '\n')
+        runner.logger.info('The plan:\n' + plan_table(self.plan, backbone.training_stages))
+
+    def run_epoch(self) -> None:
+        """Trains one epoch, or what is left of the one that a checkpoint was taken in."""
+        self._seed_epoch()
+        self.runner.call_hook('before_train_epoch')
+        self.runner.model.train()
+        done = self._iter % len(self.dataloader)
+        batches = iter(self.dataloader)
+        for _ in range(done):
+            next(batches)
+        if done and self.resumed_random_state is not None:
+            set_random_state(self.resumed_random_state)
+        for idx, data_batch in enumerate(batches, start=done):
+            self.run_iter(idx, data_batch)
+        self.runner.call_hook('after_train_epoch')
+        self._epoch += 1
+
+    def _seed_epoch(self) -> None:
+        diff_rank_seed = self.runner._randomness_cfg.get('diff_rank_seed', False)
+        seed_epoch(self.dataloader, self.runner.seed, self._epoch, diff_rank_seed)
+        if self._sampler_follows_seed:  # a resumed run has the seed of its checkpoint
+            self.dataloader.sampler.seed = self.runner.seed
+
+
+def check_work_dir(work_dir: str | Path, plan: Plan) -> None:
+    """Raises ValueError if the folder holds a run with another plan."""
+    plan_file = Path(work_dir) / PLAN_FILE
+    if plan_file.is_file():
+        plan.check_same(json.loads(plan_file.read_text()), f'{work_dir} holds a run')
+
+
+def _check_hook(runner: Runner) -> None:
+    if not any(isinstance(hook, StageSwitchHook) for hook in runner.hooks):
+        raise ValueError(
+            'BudgetedTrainLoop plans training stages, but nothing switches them; '
+            "add dict(type='bvit_mm.StageSwitchHook') to custom_hooks"
+        )
+
+
+def _check_strategy(runner: Runner) -> None:
+    strategy = type(getattr(runner, 'strategy', None)).__name__
+    wrapper = runner.model if is_model_wrapper(runner.model) else None
+    if strategy not in (*STRATEGIES, 'NoneType'):
+        problem = f'the strategy {strategy}'
+    elif wrapper is not None and not isinstance(wrapper, DistributedDataParallel):
+        problem = f'the model wrapper {type(wrapper).__name__}'
+    else:
+        return
+    raise ValueError(
+        f'{problem} shards or copies the parameters, so weights that grow would be overwritten; '
+        'train with one process or with DistributedDataParallel'
+    )
+
+
+def _check_schedulers(runner: Runner, plan: Plan) -> None:
+    schedulers = runner.param_schedulers or []
+    for scheduler in schedulers if isinstance(schedulers, (list, tuple)) else [schedulers]:
+        if not isinstance(scheduler, dict) or not scheduler.get('by_epoch', True):
+            continue
+        begin = scheduler.get('begin', 0)
+        if begin >= plan.total_epochs:
+            raise ValueError(
+                f'the plan has {plan.total_epochs} epochs {list(plan.epochs)}, but the scheduler '
+                f'{scheduler.get("type")} begins at epoch {begin}; '
+                'raise the budget, or shorten what comes before it (warm-up)'
+            )

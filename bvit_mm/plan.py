@@ -1,0 +1,326 @@
+# Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
+"""A budget becomes a plan: how many epochs each training stage gets.
+
+Pure Python on purpose: the same inputs give the same plan on every rank, at
+every resume and on every machine.
+"""
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise, product
+
+Budget = float | str
+
+
+def _exponential(numbers: list[float], alpha: float) -> list[float]:
+    """t_k = exp(alpha s_k), over the largest of them, so that no alpha overflows."""
+    top = max(alpha * s for s in numbers)
+    return [math.exp(alpha * s - top) for s in numbers]
+
+
+# Relative durations t_k from sorted random numbers s_k in (0, 1) (Section 4.3, Table 5).
+FAMILIES: dict[str, Callable[[list[float], float], list[float]]] = {
+    'exponential': _exponential,
+    'linear_up': lambda numbers, alpha: numbers,
+    'linear_down': lambda numbers, alpha: [1 - s for s in numbers],
+}
+
+
+def _reach(exact: float) -> float:
+    """How far a later stage may stand from its exact length: half of it, from 2 to 8 epochs.
+
+    With less, the paper's models have budgets that can be spent only by a plan of fewer epochs
+    than a smaller budget buys; with more, a plan of a few epochs would not look like its family.
+    """
+    return min(8.0, max(2.0, exact / 2))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Epochs per training stage, with what they cost.
+
+    Costs are GFLOPs x epochs: forward multiply-adds of one image, times epochs (design of
+    Table 1 of the paper).
+
+    Attributes:
+        gflops: Forward GFLOPs of each training stage, classifier included.
+        epochs: Epochs of each training stage.
+        full_cost: What ``full_epochs`` of the whole network cost.
+        budget: What the plan may cost; None when the epochs were stated.
+    """
+
+    gflops: tuple[float, ...]
+    epochs: tuple[int, ...]
+    full_cost: float
+    budget: float | None = None
+
+    @property
+    def total_epochs(self) -> int:
+        return sum(self.epochs)
+
+    @property
+    def costs(self) -> tuple[float, ...]:
+        """Cost of each training stage."""
+        return tuple(c * n for c, n in zip(self.gflops, self.epochs))
+
+    @property
+    def cost(self) -> float:
+        return math.fsum(self.costs)
+
+    def stage_at(self, epoch: int) -> int:
+        """The training stage (0-based) that trains in ``epoch`` (0-based)."""
+        if not 0 <= epoch < self.total_epochs:
+            raise ValueError(f'epoch={epoch} is outside the plan; give 0..{self.total_epochs - 1}')
+        stage, end = 0, self.epochs[0]
+        while epoch >= end:
+            stage += 1
+            end += self.epochs[stage]
+        return stage
+
+    def spent(self, epoch: int) -> float:
+        """Cost of the first ``epoch`` epochs."""
+        left, total = epoch, 0.0
+        for gflops, epochs in zip(self.gflops, self.epochs):
+            total += gflops * min(left, epochs)
+            left -= min(left, epochs)
+        return total
+
+    def check_same(self, other: dict, where: str) -> None:
+        """Raises ValueError if ``other``, a plan's ``as_dict``, trains other stages or epochs."""
+        epochs = [stage['epochs'] for stage in other['stages']]
+        gflops = [stage['gflops'] for stage in other['stages']]
+        if epochs != list(self.epochs) or gflops != list(self.gflops):
+            theirs, ours = ([float(f'{g:.6g}') for g in each] for each in (gflops, self.gflops))
+            raise ValueError(
+                f'{where} with another plan: epochs={epochs} at {theirs} GFLOPs, and this one is '
+                f'epochs={list(self.epochs)} at {ours} GFLOPs; give another work_dir, or the '
+                'options of that run'
+            )
+
+    def as_dict(self) -> dict:
+        """Plain numbers, as ``tools/plan.py --json`` prints and checkpoints keep them."""
+        return dict(
+            stages=[
+                dict(gflops=g, epochs=n, cost=c)
+                for g, n, c in zip(self.gflops, self.epochs, self.costs)
+            ],
+            total_epochs=self.total_epochs,
+            cost=self.cost,
+            budget=self.budget,
+            full_cost=self.full_cost,
+        )
+
+
+def make_plan(
+    gflops: Sequence[float],
+    budget: Budget | None = None,
+    full_epochs: int = 300,
+    alpha: float = 2.0,
+    seed: int = 0,
+    epochs: Sequence[int] | None = None,
+    max_epochs: int | None = None,
+    family: str = 'exponential',
+) -> Plan:
+    """Turns a budget into epochs per training stage, or prices stated epochs.
+
+    Args:
+        gflops: Forward GFLOPs of each training stage, rising, classifier included.
+        budget: A share of the full cost in (0, 1]; or an absolute cost in GFLOPs x epochs,
+            as a number above 1 or as text such as ``'691.2 GFLOPs'``.
+        full_epochs: Epochs of the whole network that are the full cost.
+        alpha: Bias of the exponential family: above 0 later stages are longer, below 0
+            earlier ones, at 0 all are equal (Table 4).
+        seed: Draws the random numbers of the family.
+        epochs: States the schedule instead of a budget.
+        max_epochs: A cap on the total epochs (Table 2).
+        family: ``'exponential'``, ``'linear_up'`` or ``'linear_down'`` (Table 5).
+
+    Raises:
+        ValueError: If the inputs mean no plan; the text says what would.
+    """
+    gflops = tuple(float(g) for g in gflops)
+    if not gflops or min(gflops) <= 0 or any(b <= a for a, b in pairwise(gflops)):
+        raise ValueError(f'gflops={gflops} of the training stages must be positive and rising')
+    _check_count('full_epochs', full_epochs)
+    full_cost = full_epochs * gflops[-1]
+
+    if epochs is not None:
+        if budget is not None:
+            raise ValueError(
+                f'budget={budget!r} and epochs={list(epochs)} are both given; '
+                'give one of them and set the other to None'
+            )
+        return Plan(gflops, _check_epochs(epochs, len(gflops), max_epochs), full_cost)
+    if budget is None:
+        raise ValueError('give a budget, or epochs to state a schedule')
+
+    cost = parse_budget(budget, full_cost, full_epochs)
+    least = math.fsum(gflops)
+    if cost < least:
+        raise ValueError(
+            f'budget={budget} of {full_epochs} epochs is {cost:.2f} GFLOPs x epochs, less than '
+            f'one epoch of each stage ({least:.2f}); '
+            f'give at least {_round_up(least / full_cost)}'
+        )
+    weights = _shares(len(gflops), alpha, seed, family)
+    reachable = cost
+    if max_epochs is not None:
+        _check_count('max_epochs', max_epochs)
+        if max_epochs < len(gflops):
+            raise ValueError(
+                f'max_epochs={max_epochs} leaves no epoch for some of the {len(gflops)} '
+                f'training stages; give at least {len(gflops)}'
+            )
+        reachable = min(cost, least + (max_epochs - len(gflops)) * gflops[-1])
+        weights = _lean(weights, gflops, reachable, max_epochs)
+    return Plan(gflops, _spend(gflops, weights, reachable, max_epochs), full_cost, cost)
+
+
+def parse_budget(budget: Budget, full_cost: float, full_epochs: int) -> float:
+    """Reads a budget as a cost in GFLOPs x epochs.
+
+    Raises:
+        ValueError: If it is no number, not positive, or above the full cost.
+    """
+    value, absolute = budget, False
+    if isinstance(value, str):
+        text = value.strip().lower()
+        absolute = text.endswith('gflops')
+        try:
+            value = float(text[: -len('gflops')] if absolute else text)
+        except ValueError:
+            value = None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(
+            f'budget={budget!r} is not a budget; give a share of the full cost such as 0.5, '
+            "or a cost in GFLOPs x epochs such as '691.2 GFLOPs'"
+        )
+    if value <= 0:
+        raise ValueError(
+            f'budget={budget!r} must be above 0; give a share such as 0.5 (up to 1), '
+            f'or a cost up to {full_cost:.6g} GFLOPs x epochs'
+        )
+    cost = float(value) if absolute or value > 1 else value * full_cost
+    if cost > full_cost * (1 + 1e-9):
+        raise ValueError(
+            f'budget={budget!r} GFLOPs x epochs is more than full_epochs={full_epochs} of the '
+            f'whole network cost ({full_cost:.6g}); give a share up to 1, a cost up to '
+            f'{full_cost:.6g}, or raise full_epochs'
+        )
+    return cost
+
+
+def _spend(
+    gflops: tuple[float, ...],
+    weights: list[float],
+    cost: float,
+    max_epochs: int | None,
+) -> tuple[int, ...]:
+    """Whole epochs that spend ``cost``, near the exact ones.
+
+    Every stage gets one epoch; the rest follows Eq. 8, T_k = B t_k / sum_j(C_j t_j). Rounding
+    down would leave up to an epoch of every stage unspent, and filling that up greedily would
+    let a larger budget buy fewer epochs. So the plans of n epochs lie on a path that does not
+    depend on the budget: the budget says n, then how far along the path it reaches. Neither
+    epochs nor cost fall as it grows. A budget of a few epochs, or a model with two stages, has
+    too few plans for a path without gaps (docs/planner.md); epochs of the first stage fill them.
+    """
+    k, least = len(gflops), math.fsum(gflops)
+    mean = math.fsum(w * c for w, c in zip(weights, gflops))  # cost of one more epoch
+    slack = 1e-9 * cost  # sums are rounded, the budget is exact
+
+    most = k + math.floor((cost - least) / mean + 1e-9)
+    for n in range(min(most, max_epochs or most), k - 1, -1):
+        exact = [1 + (n - k) * w for w in weights]
+        begin = least + (n - k) * mean - slack
+        plan = _walk(gflops, n, exact, begin, cost + slack)
+        if plan:
+            break
+    spent = math.fsum(c * m for c, m in zip(gflops, plan))
+    rest = math.floor((cost + slack - spent) / gflops[0])
+    if max_epochs is not None:
+        rest = min(rest, max_epochs - n)
+    return (plan[0] + rest, *plan[1:])
+
+
+def _walk(
+    gflops: tuple[float, ...], n: int, exact: list[float], begin: float, end: float
+) -> tuple[int, ...] | None:
+    """The last plan of ``n`` epochs on the path from cost ``begin`` to cost ``end``.
+
+    A step costs up to one epoch of the first stage, more only where there is no such plan,
+    and goes to the plan nearest to ``exact``. None if there is no plan between the two.
+    """
+    lengths = [
+        range(max(1, math.ceil(x - _reach(x))), math.floor(x + _reach(x)) + 1) for x in exact[1:]
+    ]
+    ahead = []
+    for tail in product(*lengths):
+        plan = (n - sum(tail), *tail)
+        cost = math.fsum(c * m for c, m in zip(gflops, plan))
+        if plan[0] >= 1 and begin <= cost <= end:
+            ahead.append((cost, math.fsum((m - x) ** 2 / x for m, x in zip(plan, exact)), plan))
+    ahead.sort()
+    at, last = begin, None
+    while ahead:
+        step = [p for p in ahead if p[0] <= at + gflops[0]] or ahead[:1]
+        at, _, last = min(step, key=lambda p: p[1:])
+        ahead = [p for p in ahead if p[0] > at]
+    return last
+
+
+def _shares(k: int, alpha: float, seed: int, family: str) -> list[float]:
+    """Relative durations of ``k`` stages, summing to 1 (Section 4.3)."""
+    if family not in FAMILIES:
+        raise ValueError(f'family={family!r} is not known; give one of {sorted(FAMILIES)}')
+    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
+        raise ValueError(f'alpha={alpha!r} must be a finite number; the paper uses 2.0')
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise ValueError(f'seed={seed!r} must be a whole number')
+    draw = random.Random(seed)
+    durations = FAMILIES[family](sorted(draw.random() for _ in range(k)), alpha)
+    return [t / math.fsum(durations) for t in durations]
+
+
+def _lean(
+    weights: list[float], gflops: tuple[float, ...], cost: float, max_epochs: int
+) -> list[float]:
+    """Moves weight to the last stage until ``cost`` fits into ``max_epochs`` (Table 2)."""
+    mean = math.fsum(w * c for w, c in zip(weights, gflops))
+    left, room = cost - math.fsum(gflops), max_epochs - len(gflops)
+    if left <= mean * room:
+        return weights
+    lean = min(1.0, (left / room - mean) / (gflops[-1] - mean)) if room else 1.0
+    return [(1 - lean) * w + lean * (i == len(gflops) - 1) for i, w in enumerate(weights)]
+
+
+def _check_count(name: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f'{name}={value!r} must be a whole number of epochs, at least 1')
+
+
+def _check_epochs(epochs: Sequence[int], k: int, max_epochs: int | None) -> tuple[int, ...]:
+    if isinstance(epochs, str) or not isinstance(epochs, Sequence) or len(epochs) != k:
+        raise ValueError(
+            f'epochs={epochs!r} must be a list of {k} numbers, one for each training stage'
+        )
+    if any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in epochs):
+        raise ValueError(f'epochs={list(epochs)} must be whole numbers, at least 0')
+    if epochs[-1] == 0:
+        raise ValueError(
+            f'epochs={list(epochs)} never trains the whole network; '
+            'give the last training stage at least 1 epoch'
+        )
+    if max_epochs is not None and sum(epochs) > max_epochs:
+        raise ValueError(
+            f'epochs={list(epochs)} are {sum(epochs)} in total, above max_epochs={max_epochs}'
+        )
+    return tuple(epochs)
+
+
+def _round_up(share: float) -> float:
+    """``share`` rounded up to two significant digits, so that it is enough."""
+    digits = 1 - math.floor(math.log10(share))
+    return min(1.0, math.ceil(share * 10**digits) / 10**digits)

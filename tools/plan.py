@@ -1,0 +1,149 @@
+# Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
+"""Prints the plan of a config: what a budget buys, stage by stage. It trains nothing."""
+
+import argparse
+import json
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+
+from bvit_mm.cost import plan_of_config
+from bvit_mm.elastic import TrainingStage
+from bvit_mm.plan import Plan
+from bvit_mm.report import plan_table
+
+PANELS = 2  # active shares and cost; a third for accuracy with --run
+
+
+def parse_args() -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='a training config')
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument(
+        '--budget', help="share of the full cost such as 0.5, or a cost such as '691.2 GFLOPs'"
+    )
+    length.add_argument('--epochs', help='state the schedule instead, for example 55,55,193')
+    parser.add_argument('--alpha', type=float, help='above 0 later stages are longer')
+    parser.add_argument('--seed', type=int, help='draws the plan')
+    parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
+    parser.add_argument('--plot', metavar='FILE', type=Path, help='draw the plan into a picture')
+    parser.add_argument(
+        '--run', metavar='WORK_DIR', type=Path, help='with --plot: add the accuracy of a run'
+    )
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, help='change the config, as in train.py'
+    )
+    args = parser.parse_args()
+    if args.run and not args.plot:
+        parser.error('--run is drawn into a picture; give --plot FILE too')
+    try:
+        args.plan, args.stages = _plan(args)
+    except (ValueError, FileNotFoundError) as error:
+        parser.error(str(error))
+    return args
+
+
+def _plan(args: argparse.Namespace) -> tuple[Plan, tuple[TrainingStage, ...]]:
+    cfg = Config.fromfile(args.config)
+    if args.cfg_options:
+        cfg.merge_from_dict(args.cfg_options)
+    changes = {name: getattr(args, name) for name in ('alpha', 'seed')}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    if args.budget is not None:
+        changes.update(budget=args.budget, epochs=None)
+    if args.epochs is not None:
+        try:
+            epochs = [int(n) for n in args.epochs.split(',')]
+        except ValueError:
+            raise ValueError(
+                f'--epochs {args.epochs} must be whole numbers, like 55,55,193'
+            ) from None
+        changes.update(epochs=epochs, budget=None)
+    plan, backbone = plan_of_config(cfg, **changes)
+    return plan, backbone.training_stages
+
+
+def read_accuracy(work_dir: Path) -> tuple[str, dict[int, float]]:
+    """The validation metric of a run and its value after each epoch, from mmengine's log."""
+    name, values = '', {}
+    for log in sorted(work_dir.glob('*/vis_data/scalars.json')):
+        for line in log.read_text().splitlines():
+            scalars = json.loads(line)
+            metrics = [key for key in scalars if '/' in key]
+            if metrics:  # training lines have none
+                name = metrics[0]
+                values[scalars['step']] = scalars[name]
+    if not values:
+        raise SystemExit(f'{work_dir} holds no log of a run with validation')
+    return name, values
+
+
+def draw(plan: Plan, stages: tuple[TrainingStage, ...], file: Path, run: Path | None) -> None:
+    """Draws the active share and the cost over epochs (Fig. 1b), and the accuracy of a run."""
+    import matplotlib
+
+    matplotlib.use('Agg')
+    from matplotlib import pyplot as plt
+
+    panels = PANELS + (run is not None)
+    figure, axes = plt.subplots(
+        panels, 1, sharex=True, figsize=(7, 1 + 2 * panels), layout='constrained'
+    )
+    edges = [sum(plan.epochs[:k]) for k in range(len(plan.epochs) + 1)]
+    whole = stages[-1]
+    shares = dict(
+        heads=[s.heads / whole.heads for s in stages],
+        hidden=[s.hidden / whole.hidden for s in stages],
+        tokens=[s.grid[0] * s.grid[1] / (whole.grid[0] * whole.grid[1]) for s in stages],
+        FLOPs=[g / plan.gflops[-1] for g in plan.gflops],
+    )
+    for name, style in zip(shares, ('-', '--', ':', '-')):
+        width = 3 if name == 'FLOPs' else 1.8
+        color = '0.6' if name == 'FLOPs' else None
+        axes[0].stairs(
+            shares[name], edges, baseline=None, label=name, ls=style, lw=width, color=color
+        )
+    axes[0].set(ylabel='active share', ylim=(0, 1.05))
+    axes[0].legend(ncol=4, loc='lower right', frameon=False)
+
+    epochs = range(plan.total_epochs + 1)
+    axes[1].plot(epochs, [plan.spent(n) for n in epochs], color='tab:blue', label='spent')
+    if plan.budget is not None:
+        axes[1].axhline(plan.budget, color='tab:red', ls='--', label='budget')
+    axes[1].set(ylabel='GFLOPs x epochs', ylim=(0, None))
+    axes[1].legend(loc='lower right', frameon=False)
+
+    if run is not None:
+        name, values = read_accuracy(run)
+        axes[2].plot(list(values), list(values.values()), color='tab:green', marker='.')
+        best = max(values)
+        axes[2].annotate(f'{values[best]:.1f}', (best, values[best]), va='top', ha='center')
+        axes[2].set(ylabel=name, ylim=(0, 100))
+    for axis in axes:
+        axis.grid(alpha=0.3)
+        axis.set_xlim(0, plan.total_epochs)
+        for edge in edges[1:-1]:
+            axis.axvline(edge, color='0.4', lw=0.8, ls=(0, (2, 4)))
+    axes[-1].set_xlabel('epoch')
+    share = f'{plan.cost / plan.full_cost:.1%}'
+    figure.suptitle(f'epochs {list(plan.epochs)}: {share} of the full training cost')
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=120)
+
+
+def main() -> None:
+    """Runs the tool."""
+    args = parse_args()
+    if args.json:
+        print(json.dumps(args.plan.as_dict()))
+    else:
+        print(plan_table(args.plan, args.stages))
+    if args.plot:
+        draw(args.plan, args.stages, args.plot, args.run)
+        if not args.json:
+            print(f'drawn into {args.plot}')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,27 @@
+# Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
+"""Trains a config: mmpretrain's own ``tools/train.py``, flag for flag.
+
+One check comes first: a ``work_dir`` that holds a run with another plan is refused before
+mmengine writes its copy of the config there.
+"""
+
+from _stock import stock_tool
+from mmengine.config import Config
+
+from bvit_mm.cost import plan_of_config
+from bvit_mm.loop import check_work_dir
+
+
+def main() -> None:
+    """Runs the tool."""
+    stock = stock_tool('train')
+    args = stock.parse_args()
+    cfg = stock.merge_args(Config.fromfile(args.config), args)
+    if cfg.train_cfg.get('type') == 'bvit_mm.BudgetedTrainLoop':
+        plan, _ = plan_of_config(cfg)
+        check_work_dir(cfg.work_dir, plan)
+    stock.main()
+
+
+if __name__ == '__main__':
+    main()
