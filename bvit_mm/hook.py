@@ -16,7 +16,7 @@ from .cost import find_backbone
 from .elastic import ElasticBackbone
 from .growth import check_growth, check_optimizer, correct_bias_, drawn_anew, grow_
 from .plan import Plan
-from .randomness import random_state
+from .randomness import random_state, set_random_state
 from .registry import HOOKS
 
 
@@ -47,6 +47,7 @@ class StageSwitchHook(Hook):
         check_growth(init, moments)
         self.init = init
         self.moments = moments
+        self._batch_idx = 0
         self._pending: dict[str, torch.Tensor] = {}
 
     def before_train(self, runner: Runner) -> None:
@@ -74,6 +75,7 @@ class StageSwitchHook(Hook):
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any | None = None
     ) -> None:
+        self._batch_idx = batch_idx
         backbone = find_backbone(runner.model)
         stage = _plan(runner).stage_at(runner.epoch)
         if stage != backbone.training_stage:
@@ -89,8 +91,11 @@ class StageSwitchHook(Hook):
             )
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        within_epoch = checkpoint['meta']['epoch'] == runner.epoch
         checkpoint['meta']['bvit_mm'] = dict(
-            plan=_plan(runner).as_dict(), random_state=random_state()
+            plan=_plan(runner).as_dict(),
+            batches_done=self._batch_idx + 1 if within_epoch else 0,
+            random_state=random_state(),
         )
         gradients = {
             name: param.grad.detach().cpu()
@@ -110,6 +115,7 @@ class StageSwitchHook(Hook):
                 'load_from and without resume, or give a checkpoint of BudgetedTrainLoop'
             )
         _plan(runner).check_same(saved['plan'], 'the checkpoint to resume is of a run')
+        runner.train_loop.batches_done = saved['batches_done']
         runner.train_loop.resumed_random_state = saved['random_state']
         self._pending = checkpoint.get('accumulated_gradients', {})
 
@@ -122,7 +128,8 @@ class StageSwitchHook(Hook):
         states: dict[nn.Parameter, dict[str, Any]] = {}
         for optimizer in _optimizers(runner):
             states.update(optimizer.state)
-        before = _loss(model, data_batch)
+        data = _preprocessed(model, data_batch)
+        before = _loss(model, data)
         grow_(
             backbone,
             stage,
@@ -133,7 +140,7 @@ class StageSwitchHook(Hook):
             fresh=find_backbone(drawn_anew(model, seed)) if self.init == 'random' else None,
             seed=seed,
         )
-        after = _loss(model, data_batch)
+        after = _loss(model, data)
         spent = plan.spent(runner.epoch)
         runner.logger.info(
             f'training stage {stage + 1} of {backbone.num_training_stages} begins: '
@@ -171,12 +178,21 @@ def _optimizers(runner: Runner) -> list[torch.optim.Optimizer]:
     return [each.optimizer for each in wrappers]
 
 
+def _preprocessed(model: nn.Module, data_batch: Any) -> Any:
+    """The batch as the next iteration will preprocess it, mixed images included.
+
+    On a copy, because preprocessing writes into the samples; and it draws the same numbers.
+    """
+    state = random_state()
+    data = model.data_preprocessor(copy.deepcopy(data_batch), True)
+    set_random_state(state)
+    return data
+
+
 @torch.no_grad()
-def _loss(model: nn.Module, data_batch: Any) -> float:
-    """The loss on a batch without augmentation of the batch, drop-out or drop-path."""
+def _loss(model: nn.Module, data: Any) -> float:
+    """The loss of a preprocessed batch, without drop-out or drop-path."""
     model.eval()
-    # a copy, because preprocessing may write into the samples
-    data = model.data_preprocessor(copy.deepcopy(data_batch), False)
     loss, _ = model.parse_losses(model._run_forward(data, mode='loss'))
     model.train()
     return loss.item()

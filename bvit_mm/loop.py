@@ -96,6 +96,8 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
             val_interval=val_interval,
             dynamic_intervals=dynamic_intervals,
         )
+        # Set by the hook when it resumes from a checkpoint taken within an epoch.
+        self.batches_done = 0
         self.resumed_random_state: dict[str, Any] | None = None
         sampler = self.dataloader.sampler
         self._sampler_follows_seed = getattr(sampler, 'seed', None) == runner.seed
@@ -109,14 +111,14 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
         self._seed_epoch()
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
-        done = self._iter % len(self.dataloader)
         batches = iter(self.dataloader)
-        for _ in range(done):
+        for _ in range(self.batches_done):
             next(batches)
-        if done and self.resumed_random_state is not None:
+        if self.batches_done:
             set_random_state(self.resumed_random_state)
-        for idx, data_batch in enumerate(batches, start=done):
+        for idx, data_batch in enumerate(batches, start=self.batches_done):
             self.run_iter(idx, data_batch)
+        self.batches_done = 0
         self.runner.call_hook('after_train_epoch')
         self._epoch += 1
 

@@ -1,0 +1,218 @@
+# Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
+"""The planner: the paper's costs, and law 5 for any budget."""
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bvit_mm.plan import make_plan
+
+# GFLOPs of each training stage, classifier included (Table 6).
+GFLOPS = dict(
+    deit_t=(0.196116672, 0.524784576, 1.2584112),
+    deit_s=(0.690094464, 1.904813952, 4.608338304),
+    deit_b=(2.571633408, 7.230607104, 17.582740224),
+)
+
+# (model, epochs, printed cost); a schedule of the whole model only is (0, 0, n).
+PAPER = [
+    # Table 1
+    ('deit_s', (0, 0, 300), 1382.4),
+    ('deit_s', (86, 105, 243), 1379.1),
+    ('deit_s', (0, 0, 225), 1036.8),
+    ('deit_s', (55, 55, 193), 1032.1),
+    ('deit_s', (0, 0, 150), 691.2),
+    ('deit_s', (49, 71, 113), 689.8),
+    ('deit_s', (0, 0, 75), 345.6),
+    ('deit_s', (29, 49, 50), 343.7),
+    # Table 2
+    ('deit_s', (0, 100, 200), 1112.1),
+    ('deit_s', (25, 100, 175), 1014.2),
+    ('deit_s', (100, 100, 100), 720.3),
+    ('deit_s', (225, 50, 25), 365.7),
+    # Table 4
+    ('deit_s', (1, 16, 67), 339.9),
+    ('deit_s', (47, 47, 47), 338.5),
+    ('deit_s', (86, 63, 35), 340.6),
+    ('deit_s', (122, 51, 35), 342.6),
+    # Table 10
+    ('deit_t', (11, 15, 17), 31.4),
+    ('deit_t', (8, 24, 39), 63.23),
+    ('deit_t', (22, 51, 127), 190.85),
+    # Table 14, the rows of the whole model; the others are misprinted (docs/paper.md)
+    ('deit_b', (0, 0, 300), 5274.9),
+    ('deit_b', (0, 0, 225), 3956.2),
+    ('deit_b', (0, 0, 150), 2637.5),
+    ('deit_b', (0, 0, 75), 1318.7),
+]
+
+
+@pytest.mark.parametrize('model, epochs, cost', PAPER)
+def test_costs_of_the_paper(model, epochs, cost):
+    assert make_plan(GFLOPS[model], epochs=epochs).cost == pytest.approx(cost, rel=1e-3)
+
+
+models = st.sampled_from(sorted(GFLOPS.values()))
+budgets = st.floats(0.006, 1.0)
+alphas = st.floats(-20, 20)
+seeds = st.integers(0, 10**9)
+families = st.sampled_from(['exponential', 'linear_up', 'linear_down'])
+
+
+@settings(max_examples=1000, deadline=None)
+@given(models, budgets, alphas, seeds, families)
+def test_plan_spends_its_budget(gflops, budget, alpha, seed, family):
+    plan = make_plan(gflops, budget, alpha=alpha, seed=seed, family=family)
+    assert min(plan.epochs) >= 1
+    assert plan.cost <= plan.budget * (1 + 1e-9)
+    assert plan.budget - plan.cost < gflops[0]
+    assert plan == make_plan(gflops, budget, alpha=alpha, seed=seed, family=family)
+
+
+@settings(max_examples=1000, deadline=None)
+@given(models, st.floats(0.1, 1.0), st.floats(1.0, 2.0), st.floats(-3, 3), seeds)
+def test_larger_budget_never_buys_less(gflops, budget, times, alpha, seed):
+    smaller = make_plan(gflops, budget, alpha=alpha, seed=seed)
+    larger = make_plan(gflops, min(1.0, budget * times), alpha=alpha, seed=seed)
+    assert larger.total_epochs >= smaller.total_epochs
+    assert larger.cost >= smaller.cost
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.floats(1.05, 8.0), min_size=0, max_size=3),
+    st.floats(0.01, 1.0),
+    st.integers(30, 400),
+    alphas,
+    seeds,
+)
+def test_any_costs_and_stage_counts(ratios, budget, full_epochs, alpha, seed):
+    gflops = [1.0]
+    for ratio in ratios:
+        gflops.append(gflops[-1] * ratio)
+    if budget * full_epochs * gflops[-1] < sum(gflops):
+        return
+    plan = make_plan(gflops, budget, full_epochs, alpha=alpha, seed=seed)
+    assert len(plan.epochs) == len(gflops) and min(plan.epochs) >= 1
+    assert plan.cost <= plan.budget * (1 + 1e-9)
+    assert plan.budget - plan.cost < gflops[0]
+
+
+@pytest.mark.parametrize('budget', [0.25, 0.5, 0.75, 1.0])
+@pytest.mark.parametrize('seed', range(5))
+def test_plan_follows_equation_8(budget, seed):
+    """T_k = B t_k / sum_j(C_j t_j), to within the reach of rounding."""
+    import random
+
+    gflops = GFLOPS['deit_s']
+    plan = make_plan(gflops, budget, seed=seed)
+    draw = random.Random(seed)
+    t = [math.exp(2.0 * s) for s in sorted(draw.random() for _ in gflops)]
+    scale = plan.budget / sum(c * x for c, x in zip(gflops, t))
+    for epochs, x in zip(plan.epochs, t):
+        assert abs(epochs - scale * x) < 9.5
+
+
+@pytest.mark.parametrize('alpha, order', [(5.0, sorted), (-5.0, lambda e: sorted(e)[::-1])])
+def test_alpha_favours_late_or_early_stages(alpha, order):
+    """Table 4: alpha above 0 gives growing epochs, below 0 shrinking ones, 0 equal ones."""
+    for seed in range(20):
+        epochs = make_plan(GFLOPS['deit_s'], 1.0, alpha=alpha, seed=seed).epochs
+        assert all(abs(a - b) <= 10 for a, b in zip(epochs, order(epochs)))
+    equal = make_plan(GFLOPS['deit_s'], 0.25, alpha=0.0).epochs
+    assert max(equal) - min(equal) <= 10
+
+
+def test_families_of_table_5():
+    for seed in range(20):
+        up = make_plan(GFLOPS['deit_s'], 1.0, family='linear_up', seed=seed).epochs
+        down = make_plan(GFLOPS['deit_s'], 1.0, family='linear_down', seed=seed).epochs
+        assert up[0] <= up[2] + 10 and down[0] >= down[2] - 10
+
+
+@settings(max_examples=300, deadline=None)
+@given(budgets, alphas, seeds, st.integers(3, 600))
+def test_cap_on_total_epochs(budget, alpha, seed, cap):
+    """Table 2: never more epochs than the cap, and as much of the budget as they can spend."""
+    gflops = GFLOPS['deit_s']
+    free = make_plan(gflops, budget, alpha=alpha, seed=seed)
+    plan = make_plan(gflops, budget, alpha=alpha, seed=seed, max_epochs=cap)
+    assert plan.total_epochs <= cap
+    assert plan.cost <= plan.budget * (1 + 1e-9)
+    if free.total_epochs <= cap - 10:
+        assert plan == free
+    most = sum(gflops) + (cap - 3) * gflops[-1]
+    assert plan.cost >= min(plan.budget, most) - 2 * gflops[-1]
+
+
+def test_relative_and_absolute_budgets_agree():
+    gflops = GFLOPS['deit_s']
+    plans = [make_plan(gflops, b) for b in (0.5, '0.5', 691.2507456, '691.2507456 GFLOPs')]
+    assert len({plan.epochs for plan in plans}) == 1
+    # a number up to 1 is a share; a model whose full cost is below 1 takes text
+    assert make_plan([0.001], '0.05 GFLOPs').epochs == (50,)
+
+
+def test_single_stage_is_the_plain_schedule():
+    assert make_plan([4.6], 0.25).epochs == (75,)
+
+
+def test_stage_at_and_spent():
+    plan = make_plan((1.0, 2.0, 4.0), epochs=[0, 2, 3])
+    assert [plan.stage_at(e) for e in range(5)] == [1, 1, 2, 2, 2]
+    assert [plan.spent(e) for e in range(6)] == [0, 2, 4, 8, 12, 16]
+    with pytest.raises(ValueError, match=r'epoch=5 is outside the plan; give 0\.\.4'):
+        plan.stage_at(5)
+
+
+S = GFLOPS['deit_s']
+BAD = [
+    (dict(), 'give a budget, or epochs'),
+    (dict(budget=0), r'budget=0 must be above 0; give a share such as 0.5'),
+    (dict(budget=-0.5), r'budget=-0.5 must be above 0'),
+    (dict(budget='half'), "budget='half' is not a budget; give a share of the full cost"),
+    (dict(budget=True), 'budget=True is not a budget'),
+    (dict(budget=float('nan')), 'budget=nan is not a budget'),
+    (dict(budget=2000), r'budget=2000 GFLOPs x epochs is more than full_epochs=300 .*1382\.5'),
+    (dict(budget='1383 GFLOPs'), 'more than full_epochs=300'),
+    (
+        dict(budget=0.0003),
+        r'budget=0.0003 of 300 epochs is 0.41 GFLOPs x epochs, less than one epoch of each '
+        r'stage \(7.20\); give at least 0.0053',
+    ),
+    (dict(budget=1.5), 'less than one epoch of each stage'),
+    (dict(budget=0.5, epochs=[1, 1, 1]), 'budget=0.5 and epochs=.1, 1, 1. are both given'),
+    (dict(epochs=[1, 2]), 'must be a list of 3 numbers, one for each training stage'),
+    (dict(epochs=[1, 2, 3, 4]), 'must be a list of 3 numbers'),
+    (dict(epochs='1,2,3'), 'must be a list of 3 numbers'),
+    (dict(epochs=[1, 2.5, 3]), 'must be whole numbers, at least 0'),
+    (dict(epochs=[1, -2, 3]), 'must be whole numbers, at least 0'),
+    (dict(epochs=[10, 10, 0]), 'never trains the whole network'),
+    (dict(epochs=[10, 10, 10], max_epochs=29), 'are 30 in total, above max_epochs=29'),
+    (dict(budget=0.5, max_epochs=2), 'leaves no epoch for some of the 3 training stages'),
+    (dict(budget=0.5, max_epochs=0), 'max_epochs=0 must be a whole number'),
+    (dict(budget=0.5, full_epochs=0), 'full_epochs=0 must be a whole number'),
+    (dict(budget=0.5, full_epochs=1.5), 'full_epochs=1.5 must be a whole number'),
+    (dict(budget=0.5, alpha=float('inf')), 'alpha=inf must be a finite number'),
+    (dict(budget=0.5, alpha='2'), "alpha='2' must be a finite number"),
+    (dict(budget=0.5, seed=1.5), 'seed=1.5 must be a whole number'),
+    (dict(budget=0.5, family='cosine'), "family='cosine' is not known; give one of"),
+]
+
+
+@pytest.mark.parametrize('options, message', BAD)
+def test_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        make_plan(S, **options)
+
+
+@pytest.mark.parametrize('gflops', [(), (1.0, 1.0), (2.0, 1.0), (0.0, 1.0)])
+def test_bad_costs(gflops):
+    with pytest.raises(ValueError, match='must be positive and rising'):
+        make_plan(gflops, 0.5)
+
+
+def test_least_budget_named_in_the_error_is_enough():
+    assert make_plan(S, 0.0053).epochs == (1, 1, 1)

@@ -1,0 +1,174 @@
+# Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
+"""Law 8: stopped and resumed at any iteration = never stopped, bit for bit."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+from .runs import BATCHES, EPOCHS, build
+
+ITERATIONS = sum(EPOCHS) * BATCHES
+SWITCH = dict(type='bvit_mm.StageSwitchHook')
+EMA = dict(type='EMAHook', momentum=0.1)
+ACCUMULATION = {'optim_wrapper.accumulative_counts': 2}
+
+VARIANTS = {
+    'neither': {'custom_hooks': [SWITCH]},
+    'ema': {'custom_hooks': [SWITCH, EMA]},
+    'accumulation': {'custom_hooks': [SWITCH], **ACCUMULATION},
+    'both': {'custom_hooks': [SWITCH, EMA], **ACCUMULATION},
+}
+
+
+class Stop(Exception):
+    """Ends a run after an iteration."""
+
+
+@HOOKS.register_module(force=True)
+class StopHook(Hook):
+    priority = 'LOWEST'
+
+    def __init__(self, at):
+        self.at = at
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter + 1 == self.at:
+            raise Stop
+
+
+def last_file(work_dir):
+    path = (work_dir / 'last_checkpoint').read_text().strip()
+    return torch.load(path, weights_only=False, map_location='cpu')
+
+
+def differences(a, b, where=''):
+    """The places where two nested structures differ, bit for bit."""
+    if isinstance(a, torch.Tensor):
+        return [] if torch.equal(a, b) else [where]
+    if isinstance(a, dict):
+        if a.keys() != b.keys():
+            return [f'{where}: {sorted(map(str, a.keys() ^ b.keys()))}']
+        return [d for key in a for d in differences(a[key], b[key], f'{where}.{key}')]
+    if isinstance(a, (list, tuple)):
+        if len(a) != len(b):
+            return [f'{where}: {len(a)} and {len(b)} long']
+        return [d for i, (x, y) in enumerate(zip(a, b)) for d in differences(x, y, f'{where}.{i}')]
+    return [] if a == b else [f'{where}: {a} and {b}']
+
+
+def assert_same_run(ours, theirs):
+    """Weights, averaged weights, optimizer, schedulers, random states, position: all equal."""
+    for file in (ours, theirs):
+        for key in ('time', 'cfg', 'experiment_name'):
+            file['meta'].pop(key)
+        file.pop('message_hub')  # logged values, with times
+    assert not differences(ours, theirs)
+    assert ours['state_dict']._metadata == theirs['state_dict']._metadata
+
+
+@pytest.fixture(scope='module')
+def uninterrupted(tmp_path_factory):
+    """The last checkpoint of each variant, run once without a stop."""
+    files = {}
+
+    def of(name, **changes):
+        key = (name, json.dumps(changes, sort_keys=True))
+        if key not in files:
+            work_dir = tmp_path_factory.mktemp(name)
+            build(work_dir, **VARIANTS[name], **changes).train()
+            files[key] = work_dir
+        return last_file(files[key])
+
+    return of
+
+
+def stop_and_resume(work_dir, at, changes):
+    stopping = {**changes, 'custom_hooks': [*changes['custom_hooks'], dict(type='StopHook', at=at)]}
+    with pytest.raises(Stop):
+        build(work_dir, **stopping).train()
+    build(work_dir, **changes, resume=True).train()
+    return last_file(work_dir)
+
+
+@pytest.mark.parametrize('name', VARIANTS)
+@pytest.mark.parametrize('epoch', [1, 2, 3, 4])
+def test_resumed_from_an_epoch(tmp_path, uninterrupted, name, epoch):
+    """Stopped in the epoch that follows: before (1), at (2, 4) and after (3) a switch."""
+    resumed = stop_and_resume(tmp_path, epoch * BATCHES + 2, VARIANTS[name])
+    assert_same_run(resumed, uninterrupted(name))
+
+
+EVERY_ITERATION = {
+    'default_hooks.checkpoint': dict(type='CheckpointHook', interval=1, by_epoch=False)
+}
+
+
+@pytest.mark.parametrize('name', ['neither', 'both'])
+@pytest.mark.parametrize('at', [3, 9, 10, 11, 13, 20, 21, 24])
+def test_resumed_in_the_middle_of_an_epoch(tmp_path, uninterrupted, name, at):
+    resumed = stop_and_resume(tmp_path, at, {**VARIANTS[name], **EVERY_ITERATION})
+    assert_same_run(resumed, uninterrupted(name, **EVERY_ITERATION))
+
+
+@pytest.mark.parametrize('workers', [dict(persistent_workers=True), dict()])
+def test_resumed_with_data_workers(tmp_path, uninterrupted, workers):
+    """Augmentation in workers is drawn again, whether or not they persist."""
+    changes = {f'train_dataloader.{k}': v for k, v in dict(num_workers=2, **workers).items()}
+    resumed = stop_and_resume(tmp_path, 12, {**VARIANTS['neither'], **changes})
+    assert_same_run(resumed, uninterrupted('neither', **changes))
+
+
+def test_resumed_with_a_seed_that_was_drawn(tmp_path):
+    """Without a seed in the config, the resumed run takes that of its checkpoint."""
+    changes = {**VARIANTS['neither'], 'randomness.seed': None}
+    build(tmp_path / 'a', **changes).train()
+    (tmp_path / 'b').mkdir()
+    (tmp_path / 'b' / 'last_checkpoint').write_text(str(tmp_path / 'a' / 'epoch_3.pth'))
+    build(tmp_path / 'b', **changes, resume=True).train()
+    assert_same_run(last_file(tmp_path / 'a'), last_file(tmp_path / 'b'))
+
+
+def test_epochs_do_not_repeat_augmentation(tmp_path):
+    """Two epochs see different noise, although each is seeded by its number."""
+    seen = []
+
+    @HOOKS.register_module(force=True)
+    class SeeHook(Hook):
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            seen.append(sorted(image.sum().item() for image in data_batch['inputs']))
+
+    changes = {'custom_hooks': [SWITCH, dict(type='SeeHook')], 'train_dataloader.num_workers': 2}
+    build(tmp_path, **changes).train()
+    assert len({tuple(sums) for sums in seen}) == ITERATIONS
+
+
+@pytest.mark.parametrize('name', ['both', 'neither'])
+def test_killed_at_three_points(tmp_path, name):
+    """kill -9 before, at and after a switch; each time a new process resumes."""
+
+    def train(work_dir, resume, kill_at=None):
+        changes = dict(VARIANTS[name], resume=resume)
+        if kill_at:
+            changes['custom_hooks'] = [
+                *changes['custom_hooks'],
+                dict(type='KillHook', at=kill_at),
+            ]
+        command = [sys.executable, '-m', 'tests.runs', str(work_dir), json.dumps(changes)]
+        env = {**os.environ, 'OMP_NUM_THREADS': '1'}
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+        assert done.returncode == (-signal.SIGKILL if kill_at else 0), done.stderr[-2000:]
+
+    train(tmp_path / 'whole', resume=False)
+    killed = tmp_path / 'killed'
+    train(killed, resume=False, kill_at=8)  # in epoch 2, before the switch to stage 2
+    train(killed, resume=True, kill_at=11)  # one iteration after the switch
+    train(killed, resume=True, kill_at=18)  # in epoch 4, after it
+    train(killed, resume=True)
+    assert_same_run(last_file(killed), last_file(tmp_path / 'whole'))

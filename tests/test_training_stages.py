@@ -1,0 +1,155 @@
+# Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
+"""The training_stages argument: what it means, and what it refuses at build time."""
+
+import pytest
+import torch
+from mmengine.registry import MODELS
+
+from bvit_mm import ElasticVisionTransformer
+from bvit_mm.elastic import TrainingStage, center_crop, centred, parse_training_stages
+
+DEIT_S = TrainingStage(heads=6, hidden=1536, grid=(14, 14))
+
+
+def test_three_stages_are_table_6():
+    for name, heads, hidden in (
+        ('deit-tiny', (1, 2, 3), (192, 384, 768)),
+        ('deit-small', (2, 4, 6), (384, 768, 1536)),
+        ('deit-base', (4, 8, 12), (768, 1536, 3072)),
+    ):
+        with torch.device('meta'):
+            stages = ElasticVisionTransformer(arch=name, training_stages=3).training_stages
+        assert [s.heads for s in stages] == list(heads)
+        assert [s.hidden for s in stages] == list(hidden)
+        assert [s.grid for s in stages] == [(10, 10), (12, 12), (14, 14)]
+
+
+@pytest.mark.parametrize(
+    'arch, expected',
+    [
+        ('deit-tiny', (0.1961, 0.5248, 1.2584)),
+        ('deit-small', (0.6901, 1.9048, 4.6083)),
+        ('deit-base', (2.5716, 7.2306, 17.5827)),
+    ],
+)
+def test_flops_of_table_6(arch, expected):
+    with torch.device('meta'):
+        backbone = ElasticVisionTransformer(arch=arch, training_stages=3)
+    classifier = backbone.embed_dims * 1000
+    gflops = [(backbone.flops(k) + classifier) / 1e9 for k in range(3)]
+    assert gflops == pytest.approx(expected, abs=5e-5)
+
+
+def test_numbers_of_stages():
+    def stages(count):
+        return [(s.heads, s.hidden, s.grid[0]) for s in parse_training_stages(count, DEIT_S)]
+
+    assert stages(1) == [(6, 1536, 14)]
+    assert stages(2) == [(3, 768, 10), (6, 1536, 14)]
+    assert stages(4) == [(2, 192, 10), (3, 384, 12), (5, 768, 12), (6, 1536, 14)]
+
+
+def test_left_out_keys_are_whole():
+    spec = [dict(heads=2, grid=12), dict(heads=2), dict()]
+    assert parse_training_stages(spec, DEIT_S) == (
+        TrainingStage(2, 1536, (12, 12)),
+        TrainingStage(2, 1536, (14, 14)),
+        DEIT_S,
+    )
+
+
+BAD = [
+    ([dict(heads=7), dict()], 'training stage 1: heads=7, but the model has 6 heads; give 1..6'),
+    ([dict(heads=0), dict()], r'training stage 1: heads=0, but the model has 6 heads; give 1\.\.6'),
+    ([dict(heads=2.5), dict()], 'training stage 1: heads=2.5 is not a whole number of heads'),
+    ([dict(heads=True), dict()], 'training stage 1: heads=True is not a whole number of heads'),
+    ([dict(hidden=2000), dict()], 'training stage 1: hidden=2000, but the model has 1536 hidden'),
+    (
+        [dict(grid=16), dict()],
+        'training stage 1: grid=16 is no centre crop of the 14x14 patch grid',
+    ),
+    ([dict(grid=11), dict()], r'give one of \[2, 4, 6, 8, 10, 12, 14\]'),
+    ([dict(grid=0), dict()], 'training stage 1: grid=0 is no centre crop'),
+    ([dict(grid=(10, 11)), dict()], r'grid=\(10, 11\) is no centre crop'),
+    ([dict(grid='10'), dict()], "grid='10' is no centre crop"),
+    (
+        [dict(heads=4), dict(heads=2), dict()],
+        'training stage 2: heads=2 is less than 4 in training',
+    ),
+    ([dict(grid=12), dict(grid=10), dict()], r'training stage 2: grid=\(10, 10\) is less than'),
+    (
+        [dict(heads=2), dict(heads=2), dict()],
+        'training stage 2: .* is the same as training stage 1',
+    ),
+    ([dict(heads=2), dict(heads=4)], 'training stage 2 is the last and must be the whole network'),
+    ([dict(head=2), dict()], r"training stage 1: \['head'\] is not known; give"),
+    ([2, 4, 6], 'training stage 1: 2 must be a dict'),
+    ([], r'training_stages=\[\] must be a number of stages or a list'),
+    ('3', "training_stages='3' must be a number of stages or a list"),
+    (dict(heads=2), 'must be a number of stages or a list'),
+    (0, 'training_stages=0 must be a number of stages, at least 1'),
+    (-1, 'training_stages=-1 must be'),
+    (2.0, 'training_stages=2.0 must be'),
+    (True, 'training_stages=True must be'),
+    (12, 'training_stages=12 doubles the hidden units up to 1536, which cannot be halved 11 times'),
+]
+
+
+@pytest.mark.parametrize('spec, message', BAD)
+def test_bad_training_stages(spec, message):
+    config = dict(type='bvit_mm.ElasticVisionTransformer', arch='deit-small', training_stages=spec)
+    with torch.device('meta'), pytest.raises(ValueError, match=message):
+        MODELS.build(config)
+
+
+def test_odd_grids():
+    whole = TrainingStage(3, 96, (7, 7))
+    assert parse_training_stages([dict(grid=5), dict()], whole)[0].grid == (5, 5)
+    with pytest.raises(ValueError, match=r'give one of \[1, 3, 5, 7\]'):
+        parse_training_stages([dict(grid=4), dict()], whole)
+
+
+UNSPLITTABLE = [
+    (dict(frozen_stages=2), 'frozen_stages=2 freezes weights that growing would write to'),
+    (dict(layer_cfgs=dict(ffn_type='swiglu_fused')), 'an MLP other than two linear layers'),
+    (dict(layer_cfgs=dict(num_fcs=3)), 'an MLP other than two linear layers'),
+    (
+        dict(layer_cfgs=[dict(num_heads=2)] + [dict()] * 11),
+        'layer_cfgs give the layers different heads',
+    ),
+]
+
+
+@pytest.mark.parametrize('options, message', UNSPLITTABLE)
+def test_what_cannot_be_split_is_refused_below_full_size_only(options, message):
+    small = dict(arch='deit-tiny', img_size=32)
+    stages = [dict(heads=1), dict()]
+    with pytest.raises(ValueError, match=message):
+        ElasticVisionTransformer(**small, **options, training_stages=stages)
+    backbone = ElasticVisionTransformer(**small, **options)
+    assert backbone(torch.zeros(1, 3, 32, 32))[0].shape == (1, 192)
+    assert backbone.flops(0) > 0
+
+
+@pytest.mark.parametrize('k', [-1, 3, 1.0, True, None])
+def test_bad_stage_numbers(k):
+    with torch.device('meta'):
+        backbone = ElasticVisionTransformer(arch='deit-tiny', training_stages=3)
+    for call in (backbone.set_training_stage, backbone.flops):
+        with pytest.raises(ValueError, match=rf'training stage k={k} does not exist; give 0\.\.2'):
+            call(k)
+
+
+def test_center_crop_keeps_the_centre():
+    tokens = torch.arange(30).view(1, 30, 1)  # 5 rows of 6
+    crop = center_crop(tokens, (5, 6), (3, 2)).flatten().tolist()
+    assert crop == [8, 9, 14, 15, 20, 21]
+
+
+@pytest.mark.parametrize('total', range(1, 20))
+def test_centred_is_the_nearest_centre_crop(total):
+    fits = range(2 - total % 2, total + 1, 2)
+    for tenth in range(10 * total + 1):
+        size = centred(total, tenth / 10)
+        assert size in fits
+        assert abs(size - tenth / 10) <= min(abs(n - tenth / 10) for n in fits) + 1e-9
