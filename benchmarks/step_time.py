@@ -6,6 +6,7 @@ the ratios are medians over rounds, so that a machine that slows down slows all 
 """
 
 import argparse
+import random
 import statistics
 import time
 
@@ -54,22 +55,18 @@ def main() -> None:
     args = parse_args()
     images = torch.randn(args.batch, 3, 224, 224, device=args.device)
     options = dict(arch=args.arch, img_size=224, patch_size=16, drop_path_rate=0.1)
-    elastic = ElasticVisionTransformer(**options, training_stages=3)
-    flops = [elastic.flops(k) for k in range(3)]
-    ours, stock = Trainer(elastic, images), Trainer(VisionTransformer(**options), images)
+    trainers = {'mmpretrain': Trainer(VisionTransformer(**options), images)}
+    for k in reversed(range(3)):
+        backbone = ElasticVisionTransformer(**options, training_stages=3)
+        backbone.set_training_stage(k)
+        trainers[f'stage {k + 1}'] = Trainer(backbone, images)
+    flops = [backbone.flops(k) for k in range(3)]
 
-    def stage_step(k: int) -> float:
-        elastic.set_training_stage(k)
-        return ours.step()
-
-    steps = {
-        'mmpretrain': stock.step,
-        **{f'stage {k + 1}': lambda k=k: stage_step(k) for k in reversed(range(3))},
-    }
-    times: dict[str, list[float]] = {name: [] for name in steps}
+    times: dict[str, list[float]] = {name: [] for name in trainers}
     for round_ in range(args.rounds + 1):
-        for name, step in steps.items():
-            seconds = step()
+        # Each step finds the memory as another left it, so none may always follow the same one.
+        for name in random.Random(round_).sample(sorted(trainers), len(trainers)):
+            seconds = trainers[name].step()
             if round_:  # the first warms up
                 times[name].append(seconds)
 

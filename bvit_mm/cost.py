@@ -4,6 +4,7 @@
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
@@ -69,6 +70,10 @@ def plan_of_config(cfg: Config, **changes: Any) -> tuple[Plan, ElasticBackbone]:
             "train_cfg=dict(_delete_=True, type='bvit_mm.BudgetedTrainLoop', budget=0.5)"
         )
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel('ERROR')  # this model is only counted; the one that trains will tell of itself
     model = MODELS.build(cfg.model)
+    logger.setLevel(level)
     options = {name: value for name, value in train_cfg.items() if name not in LOOP_ONLY}
     return plan_for(model, **{**options, **changes}), find_backbone(model)

@@ -39,7 +39,7 @@ def parse_args() -> argparse.Namespace:
         parser.error('--run is drawn into a picture; give --plot FILE too')
     try:
         args.plan, args.stages = _plan(args)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, TypeError, FileNotFoundError) as error:
         parser.error(str(error))
     return args
 

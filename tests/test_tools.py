@@ -1,0 +1,198 @@
+# Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
+"""The command-line tools, ours and stock ones, as a user calls them."""
+
+import json
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import cv2
+import pytest
+import torch
+
+from .test_resume import assert_same_run, last_file
+
+ROOT = Path(__file__).parent.parent
+DEMO = ROOT / 'configs' / 'demo' / 'deit-digits_bvit-b50.py'
+DEIT_S = ROOT / 'configs' / 'deit' / 'deit-small_bvit-b50_4xb256_in1k.py'
+STOCK = Path(find_spec('mmpretrain').origin).parent / '.mim' / 'tools'
+MIM = Path(sys.executable).with_name('mim')
+
+
+def call(*command, cwd, fails=False):
+    """Runs a command; its standard output, or its standard error if it should fail."""
+    done = subprocess.run(
+        list(map(str, command)), cwd=cwd, capture_output=True, text=True, timeout=300
+    )
+    assert (done.returncode != 0) == fails, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stderr if fails else done.stdout
+
+
+def tool(name, *args, **kwargs):
+    return call(sys.executable, ROOT / 'tools' / f'{name}.py', *args, **kwargs)
+
+
+@pytest.fixture(scope='module')
+def digits(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('data') / 'digits'
+    tool('make_digits', folder, cwd=folder.parent)
+    return folder
+
+
+@pytest.fixture(scope='module')
+def short(digits):
+    """Options that make the demo run three epochs of eight batches."""
+    loaders = ('train', 'val', 'test')
+    return [
+        '--cfg-options',
+        'train_cfg.budget=None',
+        'train_cfg.epochs=[1,1,1]',
+        *(f'{name}_dataloader.num_batch_per_epoch=8' for name in loaders),
+        f'train_dataloader.dataset.data_root={digits}/train',
+        f'val_dataloader.dataset.data_root={digits}/val',
+        f'test_dataloader.dataset.data_root={digits}/val',
+        'default_hooks.checkpoint.max_keep_ckpts=-1',
+    ]
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory, short):
+    """The work_dir of a run with our tools/train.py."""
+    work_dir = tmp_path_factory.mktemp('trained')
+    tool('train', DEMO, '--work-dir', work_dir, *short, cwd=work_dir.parent)
+    return work_dir
+
+
+def test_digits_are_complete_and_kept(digits):
+    for split, count in (('train', 400), ('val', 100)):
+        for label in range(10):
+            assert len(list((digits / split / str(label)).glob('*.png'))) == count
+    assert cv2.imread(str(digits / 'train' / '3' / '000.png')).shape == (28, 28, 3)
+    assert 'has all 5000 digits already' in tool('make_digits', digits, cwd=digits.parent)
+
+
+def test_digits_do_not_overwrite(tmp_path):
+    (tmp_path / 'mine').mkdir()
+    error = tool('make_digits', tmp_path / 'mine', cwd=tmp_path, fails=True)
+    assert 'exists with 0 of 5000 digits; remove it first' in error
+
+
+def test_stock_tools_train_the_same(trained, short, tmp_path):
+    """mmpretrain's own train.py and `mim train mmpretrain` end with the same checkpoint."""
+    python = [sys.executable, STOCK / 'train.py', DEMO, '--work-dir', tmp_path / 'stock']
+    call(*python, *short, cwd=tmp_path)
+    mim = [MIM, 'train', 'mmpretrain', DEMO, '--work-dir', tmp_path / 'mim']
+    call(*mim, *short, cwd=tmp_path)
+    for name in ('stock', 'mim'):
+        assert_same_run(last_file(tmp_path / name), last_file(trained))
+
+
+@pytest.mark.parametrize('by', ['ours', 'stock', 'mim'])
+def test_resume(trained, short, tmp_path, by):
+    """Each tool resumes a run that stopped at the first switch."""
+    work_dir = tmp_path / 'resumed'
+    work_dir.mkdir()
+    shutil.copy(trained / 'epoch_1.pth', work_dir)
+    (work_dir / 'last_checkpoint').write_text(str(work_dir / 'epoch_1.pth'))
+    command = {
+        'ours': [sys.executable, ROOT / 'tools' / 'train.py'],
+        'stock': [sys.executable, STOCK / 'train.py'],
+        'mim': [MIM, 'train', 'mmpretrain'],
+    }[by]
+    call(*command, DEMO, '--work-dir', work_dir, '--resume', *short, cwd=tmp_path)
+    assert_same_run(last_file(work_dir), last_file(trained))
+
+
+@pytest.mark.parametrize('epoch, stage', [(1, 0), (3, 2)])
+def test_test_tools_evaluate_the_stage(trained, short, tmp_path, epoch, stage):
+    """Ours and mim's agree, on the network of the checkpoint's stage."""
+    checkpoint, out = trained / f'epoch_{epoch}.pth', tmp_path / 'metrics.json'
+    args = ['--work-dir', tmp_path, '--out', out, '--out-item', 'metrics', *short]
+    printed = tool('test', DEMO, checkpoint, *args, cwd=tmp_path)
+    assert ('the network of training stage 1 of 3' in printed) == (stage == 0)
+    ours = json.loads(out.read_text())
+    call(MIM, 'test', 'mmpretrain', DEMO, '--checkpoint', checkpoint, *args, cwd=tmp_path)
+    assert json.loads(out.read_text()) == ours
+    log = next(trained.glob('*/vis_data/scalars.json')).read_text().splitlines()
+    scores = [json.loads(line) for line in log]
+    validated = {s['step']: s['accuracy/top1'] for s in scores if 'accuracy/top1' in s}
+    assert ours['accuracy/top1'] == pytest.approx(validated[epoch])
+
+
+def test_train_refuses_another_plan_and_writes_nothing(trained, short, tmp_path):
+    before = {p: p.stat().st_mtime_ns for p in trained.rglob('*')}
+    options = [o.replace('[1,1,1]', '[1,1,2]') for o in short]
+    error = tool('train', DEMO, '--work-dir', trained, *options, cwd=tmp_path, fails=True)
+    assert 'holds a run with another plan: epochs=[1, 1, 1]' in error
+    assert {p: p.stat().st_mtime_ns for p in trained.rglob('*')} == before
+
+
+def test_plan_prints_a_table(tmp_path):
+    lines = tool('plan', DEIT_S, '--epochs', '55,55,193', cwd=tmp_path).splitlines()
+    assert lines[0].split() == [
+        'stage',
+        'heads',
+        'hidden',
+        'tokens',
+        'GFLOPs',
+        'epochs',
+        'cost',
+        'share',
+    ]
+    assert lines[1].split() == ['1', '2', '384', '100', '0.6901', '55', '37.96', '3.7%']
+    assert lines[3].split() == ['3', '6', '1536', '196', '4.608', '193', '889.4', '86.2%']
+    assert lines[4].split() == ['total', '303', '1032', '100.0%']
+    assert lines[5].startswith('costs 1032.13 GFLOPs x epochs, 74.66% of the full cost of 1382.5')
+
+
+def test_plan_prints_json(tmp_path):
+    out = tool(
+        'plan', DEIT_S, '--budget', '0.25', '--alpha', '-1', '--seed', '3', '--json', cwd=tmp_path
+    )
+    plan = json.loads(out)
+    assert set(plan) == {'stages', 'total_epochs', 'cost', 'budget', 'full_cost'}
+    assert [set(stage) for stage in plan['stages']] == [{'gflops', 'epochs', 'cost'}] * 3
+    assert sum(stage['cost'] for stage in plan['stages']) == pytest.approx(plan['cost'])
+    assert sum(stage['epochs'] for stage in plan['stages']) == plan['total_epochs']
+    assert plan['full_cost'] == pytest.approx(1382.5, abs=0.01)
+    assert plan['cost'] <= plan['budget'] == pytest.approx(345.6, abs=0.1)
+    absolute = tool('plan', DEIT_S, '--budget', '345.625', '--json', cwd=tmp_path)
+    assert json.loads(absolute)['budget'] == 345.625
+
+
+@pytest.mark.parametrize(
+    'args, message',
+    [
+        (['--budget', '0'], "budget='0' must be above 0"),
+        (['--budget', 'x'], "budget='x' is not a budget"),
+        (['--epochs', '1,2'], 'must be a list of 3 numbers'),
+        (['--epochs', '1,a,2'], '--epochs 1,a,2 must be whole numbers'),
+        (['--budget', '0.5', '--epochs', '1,2,3'], 'not allowed with argument'),
+        (['--alpha', 'x'], 'invalid float value'),
+        (['--run', 'x'], '--run is drawn into a picture; give --plot FILE too'),
+        (['--cfg-options', 'train_cfg.epochs=[1,1,1]'], 'are both given'),
+        (['--cfg-options', 'model.backbone.type=VisionTransformer'], 'training_stages'),
+        (['--cfg-options', 'train_cfg.type=EpochBasedTrainLoop'], 'has no budget; give'),
+    ],
+)
+def test_plan_with_bad_input(tmp_path, args, message):
+    error = tool('plan', DEIT_S, *args, cwd=tmp_path, fails=True)
+    assert message in error
+
+
+def test_plan_of_a_missing_config(tmp_path):
+    assert 'nowhere.py' in tool('plan', 'nowhere.py', cwd=tmp_path, fails=True)
+
+
+def test_plan_draws_a_picture(trained, short, tmp_path):
+    picture = tmp_path / 'new' / 'plan.png'
+    tool('plan', DEMO, '--plot', picture, '--run', trained, *short, cwd=tmp_path)
+    image = cv2.imread(str(picture))
+    assert image.shape[0] > 700 and image.shape[1] > 700
+    assert len({tuple(pixel) for pixel in image.reshape(-1, 3)[::7]}) > 20  # lines, not blank
+    error = tool(
+        'plan', DEMO, '--plot', picture, '--run', tmp_path, *short, cwd=tmp_path, fails=True
+    )
+    assert 'holds no log of a run with validation' in error
