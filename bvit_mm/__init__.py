@@ -8,33 +8,26 @@ changes, the weights grow (``growth``); the checkpoint is a plain mmpretrain che
 """
 
 from importlib import metadata
+from importlib.util import find_spec
 
 __version__ = '0.1.0'
 
 
 def _check_environment() -> None:
-    """Raises ImportError unless exactly one fork of mmengine is installed, with its mmpretrain."""
-    forks = ('onedl-mmengine', 'mmengine', 'mmengine-lite')
-    owners = [name for name in forks if _is_installed(name)]
-    if not owners:
+    """Raises ImportError unless one fork of mmengine, mmcv and mmpretrain is installed."""
+    missing = [name for name in ('mmengine', 'mmcv', 'mmpretrain') if find_spec(name) is None]
+    if missing:
         raise ImportError(
-            'bvit_mm needs mmengine, mmcv and mmpretrain, and no mmengine is installed; '
-            "install one fork of them: pip install 'bvit_mm[onedl]' (maintained), "
-            "or 'bvit_mm[classic]'"
+            f'bvit_mm needs {" and ".join(missing)}, not installed here; install one fork of '
+            "OpenMMLab's packages: pip install 'bvit_mm[onedl]' (maintained), or 'bvit_mm[classic]'"
         )
+    installed = {d.metadata['Name'] for d in metadata.distributions()}
+    owners = sorted(installed & {'onedl-mmengine', 'mmengine', 'mmengine-lite'})
     if len(owners) > 1:
         raise ImportError(
             f'{" and ".join(owners)} are both installed and own the same package mmengine, so '
             'files of one overwrite those of the other; uninstall both, then install one fork'
         )
-
-
-def _is_installed(distribution: str) -> bool:
-    try:
-        metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
 
 
 _check_environment()

@@ -53,6 +53,17 @@ def plan_for(model: nn.Module, **options: Any) -> Plan:
     return make_plan(stage_gflops(model), **options)
 
 
+def build_to_count(model: dict) -> nn.Module:
+    """Builds a model that is only counted, without a word: the one that trains tells of itself."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel('ERROR')
+    try:
+        return MODELS.build(model)
+    finally:
+        logger.setLevel(level)
+
+
 def plan_of_config(cfg: Config, **changes: Any) -> tuple[Plan, ElasticBackbone]:
     """The plan that ``BudgetedTrainLoop`` will make of a config, and the backbone it is for.
 
@@ -70,10 +81,6 @@ def plan_of_config(cfg: Config, **changes: Any) -> tuple[Plan, ElasticBackbone]:
             "train_cfg=dict(_delete_=True, type='bvit_mm.BudgetedTrainLoop', budget=0.5)"
         )
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel('ERROR')  # this model is only counted; the one that trains will tell of itself
-    model = MODELS.build(cfg.model)
-    logger.setLevel(level)
+    model = build_to_count(cfg.model)
     options = {name: value for name, value in train_cfg.items() if name not in LOOP_ONLY}
     return plan_for(model, **{**options, **changes}), find_backbone(model)

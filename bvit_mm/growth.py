@@ -233,8 +233,9 @@ def check_optimizer(optimizer: torch.optim.Optimizer, moments: str = 'drop') -> 
             f"moments='corrected' is for Adam and AdamW without amsgrad or maximize, "
             f"not {name}; give moments='drop'"
         )
-    param = nn.Parameter(torch.ones(3, 5))
-    param.grad = torch.ones(3, 5)
+    device = optimizer.param_groups[0]['params'][0].device
+    param = nn.Parameter(torch.ones(3, 5, device=device))
+    param.grad = torch.ones_like(param)
     probe = object.__new__(type(optimizer))
     probe.__dict__.update(optimizer.__dict__)
     probe.state = defaultdict(dict)

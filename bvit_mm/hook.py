@@ -52,7 +52,7 @@ class StageSwitchHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         plan = _plan(runner)
-        backbone = find_backbone(runner.model)
+        self._backbone = backbone = find_backbone(runner.model)
         for optimizer in _optimizers(runner):
             check_optimizer(optimizer, self.moments)
             if self.moments == 'corrected':
@@ -65,6 +65,12 @@ class StageSwitchHook(Hook):
         # Loading has made the backbone the stage of its checkpoint; a new run starts at its first.
         resumed = runner._resume and runner._has_loaded
         stage = backbone.training_stage if resumed else plan.stage_at(0)
+        if runner._load_from and not resumed and stage < backbone.training_stage:
+            runner.logger.warning(
+                f'load_from={runner._load_from} has weights of training stage '
+                f'{backbone.training_stage + 1}, but training begins at stage {stage + 1}: growth '
+                'will overwrite the others; give epochs=[0, ..., n] to train all from the start'
+            )
         for each in (backbone, *_twins(runner)):
             each.set_training_stage(stage)
         for name, param in _unwrapped(runner.model).named_parameters():
@@ -76,10 +82,9 @@ class StageSwitchHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: Any | None = None
     ) -> None:
         self._batch_idx = batch_idx
-        backbone = find_backbone(runner.model)
         stage = _plan(runner).stage_at(runner.epoch)
-        if stage != backbone.training_stage:
-            self._switch(runner, backbone, stage, data_batch)
+        if stage != self._backbone.training_stage:
+            self._switch(runner, stage, data_batch)
 
     def before_test(self, runner: Runner) -> None:
         backbone = find_backbone(runner.model)
@@ -119,10 +124,9 @@ class StageSwitchHook(Hook):
         runner.train_loop.resumed_random_state = saved['random_state']
         self._pending = checkpoint.get('accumulated_gradients', {})
 
-    def _switch(
-        self, runner: Runner, backbone: ElasticBackbone, stage: int, data_batch: Any
-    ) -> None:
-        plan, old = _plan(runner), backbone.training_stage
+    def _switch(self, runner: Runner, stage: int, data_batch: Any) -> None:
+        plan, backbone = _plan(runner), self._backbone
+        old = backbone.training_stage
         model = _unwrapped(runner.model)
         seed = runner.seed + stage
         states: dict[nn.Parameter, dict[str, Any]] = {}

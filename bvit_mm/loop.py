@@ -12,7 +12,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from .cost import find_backbone, plan_for
+from .cost import build_to_count, find_backbone, plan_for
 from .hook import StageSwitchHook
 from .plan import Budget, Plan
 from .randomness import seed_epoch, set_random_state
@@ -70,9 +70,14 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
         val_interval: int = 1,
         dynamic_intervals: list[tuple[int, int]] | None = None,
     ) -> None:
-        backbone = find_backbone(runner.model)
+        _check_hook(runner)
+        _check_strategy(runner)
+        model = runner.model
+        if isinstance(model, dict):  # FlexibleRunner builds the loop before the model
+            model = build_to_count(model)
+        backbone = find_backbone(model)
         self.plan = plan_for(
-            runner.model,
+            model,
             budget=budget,
             full_epochs=full_epochs,
             alpha=alpha,
@@ -81,8 +86,6 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
             max_epochs=max_epochs,
             family=family,
         )
-        _check_hook(runner)
-        _check_strategy(runner)
         _check_schedulers(runner, self.plan)
         check_work_dir(runner.work_dir, self.plan)
         if runner._resume and runner._load_from:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.registry import DATASETS, HOOKS, MODEL_WRAPPERS, OPTIMIZERS
-from mmengine.runner import Runner
+from mmengine.runner import FlexibleRunner, Runner
 from mmpretrain.models import build_classifier
 
 from bvit_mm.cost import find_backbone, stage_gflops
@@ -298,3 +298,24 @@ def test_resuming_a_run_without_budget_is_refused(tmp_path):
     torch.save(file, tmp_path / 'plain.pth')
     with pytest.raises(ValueError, match='the checkpoint to resume is not of a budgeted run'):
         run(tmp_path / 'b', resume=True, load_from=str(tmp_path / 'plain.pth'))
+
+
+def test_finished_weights_that_growth_would_overwrite_are_warned_of(tmp_path):
+    finished = str(tmp_path / 'a' / 'epoch_3.pth')
+    run(tmp_path / 'a', **{'train_cfg.epochs': [1, 1, 1]})
+    for epochs, warned in (([1, 0, 1], True), ([0, 0, 2], False)):
+        work_dir = tmp_path / str(epochs[0])
+        runner, record = run(work_dir, load_from=finished, **{'train_cfg.epochs': epochs})
+        assert ('growth will overwrite the others' in log_of(runner)) == warned
+        assert record.train[0] == (0 if epochs[0] else 2)
+
+
+def test_flexible_runner_trains(tmp_path):
+    """mmengine's newer runner builds the loop before the model, and loads before the hooks run."""
+    cfg = config(tmp_path, experiment_name='flexible', custom_hooks=[SWITCH, RECORD])
+    names = ('launcher', 'env_cfg', 'resume', 'load_from')
+    options = {key: value for key, value in cfg.items() if key not in names}
+    runner = FlexibleRunner(**options, cfg=cfg)
+    runner.train()
+    record = next(h for h in runner.hooks if isinstance(h, RecordHook))
+    assert record.train == [k for k, n in enumerate(EPOCHS) for _ in range(n * BATCHES)]

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import cv2
 import pytest
-import torch
 
 from .test_resume import assert_same_run, last_file
 

@@ -98,14 +98,21 @@ def draw(plan: Plan, stages: tuple[TrainingStage, ...], file: Path, run: Path | 
         tokens=[s.grid[0] * s.grid[1] / (whole.grid[0] * whole.grid[1]) for s in stages],
         FLOPs=[g / plan.gflops[-1] for g in plan.gflops],
     )
-    for name, style in zip(shares, ('-', '--', ':', '-')):
-        width = 3 if name == 'FLOPs' else 1.8
-        color = '0.6' if name == 'FLOPs' else None
+    styles = dict(heads='-', hidden='--', tokens=':', FLOPs='-')
+    for i, (name, share) in enumerate(shares.items()):
+        width, color = (4, '0.75') if name == 'FLOPs' else (2, f'C{i}')
         axes[0].stairs(
-            shares[name], edges, baseline=None, label=name, ls=style, lw=width, color=color
+            share,
+            edges,
+            baseline=None,
+            label=name,
+            ls=styles[name],
+            lw=width,
+            color=color,
+            zorder=1 if name == 'FLOPs' else 2,
         )
     axes[0].set(ylabel='active share', ylim=(0, 1.05))
-    axes[0].legend(ncol=4, loc='lower right', frameon=False)
+    axes[0].legend(ncol=4, loc='lower right')
 
     epochs = range(plan.total_epochs + 1)
     axes[1].plot(epochs, [plan.spent(n) for n in epochs], color='tab:blue', label='spent')
@@ -117,8 +124,14 @@ def draw(plan: Plan, stages: tuple[TrainingStage, ...], file: Path, run: Path | 
     if run is not None:
         name, values = read_accuracy(run)
         axes[2].plot(list(values), list(values.values()), color='tab:green', marker='.')
-        best = max(values)
-        axes[2].annotate(f'{values[best]:.1f}', (best, values[best]), va='top', ha='center')
+        last = max(values)
+        axes[2].annotate(
+            f'{values[last]:.1f} after epoch {last}',
+            (last, values[last]),
+            (-6, -18),
+            textcoords='offset points',
+            ha='right',
+        )
         axes[2].set(ylabel=name, ylim=(0, 100))
     for axis in axes:
         axis.grid(alpha=0.3)
