@@ -3,8 +3,8 @@
 
 from collections.abc import Sequence
 
-from .elastic import TrainingStage
 from .plan import Plan
+from .training_stages import TrainingStage
 
 
 def plan_table(plan: Plan, stages: Sequence[TrainingStage]) -> str:

@@ -6,7 +6,8 @@ import torch
 from mmengine.registry import MODELS
 
 from bvit_mm import ElasticVisionTransformer
-from bvit_mm.elastic import TrainingStage, center_crop, centred, parse_training_stages
+from bvit_mm.backbones.vit import center_crop
+from bvit_mm.training_stages import TrainingStage, centred, parse_training_stages
 
 DEIT_S = TrainingStage(heads=6, hidden=1536, grid=(14, 14))
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from mmengine.config import Config, DictAction
 
 from bvit_mm.cost import plan_of_config
-from bvit_mm.elastic import TrainingStage
 from bvit_mm.plan import Plan
 from bvit_mm.report import plan_table
+from bvit_mm.training_stages import TrainingStage
 
 PANELS = 2  # active shares and cost; a third for accuracy with --run
 

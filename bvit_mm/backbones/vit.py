@@ -14,13 +14,10 @@ from ..elastic import (
     ElasticFFN,
     ElasticModule,
     ElasticMultiheadAttention,
-    StagesSpec,
-    TrainingStage,
-    center_crop,
-    centred,
     elasticize_,
 )
 from ..registry import MODELS
+from ..training_stages import StagesSpec, TrainingStage, centred
 
 NORM_FLOPS = 5  # of an affine layer norm, per element
 
@@ -174,3 +171,10 @@ class ElasticVisionTransformer(ElasticBackbone, VisionTransformer):
 
 def _is_plain_ffn(ffn: nn.Module) -> bool:
     return isinstance(ffn, FFN) and ffn.num_fcs == 2
+
+
+def center_crop(tokens: Tensor, grid: tuple[int, int], crop: tuple[int, int]) -> Tensor:
+    """The central ``crop`` of a token grid: (B, H*W, C) to (B, h*w, C)."""
+    top, left = ((n - m) // 2 for n, m in zip(grid, crop))
+    tokens = tokens.unflatten(1, grid)
+    return tokens[:, top : top + crop[0], left : left + crop[1]].flatten(1, 2)
