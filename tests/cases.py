@@ -84,6 +84,10 @@ CASES = [
     vit('no-cls', with_cls_token=False, out_type='avg_featmap'),
     vit('featmap', out_type='featmap'),
     vit('raw', out_type='raw'),
+    vit('outputs', out_indices=[0, 2]),
+    vit('pre-norm', pre_norm=True, patch_cfg=dict(norm_cfg=None)),
+    vit('deit-tiny', stages=3, arch='deit-tiny', img_size=224, patch_size=16),
+    vit('deit-small', stages=3, arch='deit-small', img_size=224, patch_size=16),
     vit(
         'oblong',
         stages=[dict(heads=3, hidden=48, grid=(4, 3)), dict(grid=(4, 5)), dict()],

@@ -57,6 +57,10 @@ class PlainViT(nn.Module):
         self.out_type = backbone.out_type
         self.patch = nn.Conv2d(3, width, patch, patch)
         self._put(self.patch, weights, 'patch_embed.projection')
+        self.pre_norm = nn.Identity()
+        if 'pre_norm.weight' in weights:
+            self.pre_norm = nn.LayerNorm(width, eps=1e-6)
+            self._put(self.pre_norm, weights, 'pre_norm')
         extra = int(backbone.cls_token is not None)
         self.cls_token = weights['cls_token'] if extra else None
         pos = weights['pos_embed']
@@ -95,13 +99,16 @@ class PlainViT(nn.Module):
     @staticmethod
     def _put(module, weights, name):
         module.weight.data = weights[name + '.weight'].clone()
-        module.bias.data = weights[name + '.bias'].clone()
+        if name + '.bias' in weights:
+            module.bias.data = weights[name + '.bias'].clone()
+        else:
+            module.bias = None
 
     def forward(self, images):
         x = self.patch(images).flatten(2).transpose(1, 2)[:, self.keep]
         if self.cls_token is not None:
             x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
-        x = x + self.pos
+        x = self.pre_norm(x + self.pos)
         for block in self.blocks:
             x = block(x)
         x = self.norm(x)

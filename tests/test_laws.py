@@ -2,6 +2,7 @@
 """The laws that hold for every elastic backbone (docs/laws.md), over the table in cases.py."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -56,9 +57,25 @@ def test_whole_network_equals_plain_class(case, training):
         assert torch.equal(our_grads[name], grad), name
 
 
+@pytest.mark.parametrize('frozen', [1, 2])
+def test_whole_network_freezes_as_the_plain_class(frozen):
+    case = dataclasses.replace(CASES[0], stages=None)
+    case.kwargs = {**case.kwargs, 'frozen_stages': frozen}
+    elastic, plain = case.build(), case.build_plain()
+    for model in (elastic, plain):
+        model.train()
+        torch.manual_seed(5)
+        model(case.images())[0].sum().backward()
+    for ours, theirs in zip(elastic.parameters(), plain.parameters()):
+        assert ours.requires_grad == theirs.requires_grad
+        assert (ours.grad is None) == (theirs.grad is None)
+        assert ours.grad is None or torch.equal(ours.grad, theirs.grad)
+
+
 @every_case
 def test_whole_network_takes_other_image_sizes(case):
-    images = torch.randn(1, 3, 44, 36)
+    patch = case.kwargs['patch_size']
+    images = torch.randn(1, 3, 11 * patch, 9 * patch)
     assert torch.equal(case.build()(images)[0], case.build_plain()(images)[0])
 
 
