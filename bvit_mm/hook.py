@@ -47,7 +47,7 @@ class StageSwitchHook(Hook):
         check_growth(init, moments)
         self.init = init
         self.moments = moments
-        self._batch_idx = 0
+        self._position = (-1, -1)  # epoch and batch of the last iteration
         self._pending: dict[str, torch.Tensor] = {}
 
     def before_train(self, runner: Runner) -> None:
@@ -81,7 +81,7 @@ class StageSwitchHook(Hook):
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any | None = None
     ) -> None:
-        self._batch_idx = batch_idx
+        self._position = (runner.epoch, batch_idx)
         stage = _plan(runner).stage_at(runner.epoch)
         if stage != self._backbone.training_stage:
             self._switch(runner, stage, data_batch)
@@ -96,10 +96,10 @@ class StageSwitchHook(Hook):
             )
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        within_epoch = checkpoint['meta']['epoch'] == runner.epoch
+        epoch, batch_idx = self._position
         checkpoint['meta']['bvit_mm'] = dict(
             plan=_plan(runner).as_dict(),
-            batches_done=self._batch_idx + 1 if within_epoch else 0,
+            batches_done=batch_idx + 1 if checkpoint['meta']['epoch'] == epoch else 0,
             random_state=random_state(),
         )
         gradients = {
@@ -120,6 +120,11 @@ class StageSwitchHook(Hook):
                 'load_from and without resume, or give a checkpoint of BudgetedTrainLoop'
             )
         _plan(runner).check_same(saved['plan'], 'the checkpoint to resume is of a run')
+        if 'optimizer' not in checkpoint:
+            runner.logger.warning(
+                'the checkpoint to resume has no optimizer state (mmengine saves best_*.pth without '
+                'it), so this run will not equal the uninterrupted one; epoch_*.pth would'
+            )
         runner.train_loop.batches_done = saved['batches_done']
         runner.train_loop.resumed_random_state = saved['random_state']
         self._pending = checkpoint.get('accumulated_gradients', {})

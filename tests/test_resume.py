@@ -117,6 +117,20 @@ def test_resumed_in_the_middle_of_an_epoch(tmp_path, uninterrupted, name, at):
     assert_same_run(resumed, uninterrupted(name, **EVERY_ITERATION))
 
 
+def test_resumed_from_the_best_checkpoint(tmp_path):
+    """mmengine saves that one after validation, between epochs, and without the optimizer."""
+    best = {'default_hooks.checkpoint': dict(type='CheckpointHook', interval=1, save_best='auto')}
+    build(tmp_path, **VARIANTS['both'], **best).train()
+    (file,) = tmp_path.glob('best_*.pth')
+    meta = torch.load(file, weights_only=False)['meta']
+    assert meta['iter'] == meta['epoch'] * BATCHES and meta['bvit_mm']['batches_done'] == 0
+    runner = build(tmp_path, **VARIANTS['both'], resume=True, load_from=str(file))
+    runner.train()
+    assert runner.iter == ITERATIONS
+    logs = '\n'.join(path.read_text() for path in tmp_path.glob('*/*.log'))
+    assert 'the checkpoint to resume has no optimizer state' in logs
+
+
 @pytest.mark.parametrize('workers', [dict(persistent_workers=True), dict()])
 def test_resumed_with_data_workers(tmp_path, uninterrupted, workers):
     """Augmentation in workers is drawn again, whether or not they persist."""
