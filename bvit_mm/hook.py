@@ -122,8 +122,8 @@ class StageSwitchHook(Hook):
         _plan(runner).check_same(saved['plan'], 'the checkpoint to resume is of a run')
         if 'optimizer' not in checkpoint:
             runner.logger.warning(
-                'the checkpoint to resume has no optimizer state (mmengine saves best_*.pth without '
-                'it), so this run will not equal the uninterrupted one; epoch_*.pth would'
+                'the checkpoint to resume has no optimizer state (mmengine saves best_*.pth so), '
+                'so this run will not equal the uninterrupted one; one from epoch_*.pth would'
             )
         runner.train_loop.batches_done = saved['batches_done']
         runner.train_loop.resumed_random_state = saved['random_state']
