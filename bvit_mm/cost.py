@@ -5,13 +5,15 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.logging import MMLogger
+from mmengine.model import is_model_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from .elastic import ElasticBackbone
 from .plan import Plan, make_plan
 
-# Arguments of BudgetedTrainLoop that are not about the plan.
+LOOP = 'bvit_mm.BudgetedTrainLoop'
+# Its arguments that are not about the plan.
 LOOP_ONLY = ('type', 'val_begin', 'val_interval', 'dynamic_intervals')
 
 
@@ -42,6 +44,7 @@ def classifier_flops(model: nn.Module) -> int:
 
 def stage_gflops(model: nn.Module) -> tuple[float, ...]:
     """Forward GFLOPs of one image in each training stage, classifier included."""
+    model = model.module if is_model_wrapper(model) else model
     backbone, classifier = find_backbone(model), classifier_flops(model)
     return tuple(
         (backbone.flops(k) + classifier) / 1e9 for k in range(backbone.num_training_stages)
@@ -64,6 +67,11 @@ def build_to_count(model: dict) -> nn.Module:
         logger.setLevel(level)
 
 
+def is_budgeted(cfg: Config) -> bool:
+    """Whether a config trains with ``BudgetedTrainLoop``."""
+    return (cfg.get('train_cfg') or {}).get('type') == LOOP
+
+
 def plan_of_config(cfg: Config, **changes: Any) -> tuple[Plan, ElasticBackbone]:
     """The plan that ``BudgetedTrainLoop`` will make of a config, and the backbone it is for.
 
@@ -74,11 +82,11 @@ def plan_of_config(cfg: Config, **changes: Any) -> tuple[Plan, ElasticBackbone]:
     Raises:
         ValueError: If its ``train_cfg`` is no ``BudgetedTrainLoop``, or has no such plan.
     """
-    train_cfg = cfg.get('train_cfg') or {}
-    if train_cfg.get('type') not in ('bvit_mm.BudgetedTrainLoop', 'BudgetedTrainLoop'):
+    train_cfg = cfg.get('train_cfg')
+    if not is_budgeted(cfg) or 'by_epoch' in train_cfg:
         raise ValueError(
-            f'train_cfg is of type {train_cfg.get("type")!r} and has no budget; give '
-            "train_cfg=dict(_delete_=True, type='bvit_mm.BudgetedTrainLoop', budget=0.5)"
+            f'train_cfg={train_cfg} is not that of a budgeted run alone; give '
+            f'train_cfg=dict(_delete_=True, type={LOOP!r}, budget=0.5)'
         )
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
     model = build_to_count(cfg.model)

@@ -143,9 +143,10 @@ class ElasticBackbone:
     what it costs (``flops``).
 
     The stage travels with the weights, in the metadata that torch keeps in a state dict next to
-    its keys: weights of a stage below the last, loaded again, make the backbone that stage's
-    network, never the whole one with units that no one has trained. The keys stay the plain
-    class's, and a finished checkpoint has no such entry.
+    its keys: loading weights makes the backbone the network of their stage, so an unfinished
+    checkpoint is never taken for the whole network. The keys stay the plain class's, and a
+    finished checkpoint has no such entry. Who drops the metadata loses this: mmengine's
+    ``Pretrained`` initialisation with a ``prefix`` does, and other classes do not read it.
     """
 
     training_stages: tuple[TrainingStage, ...]
@@ -197,6 +198,8 @@ class ElasticBackbone:
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args, **kwargs)
         recorded = local_metadata.get('training_stage')
         if recorded is None:
+            if any(key.startswith(prefix) for key in state_dict):
+                self.set_training_stage(self.num_training_stages - 1)
             return
         recorded = TrainingStage(recorded['heads'], recorded['hidden'], tuple(recorded['grid']))
         if recorded not in self.training_stages:

@@ -8,7 +8,7 @@ Functions on tensors; ``StageSwitchHook`` decides when. Unit ``old + i`` is grow
 import copy
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -86,8 +86,11 @@ def grow_(
             for weight in (param, *(p[slot.param] for p in twin_parameters)):
                 grow_weight_(weight, units, init, fresh_parameters[slot.param], noise)
             state = (states or {}).get(param, {})
-            for moment in _moments(param, state):
-                grow_moment_(moment, units, moments)
+            for moment in state.values():
+                if isinstance(moment, Tensor) and moment.shape == param.shape:
+                    grow_moment_(moment, units, moments)
+            if param.grad is not None:  # accumulated so far; old units keep theirs
+                grow_moment_(param.grad, units, 'copy' if moments == 'copy' else 'drop')
             if moments == 'drop_all' and 'step' in state:
                 state['step'] = torch.zeros_like(torch.as_tensor(state['step']))
             if moments == 'corrected' and 'step' in state:
@@ -155,15 +158,6 @@ def grow_moment_(moment: Tensor, units: _Units, moments: str) -> None:
         units.put_(moment, torch.zeros_like(units.of(moment, units.grown)))
 
 
-def _moments(param: nn.Parameter, state: Mapping[str, Any]) -> Iterator[Tensor]:
-    """The optimizer's tensors shaped like the parameter, and a gradient being accumulated."""
-    for value in state.values():
-        if isinstance(value, Tensor) and value.shape == param.shape:
-            yield value
-    if param.grad is not None:
-        yield param.grad
-
-
 def drawn_anew(model: nn.Module, seed: int) -> nn.Module:
     """A copy of a model, on the CPU, with weights drawn as at the start of training.
 
@@ -221,11 +215,12 @@ def _adam_step(
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer, moments: str = 'drop') -> None:
-    """Tries one step on a small matrix to see whether growth can serve the optimizer.
+    """Tries one step on a copy of the largest parameter: can growth serve the optimizer?
 
     Raises:
-        ValueError: If it keeps state that is neither shaped like the parameter nor a number
-            (factored or sharded moments), or if ``moments`` needs another optimizer.
+        ValueError: If it keeps state that is neither a number nor real numbers in the
+            parameter's shape (factored, quantised or sharded moments), or if ``moments`` needs
+            another optimizer.
     """
     name = type(optimizer).__name__
     if moments == 'corrected' and not _is_plain_adam(optimizer):
@@ -233,8 +228,8 @@ def check_optimizer(optimizer: torch.optim.Optimizer, moments: str = 'drop') -> 
             f"moments='corrected' is for Adam and AdamW without amsgrad or maximize, "
             f"not {name}; give moments='drop'"
         )
-    device = optimizer.param_groups[0]['params'][0].device
-    param = nn.Parameter(torch.ones(3, 5, device=device))
+    largest = max((p for g in optimizer.param_groups for p in g['params']), key=torch.numel)
+    param = nn.Parameter(torch.ones_like(largest))
     param.grad = torch.ones_like(param)
     probe = object.__new__(type(optimizer))
     probe.__dict__.update(optimizer.__dict__)
@@ -245,9 +240,9 @@ def check_optimizer(optimizer: torch.optim.Optimizer, moments: str = 'drop') -> 
         type(optimizer).step(probe)
         odd = {k: tuple(v.shape) for k, v in probe.state[param].items() if _is_odd(v, param)}
         if odd or set(probe.state) - {param}:
-            problem = f'keeps state of another shape than the parameter ({odd})'
+            problem = f'keeps state of another shape or kind than the parameter ({odd})'
     except Exception as error:  # whatever a third-party optimizer raises, it can't be served
-        problem = f'cannot be stepped on a single matrix ({error})'
+        problem = f'cannot be stepped on a single parameter ({error})'
     if problem:
         raise ValueError(
             f'optimizer {name} {problem}, so growth cannot serve it; use one with moments '
@@ -256,7 +251,9 @@ def check_optimizer(optimizer: torch.optim.Optimizer, moments: str = 'drop') -> 
 
 
 def _is_odd(value: Any, param: Tensor) -> bool:
-    return isinstance(value, Tensor) and value.numel() > 1 and value.shape != param.shape
+    if not isinstance(value, Tensor) or value.numel() <= 1:
+        return False
+    return value.shape != param.shape or not value.is_floating_point()
 
 
 def _is_plain_adam(optimizer: torch.optim.Optimizer) -> bool:

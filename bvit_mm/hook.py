@@ -41,7 +41,7 @@ class StageSwitchHook(Hook):
             ``BudgetedTrainLoop`` or growth cannot serve the optimizer.
     """
 
-    priority = 'HIGH'  # before EMAHook
+    priority = 'HIGH'  # other hooks find the stage set
 
     def __init__(self, init: str = 'copy', moments: str = 'drop') -> None:
         check_growth(init, moments)
@@ -53,15 +53,11 @@ class StageSwitchHook(Hook):
     def before_train(self, runner: Runner) -> None:
         plan = _plan(runner)
         self._backbone = backbone = find_backbone(runner.model)
-        for optimizer in _optimizers(runner):
-            check_optimizer(optimizer, self.moments)
-            if self.moments == 'corrected':
-                modules = [module for module, _ in backbone.units(0)]
-                optimizer.register_step_post_hook(
-                    lambda optimizer, args, kwargs, modules=modules: correct_bias_(
-                        optimizer, modules
-                    )
-                )
+        self.check_optimizers(runner)
+        if self.moments == 'corrected':
+            modules = [module for module, _ in backbone.units(0)]
+            for optimizer in _optimizers(runner):
+                optimizer.register_step_post_hook(lambda opt, *_: correct_bias_(opt, modules))
         # Loading has made the backbone the stage of its checkpoint; a new run starts at its first.
         resumed = runner._resume and runner._has_loaded
         stage = backbone.training_stage if resumed else plan.stage_at(0)
@@ -77,6 +73,11 @@ class StageSwitchHook(Hook):
             if name in self._pending:
                 param.grad = self._pending[name].to(param)
         self._pending = {}
+
+    def check_optimizers(self, runner: Runner) -> None:
+        """Raises ValueError if growth cannot serve an optimizer of the runner."""
+        for optimizer in _optimizers(runner):
+            check_optimizer(optimizer, self.moments)
 
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any | None = None
@@ -113,13 +114,7 @@ class StageSwitchHook(Hook):
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         if not runner._resume:
             return
-        saved = checkpoint['meta'].get('bvit_mm')
-        if saved is None:
-            raise ValueError(
-                'the checkpoint to resume is not of a budgeted run; start from its weights with '
-                'load_from and without resume, or give a checkpoint of BudgetedTrainLoop'
-            )
-        _plan(runner).check_same(saved['plan'], 'the checkpoint to resume is of a run')
+        saved = checkpoint['meta']['bvit_mm']
         if 'optimizer' not in checkpoint:
             runner.logger.warning(
                 'the checkpoint to resume has no optimizer state (mmengine saves best_*.pth so), '

@@ -8,7 +8,13 @@ from typing import Any
 
 from mmengine.dist import is_main_process
 from mmengine.model import is_model_wrapper
-from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmengine.runner import (
+    CheckpointLoader,
+    EpochBasedTrainLoop,
+    Runner,
+    find_latest_checkpoint,
+)
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
@@ -70,7 +76,7 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
         val_interval: int = 1,
         dynamic_intervals: list[tuple[int, int]] | None = None,
     ) -> None:
-        _check_hook(runner)
+        hook = _find_hook(runner)
         _check_strategy(runner)
         model = runner.model
         if isinstance(model, dict):  # FlexibleRunner builds the loop before the model
@@ -88,8 +94,10 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
         )
         _check_schedulers(runner, self.plan)
         check_work_dir(runner.work_dir, self.plan)
-        if runner._resume and runner._load_from:
-            check_work_dir(Path(runner._load_from).parent, self.plan)
+        _check_resumed(runner, self.plan)
+        if isinstance(runner.model, nn.Module):  # the runner would build it just after the loop
+            runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+            hook.check_optimizers(runner)
 
         super().__init__(
             runner,
@@ -104,10 +112,16 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
         self.resumed_random_state: dict[str, Any] | None = None
         sampler = self.dataloader.sampler
         self._sampler_follows_seed = getattr(sampler, 'seed', None) == runner.seed
-        if is_main_process():
-            plan_file = Path(runner.work_dir) / PLAN_FILE
-            plan_file.write_text(json.dumps(self.plan.as_dict(), indent=2) + '\n')
         runner.logger.info('The plan:\n' + plan_table(self.plan, backbone.training_stages))
+
+    def run(self) -> nn.Module:
+        """Trains the plan, and leaves it in ``work_dir``."""
+        if is_main_process():
+            plan_file = Path(self.runner.work_dir) / PLAN_FILE
+            partial = plan_file.with_suffix('.partial')  # a kill must not leave half a file
+            partial.write_text(json.dumps(self.plan.as_dict(), indent=2) + '\n')
+            partial.replace(plan_file)
+        return super().run()
 
     def run_epoch(self) -> None:
         """Trains one epoch, or what is left of the one that a checkpoint was taken in."""
@@ -135,16 +149,38 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
 def check_work_dir(work_dir: str | Path, plan: Plan) -> None:
     """Raises ValueError if the folder holds a run with another plan."""
     plan_file = Path(work_dir) / PLAN_FILE
-    if plan_file.is_file():
-        plan.check_same(json.loads(plan_file.read_text()), f'{work_dir} holds a run')
+    if not plan_file.is_file():
+        return
+    try:
+        other = json.loads(plan_file.read_text())
+    except ValueError:
+        raise ValueError(f'{plan_file} is damaged; remove it, or give another work_dir') from None
+    plan.check_same(other, f'{work_dir} holds a run')
 
 
-def _check_hook(runner: Runner) -> None:
-    if not any(isinstance(hook, StageSwitchHook) for hook in runner.hooks):
+def _check_resumed(runner: Runner, plan: Plan) -> None:
+    if not runner._resume:
+        return
+    file = runner._load_from or find_latest_checkpoint(runner.work_dir)
+    if file is None:
+        return
+    saved = CheckpointLoader.load_checkpoint(file, map_location='cpu')['meta'].get('bvit_mm')
+    if saved is None:
         raise ValueError(
-            'BudgetedTrainLoop plans training stages, but nothing switches them; '
-            "add dict(type='bvit_mm.StageSwitchHook') to custom_hooks"
+            f'{file} is not of a budgeted run and cannot be resumed; start from its weights with '
+            'load_from and without resume, or give a checkpoint of BudgetedTrainLoop'
         )
+    plan.check_same(saved['plan'], f'{file} is of a run')
+
+
+def _find_hook(runner: Runner) -> StageSwitchHook:
+    for hook in runner.hooks:
+        if isinstance(hook, StageSwitchHook):
+            return hook
+    raise ValueError(
+        'BudgetedTrainLoop plans training stages, but nothing switches them; '
+        "add dict(type='bvit_mm.StageSwitchHook') to custom_hooks"
+    )
 
 
 def _check_strategy(runner: Runner) -> None:
@@ -164,9 +200,9 @@ def _check_strategy(runner: Runner) -> None:
 
 def _check_schedulers(runner: Runner, plan: Plan) -> None:
     schedulers = runner.param_schedulers or []
-    for scheduler in schedulers if isinstance(schedulers, (list, tuple)) else [schedulers]:
-        if not isinstance(scheduler, dict) or not scheduler.get('by_epoch', True):
-            continue
+    schedulers = schedulers if isinstance(schedulers, (list, tuple)) else [schedulers]
+    schedulers = [s for s in schedulers if isinstance(s, dict) and s.get('by_epoch', True)]
+    for scheduler in schedulers:
         begin = scheduler.get('begin', 0)
         if begin >= plan.total_epochs:
             raise ValueError(
@@ -174,3 +210,9 @@ def _check_schedulers(runner: Runner, plan: Plan) -> None:
                 f'{scheduler.get("type")} begins at epoch {begin}; '
                 'raise the budget, or shorten what comes before it (warm-up)'
             )
+    stated = [s.get('end') for s in schedulers]
+    if stated and None not in stated and max(stated) != plan.total_epochs:
+        runner.logger.warning(
+            f'the schedulers are stated up to epoch {max(stated)}, but the plan has '
+            f'{plan.total_epochs} epochs; leave out `end` (and `T_max`) and they follow the budget'
+        )

@@ -28,13 +28,15 @@ FAMILIES: dict[str, Callable[[list[float], float], list[float]]] = {
 }
 
 
-def _reach(exact: float) -> float:
+def _reach(exact: float, k: int) -> float:
     """How far a later stage may stand from its exact length: half of it, from 2 to 8 epochs.
 
     With less, the paper's models have budgets that can be spent only by a plan of fewer epochs
     than a smaller budget buys; with more, a plan of a few epochs would not look like its family.
+    With five stages ``k`` or more it is less, so that there are never over 5,000 plans to sort.
     """
-    return min(8.0, max(2.0, exact / 2))
+    most = max(0.5, (5000 ** (1 / max(1, k - 1)) - 1) / 2)
+    return min(8.0, most, max(2.0, exact / 2))
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,8 @@ def make_plan(
     if not gflops or min(gflops) <= 0 or any(b <= a for a, b in pairwise(gflops)):
         raise ValueError(f'gflops={gflops} of the training stages must be positive and rising')
     _check_count('full_epochs', full_epochs)
+    if max_epochs is not None:
+        _check_count('max_epochs', max_epochs)
     full_cost = full_epochs * gflops[-1]
 
     if epochs is not None:
@@ -159,15 +163,16 @@ def make_plan(
     cost = parse_budget(budget, full_cost, full_epochs)
     least = math.fsum(gflops)
     if cost < least:
+        enough = f'give at least {_round_up(least / full_cost)}'
+        if least > full_cost:
+            enough = 'raise full_epochs'
         raise ValueError(
-            f'budget={budget} of {full_epochs} epochs is {cost:.2f} GFLOPs x epochs, less than '
-            f'one epoch of each stage ({least:.2f}); '
-            f'give at least {_round_up(least / full_cost)}'
+            f'budget={budget} of {full_epochs} epochs is {_cost(cost)} GFLOPs x epochs, less '
+            f'than one epoch of each stage ({_cost(least)}); {enough}'
         )
     weights = _shares(len(gflops), alpha, seed, family)
     reachable = cost
     if max_epochs is not None:
-        _check_count('max_epochs', max_epochs)
         if max_epochs < len(gflops):
             raise ValueError(
                 f'max_epochs={max_epochs} leaves no epoch for some of the {len(gflops)} '
@@ -253,9 +258,10 @@ def _walk(
     A step costs up to one epoch of the first stage, more only where there is no such plan,
     and goes to the plan nearest to ``exact``. None if there is no plan between the two.
     """
-    lengths = [
-        range(max(1, math.ceil(x - _reach(x))), math.floor(x + _reach(x)) + 1) for x in exact[1:]
-    ]
+    lengths = []
+    for x in exact[1:]:
+        reach = _reach(x, len(exact))
+        lengths.append(range(max(1, math.ceil(x - reach)), max(1, math.floor(x + reach)) + 1))
     ahead = []
     for tail in product(*lengths):
         plan = (n - sum(tail), *tail)
@@ -318,6 +324,10 @@ def _check_epochs(epochs: Sequence[int], k: int, max_epochs: int | None) -> tupl
             f'epochs={list(epochs)} are {sum(epochs)} in total, above max_epochs={max_epochs}'
         )
     return tuple(epochs)
+
+
+def _cost(cost: float) -> str:
+    return f'{cost:.2f}' if cost >= 0.1 else f'{cost:.3g}'
 
 
 def _round_up(share: float) -> float:

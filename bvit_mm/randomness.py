@@ -46,7 +46,7 @@ def random_state() -> dict[str, Any]:
         python=random.getstate(),
         numpy=(name, keys.tolist(), *rest),
         torch=torch.get_rng_state(),
-        cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        cuda=torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
     )
 
 
@@ -57,5 +57,5 @@ def set_random_state(state: dict[str, Any]) -> None:
     name, keys, *rest = state['numpy']
     np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
     torch.set_rng_state(state['torch'].cpu())
-    if state['cuda']:
-        torch.cuda.set_rng_state_all([s.cpu() for s in state['cuda']])
+    if state['cuda'] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state['cuda'].cpu())

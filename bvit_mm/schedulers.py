@@ -1,6 +1,8 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
 """Learning rates of the budgeted baselines, as closed forms of the share of training done."""
 
+from typing import Any
+
 from mmengine.optim.scheduler import PolyParamScheduler
 from mmengine.optim.scheduler.lr_scheduler import LRSchedulerMixin
 
@@ -14,6 +16,11 @@ class _DecayParamScheduler(PolyParamScheduler):
     own schedulers reach their end *on* the last step, which then trains at that value; these
     would reach it one step later, as the paper's formulas do (Eq. 9).
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if 'power' in kwargs:
+            raise ValueError(f'{type(self).__name__} has no power={kwargs["power"]}; drop it')
+        super().__init__(*args, **kwargs)
 
     def factor(self, z: float) -> float:
         raise NotImplementedError

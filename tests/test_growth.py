@@ -221,7 +221,7 @@ def test_corrected_equals_a_fresh_adam_for_new_units():
 
 def test_pending_gradient_follows_the_moments():
     backbone, _optimizer = trained(adamw)
-    for moments, expected in (('drop', 0), ('copy', 1)):
+    for moments, expected in (('drop', 0), ('copy', 1), ('drop_all', 0)):
         grown = copy.deepcopy(backbone)
         for param in grown.parameters():
             param.grad = torch.ones_like(param)
@@ -306,17 +306,28 @@ class Sharded(torch.optim.Optimizer):
         raise KeyError('no shard for this parameter')
 
 
+class Quantised(torch.optim.SGD):
+    """Keeps 8-bit moments of large parameters, as some optimizers do."""
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for param in group['params']:
+                if param.numel() > 1000:
+                    self.state[param]['moment'] = torch.zeros_like(param, dtype=torch.uint8)
+
+
 @pytest.mark.parametrize(
     'optimizer, message',
     [
+        (Quantised, 'optimizer Quantised keeps state of another shape or kind'),
         (torch.optim.Adafactor, 'optimizer Adafactor keeps state of another shape'),
         (torch.optim.LBFGS, 'optimizer LBFGS cannot be stepped'),
-        (Sharded, 'optimizer Sharded cannot be stepped on a single matrix'),
+        (Sharded, 'optimizer Sharded cannot be stepped on a single parameter'),
     ],
 )
 def test_optimizers_that_growth_cannot_serve(optimizer, message):
     with pytest.raises(ValueError, match=message):
-        check_optimizer(optimizer([nn.Parameter(torch.ones(4, 4))]))
+        check_optimizer(optimizer([nn.Parameter(torch.ones(40, 40))]))
 
 
 @pytest.mark.parametrize('name', ['sgd', 'amsgrad', 'rmsprop'])

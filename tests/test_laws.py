@@ -239,3 +239,14 @@ def test_weights_of_an_unfinished_run_do_not_load_elsewhere(case):
     source.set_training_stage(0)
     with pytest.raises(ValueError, match='unfinished run, at a training stage with heads='):
         case.build(training_stages=None).load_state_dict(source.state_dict())
+
+
+@every_case
+def test_finished_weights_make_the_whole_network(case):
+    """Whatever was loaded before."""
+    backbone, unfinished = case.build(), case.build()
+    unfinished.set_training_stage(0)
+    backbone.load_state_dict(unfinished.state_dict())
+    assert backbone.training_stage == 0
+    backbone.load_state_dict(case.build_plain().state_dict())
+    assert backbone.is_whole

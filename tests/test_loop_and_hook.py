@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.hooks import Hook
+from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import DATASETS, HOOKS, MODEL_WRAPPERS, OPTIMIZERS
 from mmengine.runner import FlexibleRunner, Runner
 from mmpretrain.models import build_classifier
@@ -268,9 +269,13 @@ def test_sharding_wrappers_are_refused(tmp_path):
 
 def test_optimizer_that_growth_cannot_serve_is_refused(tmp_path):
     OPTIMIZERS.register_module(name='Factored', module=torch.optim.Adafactor, force=True)
-    optimizer = dict(_delete_=True, type='Factored', lr=1e-3)
+    DATASETS.register_module(name='Untouched', module=Untouched, force=True)
+    changes = {
+        'optim_wrapper.optimizer': dict(_delete_=True, type='Factored', lr=1e-3),
+        'train_dataloader.dataset.type': 'Untouched',
+    }
     with pytest.raises(ValueError, match='optimizer Adafactor keeps state of another shape'):
-        run(tmp_path, **{'optim_wrapper.optimizer': optimizer})
+        run(tmp_path, **changes)
 
 
 def test_work_dir_with_another_plan_is_refused(tmp_path):
@@ -287,7 +292,7 @@ def test_resuming_with_another_plan_is_refused(tmp_path):
     run(tmp_path / 'a', **{'train_cfg.epochs': [1, 1, 1]})
     moved = tmp_path / 'moved.pth'
     (tmp_path / 'a' / 'epoch_1.pth').rename(moved)
-    with pytest.raises(ValueError, match='the checkpoint to resume is of a run with another plan'):
+    with pytest.raises(ValueError, match=r'moved\.pth is of a run with another plan'):
         run(tmp_path / 'b', resume=True, load_from=str(moved))
 
 
@@ -296,7 +301,7 @@ def test_resuming_a_run_without_budget_is_refused(tmp_path):
     file = torch.load(tmp_path / 'a' / 'epoch_1.pth', weights_only=False)
     del file['meta']['bvit_mm']
     torch.save(file, tmp_path / 'plain.pth')
-    with pytest.raises(ValueError, match='the checkpoint to resume is not of a budgeted run'):
+    with pytest.raises(ValueError, match=r'plain\.pth is not of a budgeted run'):
         run(tmp_path / 'b', resume=True, load_from=str(tmp_path / 'plain.pth'))
 
 
@@ -319,3 +324,26 @@ def test_flexible_runner_trains(tmp_path):
     runner.train()
     record = next(h for h in runner.hooks if isinstance(h, RecordHook))
     assert record.train == [k for k, n in enumerate(EPOCHS) for _ in range(n * BATCHES)]
+
+
+def test_plan_is_the_same_under_a_wrapper(tmp_path):
+    """DistributedDataParallel hides the head; the plan must still count it."""
+    wrapper = MMDistributedDataParallel
+    model = build(tmp_path).model
+    wrapped = wrapper.__new__(wrapper)
+    torch.nn.Module.__init__(wrapped)
+    wrapped.module = model
+    assert stage_gflops(wrapped) == stage_gflops(model)
+
+
+def test_damaged_plan_file_is_named(tmp_path):
+    (tmp_path / 'plan.json').write_text('{"stages')
+    with pytest.raises(ValueError, match=r'plan\.json is damaged; remove it, or give another'):
+        run(tmp_path)
+
+
+def test_stated_ends_of_schedulers_are_warned_of(tmp_path):
+    for i, (end, warned) in enumerate(((6, False), (4, True), (None, False))):
+        scheduler = dict(type='bvit_mm.REXLR', **({'end': end} if end else {}))
+        runner, _ = run(tmp_path / str(i), param_scheduler=[scheduler])
+        assert ('leave out `end`' in log_of(runner)) == warned

@@ -2,6 +2,8 @@
 """The planner: the paper's costs, and law 5 for any budget."""
 
 import math
+import random
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -104,8 +106,6 @@ def test_any_costs_and_stage_counts(ratios, budget, full_epochs, alpha, seed):
 @pytest.mark.parametrize('seed', range(5))
 def test_plan_follows_equation_8(budget, seed):
     """T_k = B t_k / sum_j(C_j t_j), to within the reach of rounding."""
-    import random
-
     gflops = GFLOPS['deit_s']
     plan = make_plan(gflops, budget, seed=seed)
     draw = random.Random(seed)
@@ -193,6 +193,8 @@ BAD = [
     (dict(epochs=[10, 10, 10], max_epochs=29), 'are 30 in total, above max_epochs=29'),
     (dict(budget=0.5, max_epochs=2), 'leaves no epoch for some of the 3 training stages'),
     (dict(budget=0.5, max_epochs=0), 'max_epochs=0 must be a whole number'),
+    (dict(epochs=[1, 1, 1], max_epochs='9'), "max_epochs='9' must be a whole number"),
+    (dict(budget=1.0, full_epochs=1), r'less than one epoch of each stage .*; raise full_epochs'),
     (dict(budget=0.5, full_epochs=0), 'full_epochs=0 must be a whole number'),
     (dict(budget=0.5, full_epochs=1.5), 'full_epochs=1.5 must be a whole number'),
     (dict(budget=0.5, alpha=float('inf')), 'alpha=inf must be a finite number'),
@@ -216,3 +218,16 @@ def test_bad_costs(gflops):
 
 def test_least_budget_named_in_the_error_is_enough():
     assert make_plan(S, 0.0053).epochs == (1, 1, 1)
+
+
+def test_costs_in_errors_have_digits_for_small_models():
+    with pytest.raises(ValueError, match=r'is 3e-06 GFLOPs x epochs, .* each stage \(0.0003\)'):
+        make_plan((0.0001, 0.0002), 1e-6, full_epochs=15000)
+
+
+@pytest.mark.parametrize('k', range(1, 13))
+def test_many_stages_are_planned_in_no_time(k):
+    begin = time.perf_counter()
+    plan = make_plan([1.3**i for i in range(k)], 0.5)
+    assert plan.budget - plan.cost < 1 and min(plan.epochs) >= 1
+    assert time.perf_counter() - begin < 2

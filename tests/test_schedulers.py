@@ -53,3 +53,9 @@ def test_converts_to_iterations():
         optimizer, begin=1, end=4, by_epoch=True, epoch_length=10
     )
     assert (scheduler.begin, scheduler.end, scheduler.by_epoch) == (10, 40, False)
+
+
+@pytest.mark.parametrize('name', FORMULAS)
+def test_power_is_refused(name):
+    with pytest.raises(ValueError, match=f'{name} has no power=2; drop it'):
+        rates(name, 10, power=2)

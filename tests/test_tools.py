@@ -128,6 +128,14 @@ def test_train_refuses_another_plan_and_writes_nothing(trained, short, tmp_path)
     assert {p: p.stat().st_mtime_ns for p in trained.rglob('*')} == before
 
 
+def test_train_refuses_a_hook_without_a_loop(short, tmp_path):
+    options = [*short, 'train_dataloader.dataset.data_root=nowhere']
+    options = [o for o in options if not o.startswith('train_cfg')]
+    options.append('train_cfg.type=EpochBasedTrainLoop')
+    error = tool('train', DEMO, '--work-dir', tmp_path / 'a', *options, cwd=tmp_path, fails=True)
+    assert 'is not that of a budgeted run alone; give train_cfg=dict(_delete_=True' in error
+
+
 def test_plan_prints_a_table(tmp_path):
     lines = tool('plan', DEIT_S, '--epochs', '55,55,193', cwd=tmp_path).splitlines()
     assert lines[0].split() == [
@@ -173,7 +181,11 @@ def test_plan_prints_json(tmp_path):
         (['--run', 'x'], '--run is drawn into a picture; give --plot FILE too'),
         (['--cfg-options', 'train_cfg.epochs=[1,1,1]'], 'are both given'),
         (['--cfg-options', 'model.backbone.type=VisionTransformer'], 'training_stages'),
-        (['--cfg-options', 'train_cfg.type=EpochBasedTrainLoop'], 'has no budget; give'),
+        (['--cfg-options', 'train_cfg.by_epoch=True'], 'give train_cfg=dict(_delete_=True'),
+        (
+            ['--cfg-options', 'train_cfg.type=EpochBasedTrainLoop'],
+            'is not that of a budgeted run alone; give',
+        ),
     ],
 )
 def test_plan_with_bad_input(tmp_path, args, message):

@@ -1,14 +1,14 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
 """Trains a config: mmpretrain's own ``tools/train.py``, flag for flag.
 
-One check comes first: a ``work_dir`` that holds a run with another plan is refused before
-mmengine writes its copy of the config there.
+Two checks come first: a ``work_dir`` that holds a run with another plan is refused before
+mmengine writes its copy of the config there, and stages that no loop plans before data is read.
 """
 
 from _stock import stock_tool
 from mmengine.config import Config
 
-from bvit_mm.cost import plan_of_config
+from bvit_mm.cost import is_budgeted, plan_of_config
 from bvit_mm.loop import check_work_dir
 
 
@@ -17,7 +17,8 @@ def main() -> None:
     stock = stock_tool('train')
     args = stock.parse_args()
     cfg = stock.merge_args(Config.fromfile(args.config), args)
-    if cfg.train_cfg.get('type') == 'bvit_mm.BudgetedTrainLoop':
+    hooks = [hook.get('type') for hook in cfg.get('custom_hooks') or []]
+    if is_budgeted(cfg) or 'bvit_mm.StageSwitchHook' in hooks:
         plan, _ = plan_of_config(cfg)
         check_work_dir(cfg.work_dir, plan)
     stock.main()

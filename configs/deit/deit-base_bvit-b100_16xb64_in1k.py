@@ -1,7 +1,8 @@
 """DeiT-B on ImageNet-1K, grown in three training stages.
 
-Different from mmpretrain's deit-base_16xb64_in1k.py: what deit-small_bvit-b100_4xb256_in1k.py
-says, and no moving average of the weights. The schedules of Table 14, for example:
+Different from mmpretrain's deit-base_16xb64_in1k.py: 5 warm-up epochs, not 20; no gradient
+clipping; repeated augmentation; no moving average of the weights; the length.
+The schedules of Table 14, for example:
 --cfg-options train_cfg.budget=None train_cfg.epochs=[50,50,200].
 """
 
