@@ -2,7 +2,6 @@
 """The plan sets the length of the run."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from .cost import build_to_count, find_backbone, plan_for
 from .hook import StageSwitchHook
-from .plan import Budget, Plan
+from .plan import Plan
 from .randomness import seed_epoch, set_random_state
 from .registry import LOOPS
 from .report import plan_table
@@ -43,17 +42,11 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
     Args:
         runner: The runner.
         dataloader: The training data.
-        budget: A share of the full cost in (0, 1]; or a cost in GFLOPs x epochs, as a number
-            above 1 or as text such as ``'691.2 GFLOPs'``.
-        full_epochs: Epochs of the whole network that are the full cost.
-        alpha: Bias of the plan to later stages (Section 4.3).
-        seed: Draws the plan; not the seed of training.
-        epochs: States the epochs of each training stage, instead of a budget.
-        max_epochs: A cap on the total epochs (Table 2).
-        family: Of the plan: ``'exponential'``, ``'linear_up'`` or ``'linear_down'`` (Table 5).
         val_begin: First epoch after which to validate.
         val_interval: Epochs between validations.
         dynamic_intervals: As in mmengine's ``EpochBasedTrainLoop``.
+        **plan: What ``make_plan`` takes: ``budget`` with ``full_epochs``, ``alpha``, ``seed`` (of
+            the plan, not of training), ``family`` and ``max_epochs``; or ``epochs``.
 
     Raises:
         ValueError: If there is no such plan, the model, hooks, strategy or schedulers do not fit
@@ -65,16 +58,10 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
         self,
         runner: Runner,
         dataloader: DataLoader | dict,
-        budget: Budget | None = None,
-        full_epochs: int = 300,
-        alpha: float = 2.0,
-        seed: int = 0,
-        epochs: Sequence[int] | None = None,
-        max_epochs: int | None = None,
-        family: str = 'exponential',
         val_begin: int = 1,
         val_interval: int = 1,
         dynamic_intervals: list[tuple[int, int]] | None = None,
+        **plan: Any,
     ) -> None:
         hook = _find_hook(runner)
         _check_strategy(runner)
@@ -82,16 +69,7 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
         if isinstance(model, dict):  # FlexibleRunner builds the loop before the model
             model = build_to_count(model)
         backbone = find_backbone(model)
-        self.plan = plan_for(
-            model,
-            budget=budget,
-            full_epochs=full_epochs,
-            alpha=alpha,
-            seed=seed,
-            epochs=epochs,
-            max_epochs=max_epochs,
-            family=family,
-        )
+        self.plan = plan_for(model, **plan)
         _check_schedulers(runner, self.plan)
         check_work_dir(runner.work_dir, self.plan)
         _check_resumed(runner, self.plan)
