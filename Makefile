@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python -W ignore::UserWarning
 DEMO := configs/demo/deit-digits_bvit-b50.py
 DEMO_DIR := work_dirs/demo
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test bench
 
 demo: $(VENV)/ready
 	$(RUN) tools/make_digits.py data/digits
@@ -28,6 +28,3 @@ $(VENV)/ready: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install -c constraints.txt -e '.[onedl,demo,dev]'
 	touch $@
-
-clean:
-	rm -rf $(VENV) work_dirs data/digits

@@ -234,7 +234,7 @@ def _spend(
     """
     k, least = len(gflops), math.fsum(gflops)
     mean = math.fsum(w * c for w, c in zip(weights, gflops))  # cost of one more epoch
-    slack = 1e-9 * cost  # sums are rounded, the budget is exact
+    slack = 1e-12 * cost  # sums are rounded, the budget is exact
 
     most = k + math.floor((cost - least) / mean + 1e-9)
     for n in range(min(most, max_epochs or most), k - 1, -1):
