@@ -142,7 +142,13 @@ def _check_resumed(runner: Runner, plan: Plan) -> None:
     file = runner._load_from or find_latest_checkpoint(runner.work_dir)
     if file is None:
         return
-    saved = CheckpointLoader.load_checkpoint(file, map_location='cpu')['meta'].get('bvit_mm')
+    try:
+        checkpoint = CheckpointLoader.load_checkpoint(file, map_location='cpu')
+    except Exception as error:  # torch raises many kinds for a file cut short
+        raise ValueError(
+            f'{file} cannot be read ({type(error).__name__}: {error}); give --resume an earlier one'
+        ) from error
+    saved = checkpoint.get('meta', {}).get('bvit_mm')
     if saved is None:
         raise ValueError(
             f'{file} is not of a budgeted run and cannot be resumed; start from its weights with '

@@ -347,3 +347,17 @@ def test_stated_ends_of_schedulers_are_warned_of(tmp_path):
         scheduler = dict(type='bvit_mm.REXLR', **({'end': end} if end else {}))
         runner, _ = run(tmp_path / str(i), param_scheduler=[scheduler])
         assert ('leave out `end`' in log_of(runner)) == warned
+
+
+@pytest.mark.parametrize('size', [0, 100, 20_000])
+def test_damaged_checkpoint_is_named(tmp_path, size):
+    run(tmp_path / 'a', **{'train_cfg.epochs': [1, 1, 1]})
+    cut = tmp_path / 'cut.pth'
+    cut.write_bytes((tmp_path / 'a' / 'epoch_1.pth').read_bytes()[:size])
+    with pytest.raises(
+        ValueError, match=r'cut\.pth cannot be read .*; give --resume an earlier one'
+    ):
+        run(tmp_path / 'b', resume=True, load_from=str(cut), **{'train_cfg.epochs': [1, 1, 1]})
+    torch.save(torch.nn.Linear(2, 2).state_dict(), cut)
+    with pytest.raises(ValueError, match=r'cut\.pth is not of a budgeted run'):
+        run(tmp_path / 'b', resume=True, load_from=str(cut), **{'train_cfg.epochs': [1, 1, 1]})
