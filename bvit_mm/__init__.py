@@ -32,7 +32,11 @@ def _check_environment() -> None:
 
 _check_environment()
 
-from .backbones import ElasticVisionTransformer  # noqa: E402
+from .backbones import (  # noqa: E402
+    ElasticPVTv2,
+    ElasticSwinTransformer,
+    ElasticVisionTransformer,
+)
 from .hook import StageSwitchHook  # noqa: E402
 from .loop import BudgetedTrainLoop  # noqa: E402
 from .plan import Plan, make_plan  # noqa: E402
@@ -41,6 +45,8 @@ from .schedulers import REXLR, LinearDecayLR  # noqa: E402
 __all__ = [
     'REXLR',
     'BudgetedTrainLoop',
+    'ElasticPVTv2',
+    'ElasticSwinTransformer',
     'ElasticVisionTransformer',
     'LinearDecayLR',
     'Plan',

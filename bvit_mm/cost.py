@@ -28,8 +28,8 @@ def find_backbone(model: nn.Module) -> ElasticBackbone:
         backbone = type(getattr(model, 'backbone', model)).__name__
         raise ValueError(
             f'{type(model).__name__} has {len(found)} elastic backbones (its backbone is '
-            f'{backbone}), but budgeted training grows exactly one; give the backbone as '
-            "type='bvit_mm.ElasticVisionTransformer' with training_stages"
+            f'{backbone}), but budgeted training grows exactly one; give the backbone '
+            'a type of bvit_mm, such as bvit_mm.ElasticVisionTransformer, with training_stages'
         )
     return found[0]
 

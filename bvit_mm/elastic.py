@@ -5,15 +5,16 @@ The parameters keep the names and shapes of mmpretrain's modules at every moment
 below full size slices them. So checkpoints, optimizers, EMA and DDP never see a change.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from mmcv.cnn.bricks.transformer import FFN
 from mmpretrain.models.utils import MultiheadAttention
 from torch import Tensor, nn
 
-from .training_stages import StagesSpec, TrainingStage, parse_training_stages
+from .training_stages import StagesSpec, TrainingStage, centred, parse_training_stages
 
 
 class Slot(NamedTuple):
@@ -28,14 +29,30 @@ class Slot(NamedTuple):
     blocks: int = 1
     out: bool = False
 
-    def units(self, tensor: Tensor, total: int) -> Tensor:
-        """A view of ``tensor`` whose dimension ``dim + 1`` counts the units."""
-        return tensor.unflatten(self.dim, (self.blocks, total, -1))
-
     def active(self, tensor: Tensor, total: int, active: int) -> Tensor:
         """The part of ``tensor`` that ``active`` units use; a view unless ``blocks > 1``."""
-        part = self.units(tensor, total).narrow(self.dim + 1, 0, active)
-        return part.flatten(self.dim, self.dim + 2)
+        units = tensor.unflatten(self.dim, (self.blocks, total, -1))
+        return units.narrow(self.dim + 1, 0, active).flatten(self.dim, self.dim + 2)
+
+    def places(self, size: int, total: int, units: Sequence[int] | Tensor) -> Tensor:
+        """Where units lie along the dimension.
+
+        Args:
+            size: Of the dimension.
+            total: The number of all units.
+            units: Their numbers.
+        """
+        places = torch.arange(size).view(self.blocks, total, -1)
+        return places[:, torch.as_tensor(units, dtype=torch.long)].flatten()
+
+    def sources(self, size: int, total: int, old: int, new: int) -> Tensor:
+        """Where the units lie that units ``old`` to ``new - 1`` are grown from, cyclically."""
+        return self.places(size, total, torch.arange(old, new) % old)
+
+    def grown_values(self, tensor: Tensor, total: int, old: int, new: int) -> Tensor:
+        """What units ``old`` to ``new - 1`` start from: copies of the units that there were."""
+        sources = self.sources(tensor.shape[self.dim], total, old, new)
+        return tensor.index_select(self.dim, sources.to(tensor.device))
 
 
 class ElasticModule:
@@ -139,8 +156,8 @@ def elasticize_(module: nn.Module, elastic_class: type) -> None:
 class ElasticBackbone:
     """Mixin of a backbone with training stages; without a hook it is the whole network.
 
-    A subclass calls ``init_training_stages`` and says which ``units`` a stage activates and
-    what it costs (``flops``).
+    A subclass calls ``init_training_stages``, says which ``units`` a stage activates and what it
+    costs (``flops``), and crops its patch tokens to the ``active_grid``.
 
     The stage travels with the weights, in the metadata that torch keeps in a state dict next to
     its keys: loading weights makes the backbone the network of their stage, so an unfinished
@@ -184,8 +201,25 @@ class ElasticBackbone:
         """The elastic modules, each with its active units in training stage ``k``."""
         raise NotImplementedError
 
+    def active_grid(self, grid: tuple[int, int], k: int) -> tuple[int, int]:
+        """The tokens that training stage ``k`` keeps of a patch grid, rows and columns.
+
+        Of an image of another size than the backbone is built for, the same share.
+        """
+        whole, active = self.training_stages[-1].grid, self.training_stages[k].grid
+        return tuple(centred(n, n * a / w) for n, a, w in zip(grid, active, whole))
+
     def flops(self, k: int, input_size: int | tuple[int, int] | None = None) -> int:
-        """Forward multiply-adds of one image in training stage ``k``, without classifier."""
+        """Forward multiply-adds of one image, without classifier, by the rule in ``flops``.
+
+        Args:
+            k: Training stage, 0-based.
+            input_size: Side, or height and width, of the image in pixels; that the backbone is
+                built for if None.
+
+        Raises:
+            ValueError: If there is no such stage.
+        """
         raise NotImplementedError
 
     def _check_training_stage(self, k: int) -> None:
@@ -201,7 +235,7 @@ class ElasticBackbone:
             if any(key.startswith(prefix) for key in state_dict):
                 self.set_training_stage(self.num_training_stages - 1)
             return
-        recorded = TrainingStage(recorded['heads'], recorded['hidden'], tuple(recorded['grid']))
+        recorded = TrainingStage(**recorded)
         if recorded not in self.training_stages:
             raise ValueError(
                 f'these weights are of an unfinished run, at a training stage with {recorded}; '
@@ -215,3 +249,10 @@ def _record_training_stage(backbone, state_dict, prefix, local_metadata) -> None
     if not backbone.is_whole:
         stage = backbone.training_stages[backbone.training_stage]
         local_metadata['training_stage'] = stage._asdict()
+
+
+def center_crop(tokens: Tensor, grid: tuple[int, int], crop: tuple[int, int]) -> Tensor:
+    """The central ``crop`` of a token grid: (B, H*W, C) to (B, h*w, C)."""
+    top, left = ((n - m) // 2 for n, m in zip(grid, crop))
+    tokens = tokens.unflatten(1, grid)
+    return tokens[:, top : top + crop[0], left : left + crop[1]].flatten(1, 2)

@@ -6,7 +6,6 @@ Functions on tensors; ``StageSwitchHook`` decides when. Unit ``old + i`` is grow
 """
 
 import copy
-import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +14,7 @@ import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from .elastic import ElasticBackbone, ElasticModule, Slot
+from .elastic import ElasticBackbone, Slot
 
 INITS = ('copy', 'random', 'half', 'noise')
 MOMENTS = ('drop', 'copy', 'drop_all', 'corrected')
@@ -81,7 +80,7 @@ def grow_(
             continue
         fresh_parameters, *twin_parameters = (dict(m.named_parameters()) for m, _ in others)
         for slot, param in module.elastic_parameters():
-            units = _Units(slot, module.total_units, old, new)
+            units = _Units(slot, param.shape[slot.dim], module.total_units, old, new)
             noise = torch.randn(param.shape, generator=generator) if init == 'noise' else None
             for weight in (param, *(p[slot.param] for p in twin_parameters)):
                 grow_weight_(weight, units, init, fresh_parameters[slot.param], noise)
@@ -94,29 +93,25 @@ def grow_(
             if moments == 'drop_all' and 'step' in state:
                 state['step'] = torch.zeros_like(torch.as_tensor(state['step']))
             if moments == 'corrected' and 'step' in state:
-                state.setdefault('births', []).append([old, new, int(state['step'])])
+                _record_birth(state, param, units)
     for each in (backbone, *twins):
         each.set_training_stage(stage)
 
 
 class _Units:
-    """Which units of a tensor are new, and which each of them is grown from."""
+    """Which units of a dimension are new, and which each of them is grown from."""
 
-    def __init__(self, slot: Slot, total: int, old: int, new: int) -> None:
+    def __init__(self, slot: Slot, size: int, total: int, old: int, new: int) -> None:
         self.slot, self.total, self.old, self.new = slot, total, old, new
-        self.grown = torch.arange(old, new)
-        self.source = self.grown % old
+        self.grown = slot.places(size, total, range(old, new))
+        self.sources = slot.sources(size, total, old, new)
 
-    def view(self, tensor: Tensor) -> Tensor:
-        return self.slot.units(tensor, self.total)
-
-    def of(self, tensor: Tensor, index: Tensor) -> Tensor:
-        return self.view(tensor).index_select(self.slot.dim + 1, index.to(tensor.device))
+    def of(self, tensor: Tensor, places: Tensor) -> Tensor:
+        return tensor.index_select(self.slot.dim, places.to(tensor.device))
 
     def put_(self, tensor: Tensor, values: Tensor) -> None:
         """Writes the new units."""
-        index = self.grown.to(tensor.device)
-        self.view(tensor).index_copy_(self.slot.dim + 1, index, values)
+        tensor.index_copy_(self.slot.dim, self.grown.to(tensor.device), values)
 
 
 def grow_weight_(
@@ -134,18 +129,22 @@ def grow_weight_(
     if init == 'random':
         units.put_(weight, units.of(fresh.to(weight.device), units.grown))
         return
-    values = units.of(weight, units.source)
+    values = units.slot.grown_values(weight, units.total, units.old, units.new)
     if init == 'noise':
         spread = NOISE * values.std(unbiased=False)
         values = values + spread * units.of(noise.to(weight), units.grown)
     units.put_(weight, values)
     if init == 'half' and units.slot.out:
-        now = torch.arange(units.new)
-        counts = torch.bincount(now % units.old, minlength=units.old)
-        shape = [1] * units.view(weight).dim()
-        shape[units.slot.dim + 1] = units.new
-        counts = counts[now % units.old].to(weight).view(shape)
-        units.view(weight).narrow(units.slot.dim + 1, 0, units.new).div_(counts)
+        dim = units.slot.dim
+        family = torch.arange(units.new) % units.old
+        copies = torch.bincount(family)[family]
+        places = units.slot.places(weight.shape[dim], units.total, range(units.new))
+        copies = copies.repeat_interleave(len(places) // units.new)  # one for each place
+        shape = [1] * weight.dim()
+        shape[dim] = -1
+        places = places.to(weight.device)
+        shared = weight.index_select(dim, places) / copies.to(weight).view(shape)
+        weight.index_copy_(dim, places, shared)
 
 
 def grow_moment_(moment: Tensor, units: _Units, moments: str) -> None:
@@ -153,7 +152,7 @@ def grow_moment_(moment: Tensor, units: _Units, moments: str) -> None:
     if moments == 'drop_all':
         moment.zero_()
     elif moments == 'copy':
-        units.put_(moment, units.of(moment, units.source))
+        units.put_(moment, units.of(moment, units.sources))
     else:
         units.put_(moment, torch.zeros_like(units.of(moment, units.grown)))
 
@@ -175,8 +174,18 @@ def drawn_anew(model: nn.Module, seed: int) -> nn.Module:
     return fresh
 
 
+def _record_birth(state: dict[str, Any], param: Tensor, units: _Units) -> None:
+    """Notes, along the dimension that grew, after how many steps its new units joined."""
+    births = state.setdefault('births', {})
+    dim, step = units.slot.dim, int(state['step'])
+    if dim not in births:
+        births[dim] = torch.zeros(param.shape[dim], device=param.device)
+    births[dim][units.grown.to(param.device)] = step
+    state['last_birth'] = step
+
+
 @torch.no_grad()
-def correct_bias_(optimizer: torch.optim.Optimizer, modules: Sequence[ElasticModule]) -> None:
+def correct_bias_(optimizer: torch.optim.Optimizer) -> None:
     """Redoes the last Adam or AdamW step of grown units with their own step count.
 
     Adam divides its moments by 1 - beta^t, with one t a tensor. For units that joined at step
@@ -184,34 +193,33 @@ def correct_bias_(optimizer: torch.optim.Optimizer, modules: Sequence[ElasticMod
     rate, 6.6 times around the 12th, and right only after some thousand. Called after each
     ``optimizer.step()``.
     """
-    slots = {
-        param: (slot, m.total_units) for m in modules for slot, param in m.elastic_parameters()
-    }
     for group in optimizer.param_groups:
         beta1, beta2 = group['betas']
         for param in group['params']:
             state = optimizer.state.get(param, {})
-            for old, new, birth in state.get('births', ()):
-                step = int(state['step'])
-                if beta2 ** (step - birth) < 1e-9:
-                    continue
-                slot, total = slots[param]
-                part = [
-                    slot.units(t, total).narrow(slot.dim + 1, old, new - old)
-                    for t in (param, state['exp_avg'], state['exp_avg_sq'])
-                ]
-                taken, due = (
-                    _adam_step(*part[1:], beta1, beta2, group['eps'], n)
-                    for n in (step, step - birth)
-                )
-                part[0].add_((taken - due) * group['lr'])
+            if 'births' not in state:
+                continue
+            step = int(state['step'])
+            if beta2 ** (step - state['last_birth']) < 1e-9:
+                continue
+            born = torch.zeros(1, dtype=torch.float64, device=param.device)
+            for dim, births in state['births'].items():  # an entry joined with its last unit
+                shape = [1] * param.dim()
+                shape[dim] = -1
+                born = torch.maximum(born, births.double().view(shape))
+            moments = state['exp_avg'], state['exp_avg_sq']
+            taken, due = (
+                _adam_step(*moments, beta1, beta2, group['eps'], steps)
+                for steps in (step + torch.zeros_like(born), step - born)
+            )
+            param.add_((taken - due) * group['lr'])
 
 
 def _adam_step(
-    exp_avg: Tensor, exp_avg_sq: Tensor, beta1: float, beta2: float, eps: float, step: int
+    exp_avg: Tensor, exp_avg_sq: Tensor, beta1: float, beta2: float, eps: float, steps: Tensor
 ) -> Tensor:
-    denominator = exp_avg_sq.sqrt() / math.sqrt(1 - beta2**step) + eps
-    return exp_avg / (1 - beta1**step) / denominator
+    bias1, bias2 = ((1 - beta**steps).to(exp_avg) for beta in (beta1, beta2))
+    return exp_avg / bias1 / (exp_avg_sq.sqrt() / bias2.sqrt() + eps)
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer, moments: str = 'drop') -> None:

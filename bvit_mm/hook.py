@@ -55,9 +55,8 @@ class StageSwitchHook(Hook):
         self._backbone = backbone = find_backbone(runner.model)
         self.check_optimizers(runner)
         if self.moments == 'corrected':
-            modules = [module for module, _ in backbone.units(0)]
             for optimizer in _optimizers(runner):
-                optimizer.register_step_post_hook(lambda opt, *_: correct_bias_(opt, modules))
+                optimizer.register_step_post_hook(lambda opt, *_: correct_bias_(opt))
         # Loading has made the backbone the stage of its checkpoint; a new run starts at its first.
         resumed = runner._resume and runner._has_loaded
         stage = backbone.training_stage if resumed else plan.stage_at(0)
@@ -203,9 +202,6 @@ def _loss(model: nn.Module, data: Any) -> float:
 
 
 def _what_grew(backbone: ElasticBackbone, old: int, new: int) -> str:
-    pairs = zip(
-        backbone.training_stages[0]._fields,
-        backbone.training_stages[old],
-        backbone.training_stages[new],
-    )
-    return ', '.join(f'{name} {a} -> {b}' for name, a, b in pairs if a != b)
+    before, now = backbone.training_stages[old], backbone.training_stages[new]
+    pairs = ((key, getattr(before, key), getattr(now, key)) for key in now.keys)
+    return ', '.join(f'{key} {a} -> {b}' for key, a, b in pairs if a != b)

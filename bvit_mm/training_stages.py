@@ -1,21 +1,36 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
 """What is active in each training stage, and what a backbone's ``training_stages`` may be."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+# One number, or one for each level of a pyramid.
+PerLevel = int | tuple[int, ...]
+
 
 class TrainingStage(NamedTuple):
-    """What is active in one training stage: heads, hidden units, rows and columns of tokens."""
+    """What is active in one training stage.
 
-    heads: int
-    hidden: int
+    ``grid`` is the rows and columns of tokens, of a pyramid those of its first level; ``window``
+    the side of the attention windows, None in a network without them.
+    """
+
+    heads: PerLevel
+    hidden: PerLevel
     grid: tuple[int, int]
+    window: int | None = None
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """What a training stage of this network sets."""
+        return tuple(key for key, value in self._asdict().items() if value is not None)
 
     def __str__(self) -> str:
-        grid = self.grid[0] if self.grid[0] == self.grid[1] else self.grid
-        return f'heads={self.heads}, hidden={self.hidden}, grid={grid}'
+        values = self._asdict()
+        if self.grid[0] == self.grid[1]:
+            values['grid'] = self.grid[0]
+        return ', '.join(f'{key}={values[key]}' for key in self.keys)
 
 
 StagesSpec = int | Sequence[dict[str, Any]] | None
@@ -25,10 +40,12 @@ def parse_training_stages(spec: StagesSpec, whole: TrainingStage) -> tuple[Train
     """Reads the ``training_stages`` argument of a backbone.
 
     Args:
-        spec: A dict for each training stage with ``heads``, ``hidden`` and ``grid`` (tokens per
-            side, or rows and columns), a key left out being whole; or the number K of stages:
-            heads k/K of all, tokens linearly from a half to all, hidden units doubling up to all
-            (Appendix A; for K = 3 it is Table 6); or None for the whole network only.
+        spec: A dict for each training stage with ``heads`` and ``hidden`` (of a pyramid one
+            number a level), ``grid`` (tokens per side, or rows and columns; of a pyramid at its
+            first level) and, if the network has windows, ``window``, a key left out being whole;
+            or the number K of stages: heads k/K of all, tokens linearly from a half to all,
+            hidden units doubling up to all (Appendix A; for K = 3 it is Table 6, except for the
+            heads of PVTv2); or None for the whole network only.
         whole: What the whole network has.
 
     Raises:
@@ -40,14 +57,15 @@ def parse_training_stages(spec: StagesSpec, whole: TrainingStage) -> tuple[Train
     if isinstance(spec, (int, float)):
         return _stages_of_number(spec, whole)
     if isinstance(spec, (str, dict)) or not isinstance(spec, Sequence) or not spec:
+        keys = ', '.join(f'{key}=...' for key in whole.keys)
         raise ValueError(
-            f'training_stages={spec!r} must be a number of stages or a list of '
-            'dict(heads=..., hidden=..., grid=...)'
+            f'training_stages={spec!r} must be a number of stages or a list of dict({keys})'
         )
     stages = [_parse_stage(k, given, whole) for k, given in enumerate(spec, start=1)]
     for k, (smaller, larger) in enumerate(pairwise(stages), start=2):
-        for name, before, now in zip(whole._fields, smaller, larger):
-            pairs = zip(before, now) if name == 'grid' else [(before, now)]
+        for name in whole.keys:
+            before, now = getattr(smaller, name), getattr(larger, name)
+            pairs = zip(before, now) if isinstance(now, tuple) else [(before, now)]
             if any(b < a for a, b in pairs):
                 raise ValueError(
                     f'training stage {k}: {name}={now} is less than {before} in training stage '
@@ -67,35 +85,59 @@ def parse_training_stages(spec: StagesSpec, whole: TrainingStage) -> tuple[Train
 
 def _parse_stage(k: int, given: dict[str, Any], whole: TrainingStage) -> TrainingStage:
     if not isinstance(given, dict):
-        raise ValueError(f'training stage {k}: {given!r} must be a dict of {whole._fields}')
-    unknown = set(given) - set(whole._fields)
+        raise ValueError(f'training stage {k}: {given!r} must be a dict of {whole.keys}')
+    unknown = set(given) - set(whole.keys)
     if unknown:
-        raise ValueError(
-            f'training stage {k}: {sorted(unknown)} is not known; give {whole._fields}'
-        )
+        raise ValueError(f'training stage {k}: {sorted(unknown)} is not known; give {whole.keys}')
+    given = {**whole._asdict(), **given}
     return TrainingStage(
-        heads=_units(k, 'heads', given.get('heads', whole.heads), whole.heads),
-        hidden=_units(k, 'hidden', given.get('hidden', whole.hidden), whole.hidden),
-        grid=_grid(k, given.get('grid', whole.grid), whole.grid),
+        heads=_units(k, 'heads', given['heads'], whole.heads),
+        hidden=_units(k, 'hidden', given['hidden'], whole.hidden),
+        grid=_grid(k, given['grid'], whole.grid),
+        window=None if whole.window is None else _window(k, given['window'], whole.window),
     )
 
 
-def _units(k: int, name: str, value: Any, total: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f'training stage {k}: {name}={value!r} is not a whole number of {name}')
-    if not 1 <= value <= total:
+def _units(k: int, name: str, value: Any, total: PerLevel) -> PerLevel:
+    place = f'training stage {k}: {name}={value!r}'
+    if isinstance(total, int):
+        if not _is_whole_number(value):
+            raise ValueError(f'{place} is not a whole number of {name}')
+        if not 1 <= value <= total:
+            raise ValueError(f'{place}, but the model has {total} {name}; give 1..{total}')
+        return value
+    if not isinstance(value, (tuple, list)) or len(value) != len(total):
         raise ValueError(
-            f'training stage {k}: {name}={value}, but the model has {total} {name}; give 1..{total}'
+            f'{place} must be one number for each of {len(total)} levels, such as {total}'
+        )
+    place = f'training stage {k}: {name}={tuple(value)}'
+    for level, (units, of_level) in enumerate(zip(value, total), start=1):
+        if not _is_whole_number(units):
+            raise ValueError(f'{place}, but {units!r} of level {level} is not a whole number')
+        if not 1 <= units <= of_level:
+            raise ValueError(
+                f'{place}, but level {level} has {of_level} {name}; give 1..{of_level}'
+            )
+    return tuple(value)
+
+
+def _window(k: int, value: Any, total: int) -> int:
+    if not _is_whole_number(value) or not 1 <= value <= total:
+        raise ValueError(
+            f'training stage {k}: window={value!r}, but the model has windows of {total}x{total} '
+            f'tokens; give 1..{total}'
         )
     return value
+
+
+def _is_whole_number(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _grid(k: int, value: Any, total: tuple[int, int]) -> tuple[int, int]:
     pair = (value, value) if isinstance(value, int) else value
     whole_numbers = (
-        isinstance(pair, Sequence)
-        and len(pair) == 2
-        and all(isinstance(n, int) and not isinstance(n, bool) for n in pair)
+        isinstance(pair, Sequence) and len(pair) == 2 and all(map(_is_whole_number, pair))
     )
     allowed = [list(range(2 - n % 2, n + 1, 2)) for n in total]
     if not whole_numbers or any(n not in fits for n, fits in zip(pair, allowed)):
@@ -111,25 +153,34 @@ def _grid(k: int, value: Any, total: tuple[int, int]) -> tuple[int, int]:
 
 
 def _stages_of_number(count: Any, whole: TrainingStage) -> tuple[TrainingStage, ...]:
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+    if not _is_whole_number(count) or count < 1:
         raise ValueError(f'training_stages={count!r} must be a number of stages, at least 1')
     halvings = 2 ** (count - 1)
-    if whole.hidden % halvings:
-        raise ValueError(
-            f'training_stages={count} doubles the hidden units up to {whole.hidden}, which cannot '
-            f'be halved {count - 1} times; give the stages one by one'
-        )
+    for hidden in whole.hidden if isinstance(whole.hidden, tuple) else [whole.hidden]:
+        if hidden % halvings:
+            raise ValueError(
+                f'training_stages={count} doubles the hidden units up to {hidden}, which cannot '
+                f'be halved {count - 1} times; give the stages one by one'
+            )
     stages: list[dict[str, Any]] = []
     for k in range(1, count + 1):
         tokens = 1.0 if count == 1 else 0.5 + 0.5 * (k - 1) / (count - 1)
-        stages.append(
-            dict(
-                heads=max(1, int(whole.heads * k / count + 0.5)),
-                hidden=whole.hidden // 2 ** (count - k),
-                grid=tuple(centred(n, n * tokens**0.5) for n in whole.grid),
-            )
+        side = tokens**0.5
+        stage: dict[str, Any] = {}
+        if whole.window is not None:  # as many windows as the whole network has
+            stage['window'] = max(1, round(whole.window * side))
+            side = stage['window'] / whole.window
+        stage.update(
+            heads=_each(whole.heads, lambda heads, k=k: max(1, int(heads * k / count + 0.5))),
+            hidden=_each(whole.hidden, lambda hidden, k=k: hidden // 2 ** (count - k)),
+            grid=tuple(centred(n, n * side) for n in whole.grid),
         )
+        stages.append(stage)
     return parse_training_stages(stages, whole)
+
+
+def _each(units: PerLevel, function: Callable[[int], int]) -> PerLevel:
+    return tuple(map(function, units)) if isinstance(units, tuple) else function(units)
 
 
 def centred(total: int, size: float) -> int:

@@ -1,22 +1,30 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
 """One row a backbone: the laws in test_laws.py are parametrised over this table."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from mmpretrain.models.backbones import VisionTransformer
+from mmpretrain.models.backbones import SwinTransformer, VisionTransformer
 from torch import nn
 
-from bvit_mm import ElasticVisionTransformer
+from bvit_mm import ElasticPVTv2, ElasticSwinTransformer, ElasticVisionTransformer
+from bvit_mm.backbones.swin import OffsetSlot
 
+from .plain_pvtv2 import PlainPVTv2
+from .plain_swin import PlainSwin
 from .plain_vit import PlainViT
 
 
 @dataclass
 class Case:
-    """A small elastic backbone, the plain class it must equal, and independent small networks."""
+    """A small elastic backbone, the plain class it must equal, and independent small networks.
+
+    No library of OpenMMLab has PVTv2 with these names: its plain class is itself without
+    training stages, and test_pvtv2.py compares it with mmdet's and timm's.
+    """
 
     name: str
     elastic: type
@@ -24,6 +32,7 @@ class Case:
     small: Callable[..., nn.Module]
     stages: Any
     kwargs: dict = field(default_factory=dict)
+    tolerance: float = 0.0  # in float64, where another arithmetic is used on purpose
 
     def build(self, seed=0, **changes):
         """An elastic backbone in eval mode, every weight drawn at random."""
@@ -35,11 +44,19 @@ class Case:
         torch.manual_seed(seed)
         return randomised(self.plain(**self.kwargs))
 
-    def images(self, batch=2, seed=1):
+    @property
+    def other_size(self):
+        """Height and width of images that the backbone is not built for."""
+        return tuple(n + 3 * n // 8 // 4 * 4 for n in self._size[::-1])
+
+    @property
+    def _size(self):
         size = self.kwargs['img_size']
-        height, width = size if isinstance(size, tuple) else (size, size)
+        return size if isinstance(size, tuple) else (size, size)
+
+    def images(self, batch=2, seed=1):
         generator = torch.Generator().manual_seed(seed)
-        return torch.randn(batch, 3, height, width, generator=generator)
+        return torch.randn(batch, 3, *self._size, generator=generator)
 
 
 def randomised(model):
@@ -48,6 +65,29 @@ def randomised(model):
         param.data.add_(0.1 * torch.randn_like(param))
     model.eval()
     return model
+
+
+def of_units(slot, tensor, total, units):
+    """The part of a tensor that belongs to some units."""
+    return tensor.index_select(slot.dim, slot.places(tensor.shape[slot.dim], total, units))
+
+
+def plain_mapping(slot, size, total, old, new):
+    """For each place of a dimension, the place it is grown from, itself if it is not new."""
+    if isinstance(slot, OffsetSlot):
+        side = 2 * total - 1
+        table = []
+        for dy, dx in itertools.product(range(1 - total, total), repeat=2):
+            if old <= max(abs(dy), abs(dx)) < new:
+                dy, dx = (min(max(d, 1 - old), old - 1) for d in (dy, dx))
+            table.append((dy + total - 1) * side + dx + total - 1)
+        return torch.tensor(table)
+    entries = size // slot.blocks // total
+    table = []
+    for block, unit, entry in itertools.product(*map(range, (slot.blocks, total, entries))):
+        source = unit % old if old <= unit < new else unit
+        table.append((block * total + source) * entries + entry)
+    return torch.tensor(table)
 
 
 VIT = dict(
@@ -74,6 +114,63 @@ def vit(name, stages=VIT_STAGES, **changes):
     )
 
 
+PVTV2 = dict(
+    arch=dict(
+        embed_dims=(16, 32, 40),
+        depths=(1, 2, 1),
+        num_heads=(2, 4, 5),
+        mlp_ratios=(4, 2, 2),
+        sr_ratios=(4, 2, 1),
+    ),
+    img_size=48,
+    patch_sizes=(7, 3, 3),
+    strides=(4, 2, 2),
+    out_indices=(2,),
+    drop_path_rate=0.1,
+)
+PVTV2_STAGES = [
+    dict(heads=(1, 2, 4), hidden=(16, 16, 33), grid=8),
+    dict(heads=(2, 3, 5), hidden=(32, 40, 50), grid=10),
+    dict(heads=(2, 4, 5), hidden=(64, 64, 80), grid=12),
+]
+SWIN = dict(
+    arch=dict(embed_dims=24, depths=[2, 2, 1], num_heads=[3, 6, 4]),
+    img_size=32,
+    patch_size=2,
+    window_size=4,
+    out_indices=(2,),
+    drop_path_rate=0.1,
+)
+SWIN_STAGES = [
+    dict(heads=(1, 4, 3), hidden=(24, 50, 100), grid=8, window=2),
+    dict(heads=(2, 5, 4), hidden=(48, 96, 192), grid=12, window=3),
+    dict(heads=(3, 6, 4), hidden=(96, 192, 384), grid=16, window=4),
+]
+
+
+def pvtv2(name, stages=PVTV2_STAGES, **changes):
+    return Case(
+        f'pvtv2-{name}',
+        ElasticPVTv2,
+        ElasticPVTv2,
+        PlainPVTv2,
+        stages,
+        {**PVTV2, **changes},
+    )
+
+
+def swin(name, stages=SWIN_STAGES, **changes):
+    return Case(
+        f'swin-{name}',
+        ElasticSwinTransformer,
+        SwinTransformer,
+        PlainSwin,
+        stages,
+        {**SWIN, **changes},
+        tolerance=1e-11,
+    )
+
+
 CASES = [
     vit('base'),
     vit('number', stages=3),
@@ -92,5 +189,56 @@ CASES = [
         'oblong',
         stages=[dict(heads=3, hidden=48, grid=(4, 3)), dict(grid=(4, 5)), dict()],
         img_size=(24, 28),
+    ),
+    pvtv2('base'),
+    pvtv2('linear', linear=True),
+    pvtv2('two', stages=2),
+    pvtv2('three', stages=3, linear=True),
+    pvtv2('no-bias', qkv_bias=False),
+    pvtv2('outputs', out_indices=(0, 1, 2)),
+    pvtv2(
+        'oblong',
+        stages=[dict(heads=(1, 3, 3), grid=(8, 6)), dict(grid=(8, 8)), dict()],
+        linear=True,
+        img_size=(48, 40),
+    ),
+    pvtv2(
+        'b2-linear',
+        stages=[
+            dict(heads=(1, 1, 2, 2), hidden=(128, 256, 320, 512), grid=40),
+            dict(heads=(1, 2, 4, 4), hidden=(256, 512, 640, 1024), grid=48),
+            dict(),
+        ],
+        arch='b2',
+        linear=True,
+        img_size=224,
+        patch_sizes=(7, 3, 3, 3),
+        strides=(4, 2, 2, 2),
+        out_indices=(3,),
+    ),
+    swin('base'),
+    swin('number', stages=3),
+    swin('heads-only', stages=[dict(heads=(1, 2, 4)), dict()]),
+    swin('window-only', stages=[dict(grid=12, window=3), dict()]),
+    # windows that do not divide the map, and levels of an odd side
+    swin('padded', stages=[dict(grid=10, window=3), dict(grid=14, window=4), dict()]),
+    swin('small-maps', stages=[dict(grid=6, window=4), dict()], pad_small_map=True),
+    swin('position', use_abs_pos_embed=True),
+    swin('no-bias', stage_cfgs=dict(block_cfgs=dict(attn_cfgs=dict(qkv_bias=False)))),
+    swin('outputs', out_indices=(0, 1, 2)),
+    swin('after-downsample', out_indices=(0, 2), out_after_downsample=True),
+    swin(
+        'oblong',
+        stages=[dict(grid=(12, 8), window=2), dict(grid=(18, 12), window=3), dict()],
+        img_size=(48, 32),
+    ),
+    swin(
+        'swin-tiny',
+        stages=3,
+        arch='tiny',
+        img_size=224,
+        patch_size=4,
+        window_size=7,
+        out_indices=(3,),
     ),
 ]

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from bvit_mm.backbones.swin import OffsetSlot
 from bvit_mm.elastic import Slot
 from bvit_mm.growth import (
     _Units,
@@ -20,9 +21,15 @@ from bvit_mm.growth import (
     grow_weight_,
 )
 
-from .cases import vit
+from .cases import of_units, plain_mapping, pvtv2, swin, vit
 
 CASE = vit('growth', stages=[dict(heads=3, hidden=48), dict(heads=6, hidden=96)])
+CASES = [
+    CASE,
+    pvtv2('growth', stages=[dict(heads=(1, 2, 4), hidden=(32, 40, 50), grid=10), dict()]),
+    swin('growth', stages=[dict(heads=(2, 4, 3), hidden=(48, 50, 192), grid=12, window=3), dict()]),
+]
+every_case = pytest.mark.parametrize('case', CASES, ids=lambda case: case.name)
 
 
 def trained(optimizer, steps=3, case=CASE, stage=0, seed=0):
@@ -37,8 +44,9 @@ def trained(optimizer, steps=3, case=CASE, stage=0, seed=0):
 def train(backbone, optimizer, steps, case=CASE):
     for step in range(steps):
         optimizer.zero_grad()
-        target = torch.randn(4, 48, generator=torch.Generator().manual_seed(step))
-        (backbone(case.images(batch=4, seed=step))[-1] - target).square().mean().backward()
+        outputs = backbone(case.images(batch=4, seed=step))[-1]
+        target = torch.randn(outputs.shape, generator=torch.Generator().manual_seed(step))
+        (outputs - target).square().mean().backward()
         optimizer.step()
 
 
@@ -70,7 +78,7 @@ def test_units_are_copied_cyclically(data):
     shape.insert(dim, blocks * total * size)
     before = torch.randn(shape)
     after = before.clone()
-    units = _Units(Slot('w', dim, blocks), total, old, new)
+    units = _Units(Slot('w', dim, blocks), shape[dim], total, old, new)
     grow_weight_(after, units, 'copy', before, None)
     for index in range(blocks * total * size):
         block, unit, entry = index // (total * size), index // size % total, index % size
@@ -87,84 +95,123 @@ def test_half_divides_by_multiplicity(old, data):
     new = data.draw(st.integers(old + 1, total))
     weight = torch.randn(5, total, dtype=torch.float64)
     grown = weight.clone()
-    grow_weight_(grown, _Units(Slot('w', 1, out=True), total, old, new), 'half', weight, None)
+    units = _Units(Slot('w', 1, out=True), total, total, old, new)
+    grow_weight_(grown, units, 'half', weight, None)
     for unit in range(old):
         family = [i for i in range(new) if i % old == unit]
         torch.testing.assert_close(grown[:, family].sum(1), weight[:, unit])
         assert all(torch.equal(grown[:, i], grown[:, unit]) for i in family)
 
 
+def test_units_of_uneven_levels_are_copied_cyclically():
+    """PVTv2's 4 -> 5 and 4 -> 8 heads, and another number of hidden units at each level."""
+    stages = [
+        dict(heads=(1, 2, 4, 4), hidden=(64, 100, 500, 1000), grid=48),
+        dict(heads=(1, 2, 5, 8)),
+    ]
+    case = pvtv2('b0', stages=stages, arch='b0', img_size=224)
+    case.kwargs.update(patch_sizes=(7, 3, 3, 3), strides=(4, 2, 2, 2), out_indices=(3,))
+    backbone = case.build()
+    backbone.set_training_stage(0)
+    before = copy.deepcopy(backbone.state_dict())
+    grow_(backbone, 1)
+    weights = backbone.state_dict()
+    for level, old, new, dims in ((2, 4, 5, 32), (3, 4, 8, 32)):
+        name = f'levels.{level}.blocks.1.attn.q.weight'
+        now, was = (w[name].unflatten(0, (-1, dims)) for w in (weights, before))
+        for head in range(new):
+            assert torch.equal(now[head], was[head % old])
+    for level, old, new in ((0, 64, 256), (1, 100, 512), (2, 500, 640), (3, 1000, 1024)):
+        name = f'levels.{level}.blocks.1.mlp.dwconv.weight'
+        for unit in range(new):
+            assert torch.equal(weights[name][unit], before[name][unit % old])
+
+
+def grown_entries(module, old, new):
+    """For each elastic parameter of a module: which entries are new, and where they came from."""
+    for slot, param in module.elastic_parameters():
+        mapping = plain_mapping(slot, param.shape[slot.dim], module.total_units, old, new)
+        yield slot, param, mapping
+
+
+@every_case
 @pytest.mark.parametrize('name', OPTIMIZERS)
 @pytest.mark.parametrize('moments', ['drop', 'copy', 'drop_all'])
-def test_moments_of_new_and_old_units(name, moments):
-    backbone, optimizer = trained(OPTIMIZERS[name])
+def test_moments_of_new_and_old_units(case, name, moments):
+    backbone, optimizer = trained(OPTIMIZERS[name], case=case)
     before = {p: copy.deepcopy(s) for p, s in optimizer.state.items()}
+    expected = copy.deepcopy(before)
+    expected = dict(zip(before, expected.values()))
     sizes = {module: module.active_units for module, _ in backbone.units(1)}
     grow_(backbone, 1, moments=moments, states=optimizer.state)
-    elastic = set()
     for module, new in backbone.units(1):
-        old, total = sizes[module], module.total_units
-        for slot, param in module.elastic_parameters():
-            elastic.add(param)
+        if new == sizes[module]:
+            continue
+        for slot, param, mapping in grown_entries(module, sizes[module], new):
+            grown = (mapping != torch.arange(len(mapping))).nonzero().flatten()
             tensors = [k for k, v in before[param].items() if v.shape == param.shape]
             assert tensors
             for key in tensors:
-                now = slot.units(optimizer.state[param][key], total)
-                was = slot.units(before[param][key], total)
-                dim = slot.dim + 1
-                kept, source = was.narrow(dim, 0, old), was.narrow(dim, 0, new - old)
-                assert torch.count_nonzero(source) > 0
-                expected_new = source if moments == 'copy' else torch.zeros_like(source)
-                expected_old = torch.zeros_like(kept) if moments == 'drop_all' else kept
-                assert torch.equal(now.narrow(dim, old, new - old), expected_new)
-                assert torch.equal(now.narrow(dim, 0, old), expected_old)
-            if 'step' in before[param]:
-                step = 0 if moments == 'drop_all' else before[param]['step']
-                assert optimizer.state[param]['step'] == step
-    for param in set(before) - elastic:
-        for key, value in before[param].items():
+                assert torch.count_nonzero(before[param][key]) > 0
+                moment = expected[param][key]
+                if moments == 'copy':
+                    moment.copy_(moment.index_select(slot.dim, mapping))
+                elif moments == 'drop':
+                    moment.index_fill_(slot.dim, grown, 0)
+                else:
+                    moment.zero_()
+            if moments == 'drop_all' and 'step' in before[param]:
+                expected[param]['step'] = torch.tensor(0.0)
+    for param, state in expected.items():
+        for key, value in state.items():
             assert torch.equal(optimizer.state[param][key], value)
-    train(backbone, optimizer, 1)
+    train(backbone, optimizer, 1, case)
 
 
-def distance_of_copies(backbone):
-    """The largest difference between a unit and its copy, over all elastic weights."""
+def distance_of_copies(backbone, sizes):
+    """The largest difference between a head or hidden unit and its copy, over all weights."""
     worst = 0.0
-    for module, active in backbone.units(1):
+    for module, new in backbone.units(1):
+        old, total = sizes[module], module.total_units
         for slot, param in module.elastic_parameters():
-            units = slot.units(param.detach(), module.total_units)
-            first, second = units.split([active // 2] * 2, dim=slot.dim + 1)
-            worst = max(worst, (first - second).abs().max().item())
+            if isinstance(slot, OffsetSlot):
+                continue  # a new offset is no copy of one, it only starts as one
+            for unit in range(old, new):
+                copied, source = (
+                    of_units(slot, param.detach(), total, [n]) for n in (unit, unit % old)
+                )
+                worst = max(worst, (copied - source).abs().max().item())
     return worst
 
 
+@every_case
 @pytest.mark.parametrize(
     'moments, parted', [('copy', False), ('drop_all', False), ('drop', True), ('corrected', True)]
 )
-def test_only_dropped_moments_part_copies(moments, parted):
+def test_only_dropped_moments_part_copies(case, moments, parted):
     """Table 11: with their moments copied, copies stay copies after 20 steps; so they do if all
     moments are dropped. Dropping those of the new units alone parts them."""
-    backbone, optimizer = trained(adamw)
+    backbone, optimizer = trained(adamw, case=case)
     backbone.double()
     for state in optimizer.state.values():
         state.update({k: v.double() for k, v in state.items() if k != 'step'})
-    double = copy.deepcopy(CASE)
-    double.images = lambda **kwargs: CASE.images(**kwargs).double()
+    double = copy.deepcopy(case)
+    double.images = lambda **kwargs: case.images(**kwargs).double()
+    sizes = {module: module.active_units for module, _ in backbone.units(1)}
     grow_(backbone, 1, moments=moments, states=optimizer.state)
-    assert distance_of_copies(backbone) == 0
+    assert distance_of_copies(backbone, sizes) == 0
     train(backbone, optimizer, 20, double)
-    distance = distance_of_copies(backbone)
+    distance = distance_of_copies(backbone, sizes)
     assert distance > 1e-3 if parted else distance < 1e-10
 
 
-def first_steps(moments, steps):
+def first_steps(moments, steps, case=CASE):
     """Mean size of updates of new units over the learning rate, for a steady gradient."""
-    backbone = CASE.build()
+    backbone = case.build()
     backbone.set_training_stage(0)
     optimizer = torch.optim.AdamW(backbone.parameters(), lr=1e-4, weight_decay=0.0)
-    modules = [module for module, _ in backbone.units(0)]
     if moments == 'corrected':
-        optimizer.register_step_post_hook(lambda opt, *_: correct_bias_(opt, modules))
+        optimizer.register_step_post_hook(lambda opt, *_: correct_bias_(opt))
 
     def step():
         for param in backbone.parameters():
@@ -175,35 +222,37 @@ def first_steps(moments, steps):
         step()
     for state in optimizer.state.values():  # as after a long training
         state['step'].fill_(50_000)
+    sizes = {module: module.active_units for module, _ in backbone.units(1)}
     grow_(backbone, 1, moments=moments, states=optimizer.state)
-    sizes = []
+    means = []
     for _ in range(steps):
-        before = copy.deepcopy(backbone)
+        before = {param: param.detach().clone() for param in backbone.parameters()}
         step()
         updates = []
-        for (module, new), (old_module, _) in zip(backbone.units(1), before.units(1)):
-            rows = zip(module.elastic_parameters(), old_module.elastic_parameters())
-            for (slot, param), (_, old_param) in rows:
-                change = slot.units(param - old_param, module.total_units)
-                updates.append(change.narrow(slot.dim + 1, new // 2, new // 2).abs().flatten())
-        sizes.append(torch.cat(updates).mean().item() / 1e-4)
-    return sizes
+        for module, new in backbone.units(1):
+            grown = range(sizes[module], new)
+            for slot, param in module.elastic_parameters():
+                change = (param.detach() - before[param]).abs()
+                updates.append(of_units(slot, change, module.total_units, grown).flatten())
+        means.append(torch.cat(updates).mean().item() / 1e-4)
+    return means
 
 
-def test_dropped_moments_overshoot_and_corrected_ones_do_not():
-    dropped = first_steps('drop', 12)
+@every_case
+def test_dropped_moments_overshoot_and_corrected_ones_do_not(case):
+    """Swin's bias tables grow in two dimensions at once, and are corrected once."""
+    dropped = first_steps('drop', 12, case)
     assert dropped[0] == pytest.approx(3.16, abs=0.02)
     assert dropped[11] == pytest.approx(6.6, abs=0.1)
-    assert first_steps('corrected', 12) == pytest.approx([1.0] * 12, abs=0.01)
+    assert first_steps('corrected', 12, case) == pytest.approx([1.0] * 12, abs=0.01)
 
 
 def test_corrected_equals_a_fresh_adam_for_new_units():
     """New units step as if their own optimizer had begun at the switch, weight decay included."""
     backbone, optimizer = trained(adamw, steps=5)
-    modules = [module for module, _ in backbone.units(0)]
-    optimizer.register_step_post_hook(lambda opt, *_: correct_bias_(opt, modules))
+    optimizer.register_step_post_hook(lambda opt, *_: correct_bias_(opt))
     grow_(backbone, 1, moments='corrected', states=optimizer.state)
-    _slot, param = next(iter(modules[1].elastic_parameters()))
+    param = backbone.layers[0].ffn.layers[0][0].weight
     alone = nn.Parameter(param.detach()[48:].clone())
     fresh = adamw([alone])
     for step in range(30):
@@ -213,10 +262,11 @@ def test_corrected_equals_a_fresh_adam_for_new_units():
         optimizer.step()
         fresh.step()
         torch.testing.assert_close(param.detach()[48:], alone.detach(), atol=1e-6, rtol=1e-4)
-    saved = optimizer.state_dict()
     resumed = adamw(backbone.parameters())
-    resumed.load_state_dict(saved)
-    assert resumed.state[param]['births'] == [[48, 96, 5]]
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    saved = resumed.state[param]
+    assert torch.equal(saved['births'][0], torch.tensor([0.0] * 48 + [5.0] * 48))
+    assert saved['last_birth'] == 5
 
 
 def test_pending_gradient_follows_the_moments():

@@ -9,17 +9,17 @@ from mmpretrain.models.backbones import VisionTransformer
 from mmpretrain.models.utils import resize_pos_embed, to_2tuple
 from torch import Tensor, nn
 
+from .. import flops
 from ..elastic import (
     ElasticBackbone,
     ElasticFFN,
     ElasticModule,
     ElasticMultiheadAttention,
+    center_crop,
     elasticize_,
 )
 from ..registry import MODELS
-from ..training_stages import StagesSpec, TrainingStage, centred
-
-NORM_FLOPS = 5  # of an affine layer norm, per element
+from ..training_stages import StagesSpec, TrainingStage
 
 
 @MODELS.register_module()
@@ -86,11 +86,6 @@ class ElasticVisionTransformer(ElasticBackbone, VisionTransformer):
             if isinstance(layer.ffn, ElasticFFN):
                 yield layer.ffn, layer.ffn.total_units if whole else stage.hidden
 
-    def active_grid(self, grid: tuple[int, int], k: int) -> tuple[int, int]:
-        """The tokens that training stage ``k`` keeps of a patch grid, rows and columns."""
-        whole, active = self.training_stages[-1].grid, self.training_stages[k].grid
-        return tuple(centred(n, n * a / w) for n, a, w in zip(grid, active, whole))
-
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         if self.is_whole:
             return super().forward(x)
@@ -120,61 +115,34 @@ class ElasticVisionTransformer(ElasticBackbone, VisionTransformer):
         return tuple(outs)
 
     def flops(self, k: int, input_size: int | tuple[int, int] | None = None) -> int:
-        """Forward multiply-adds of one image in training stage ``k``, without classifier.
-
-        The rule that gives the paper's numbers: linear layers, convolutions and both products
-        of the attention by their multiply-adds, biases free; an affine layer norm 5 an element;
-        everything else free. The patch embedding sees the whole image.
-
-        Args:
-            k: Training stage, 0-based.
-            input_size: Side, or height and width, of the image in pixels; ``img_size`` if None.
-
-        Raises:
-            ValueError: If there is no such stage.
-        """
         self._check_training_stage(k)
-        grid = self._patch_grid(self.img_size if input_size is None else to_2tuple(input_size))
+        size = self.img_size if input_size is None else to_2tuple(input_size)
+        grid = flops.patch_grid(self.patch_embed, size)
         rows, columns = self.active_grid(grid, k)
         patches, tokens = grid[0] * grid[1], rows * columns + self.num_extra_tokens
-        norm = NORM_FLOPS * self.embed_dims
+        width = self.embed_dims
 
-        total = patches * self.patch_embed.projection.weight.numel()
-        total += patches * norm * (self.patch_embed.norm is not None)
-        total += tokens * norm * (not isinstance(self.pre_norm, nn.Identity))
-        total += 2 * tokens * norm * len(self.layers)
+        total = flops.conv(self.patch_embed.projection, grid)
+        if self.patch_embed.norm is not None:
+            total += flops.norm(patches, width)
+        if not isinstance(self.pre_norm, nn.Identity):
+            total += flops.norm(tokens, width)
+        total += 2 * len(self.layers) * flops.norm(tokens, width)
         for module, active in self.units(k):
             if isinstance(module, ElasticMultiheadAttention):
-                width = active * module.head_dims
-                total += 4 * tokens * self.embed_dims * width + 2 * tokens**2 * width
+                total += flops.attention(tokens, tokens, width, active * module.head_dims)
             else:
-                total += 2 * tokens * self.embed_dims * active
+                total += flops.mlp(tokens, width, active)
         for layer in self.layers:
             if not isinstance(layer.ffn, ElasticFFN):
                 linears = (m for m in layer.ffn.modules() if isinstance(m, nn.Linear))
                 total += tokens * sum(m.weight.numel() for m in linears)
-        total += tokens * norm * self.final_norm
-        total += norm * (self.out_type == 'avg_featmap')
+        if self.final_norm:
+            total += flops.norm(tokens, width)
+        if self.out_type == 'avg_featmap':
+            total += flops.norm(1, width)
         return total
-
-    def _patch_grid(self, size: tuple[int, int]) -> tuple[int, int]:
-        conv, pad = self.patch_embed.projection, (0, 0)
-        if self.patch_embed.adaptive_padding:
-            pad = self.patch_embed.adaptive_padding.get_pad_shape(size)
-        return tuple(
-            (n + p + 2 * conv.padding[i] - conv.dilation[i] * (conv.kernel_size[i] - 1) - 1)
-            // conv.stride[i]
-            + 1
-            for i, (n, p) in enumerate(zip(size, pad))
-        )
 
 
 def _is_plain_ffn(ffn: nn.Module) -> bool:
     return isinstance(ffn, FFN) and ffn.num_fcs == 2
-
-
-def center_crop(tokens: Tensor, grid: tuple[int, int], crop: tuple[int, int]) -> Tensor:
-    """The central ``crop`` of a token grid: (B, H*W, C) to (B, h*w, C)."""
-    top, left = ((n - m) // 2 for n, m in zip(grid, crop))
-    tokens = tokens.unflatten(1, grid)
-    return tokens[:, top : top + crop[0], left : left + crop[1]].flatten(1, 2)

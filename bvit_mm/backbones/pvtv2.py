@@ -1,0 +1,411 @@
+# Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
+"""The PVTv2 family, with ordinary and with linear spatial-reduction attention, elastic."""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmcv.cnn.bricks import DropPath
+from mmengine.model import BaseModule, constant_init, normal_init, trunc_normal_init
+from torch import Tensor, nn
+
+from .. import flops
+from ..elastic import ElasticBackbone, ElasticModule, Slot, center_crop
+from ..registry import MODELS
+from ..training_stages import StagesSpec, TrainingStage
+
+# Wang et al., PVT v2: Improved Baselines with Pyramid Vision Transformer, Table 1.
+ARCHS: dict[str, dict[str, tuple[int, ...]]] = {
+    name: dict(
+        embed_dims=(32, 64, 160, 256) if name == 'b0' else (64, 128, 320, 512),
+        depths=depths,
+        num_heads=(1, 2, 5, 8),
+        mlp_ratios=(4, 4, 4, 4) if name == 'b5' else (8, 8, 4, 4),
+        sr_ratios=(8, 4, 2, 1),
+    )
+    for name, depths in dict(
+        b0=(2, 2, 2, 2),
+        b1=(2, 2, 2, 2),
+        b2=(3, 4, 6, 3),
+        b3=(3, 4, 18, 3),
+        b4=(3, 8, 27, 3),
+        b5=(3, 6, 40, 3),
+    ).items()
+}
+POOL_SIZE = 7  # rows and columns of keys in linear attention
+
+# Parts of a level: their names in the official weights, and here.
+OFFICIAL_NAMES = dict(patch_embed='patch_embed', block='blocks', norm='norm')
+
+
+@MODELS.register_module()
+class ElasticPVTv2(ElasticBackbone, BaseModule):
+    """PVTv2 [1] with training stages (Section 4.2, Table 6).
+
+    A training stage computes with the first ``heads`` of every attention and the first
+    ``hidden`` units of every MLP of a level, and the central ``grid`` of the patch tokens of
+    the first level, from which those of the others follow. Widths and depths stay; at the last
+    stage, and without ``training_stages``, it is the whole network.
+
+    The official classification weights load as they are: ``patch_embed1``, ``block1`` and
+    ``norm1`` become ``levels.0.patch_embed``, ``levels.0.blocks`` and ``levels.0.norm``, and
+    ``mlp.dwconv.dwconv`` becomes ``mlp.dwconv``; the classifier is left out.
+
+    An image of another size than ``img_size`` is cropped to the same share of its patch grid.
+
+    Args:
+        arch: ``'b0'`` to ``'b5'``, or a dict with ``embed_dims``, ``depths``, ``num_heads``,
+            ``mlp_ratios`` and ``sr_ratios`` (how many times fewer keys there are along a side;
+            not read if ``linear``), one number a level.
+        linear: Linear attention: keys are pooled to 7 x 7, and a ReLU precedes the depthwise
+            convolution of the MLP.
+        img_size: Side, or height and width, of the images in pixels.
+        in_channels: Of the images.
+        patch_sizes: Kernel of the patch embedding of each level.
+        strides: Of the patch embedding of each level.
+        qkv_bias: Whether q, k and v have biases.
+        drop_rate: Drop-out after projections and in the MLP.
+        attn_drop_rate: Drop-out of attention weights.
+        drop_path_rate: Stochastic depth of the last block; it rises linearly from 0.
+        out_indices: Levels whose normed maps are returned, 0-based.
+        training_stages: A number of stages, or what is active in each, for example
+            ``[dict(heads=(1, 1, 2, 2), hidden=(128, 256, 320, 512), grid=40),
+            dict(heads=(1, 2, 4, 4), hidden=(256, 512, 640, 1024), grid=48), dict()]`` for b2;
+            see ``parse_training_stages``.
+        init_cfg: Replaces the official initialisation.
+
+    Raises:
+        ValueError: If the architecture is not known or not consistent, or if the training
+            stages do not fit it.
+
+    [1] Wang et al., PVT v2: Improved Baselines with Pyramid Vision Transformer, 2022.
+    """
+
+    def __init__(
+        self,
+        arch: str | dict[str, Sequence[int]] = 'b2',
+        linear: bool = False,
+        img_size: int | tuple[int, int] = 224,
+        in_channels: int = 3,
+        patch_sizes: Sequence[int] = (7, 3, 3, 3),
+        strides: Sequence[int] = (4, 2, 2, 2),
+        qkv_bias: bool = True,
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        out_indices: Sequence[int] = (3,),
+        training_stages: StagesSpec = None,
+        init_cfg: dict | list | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        self.arch_settings = _parse_arch(arch, patch_sizes, strides)
+        widths, depths, heads, ratios, sr_ratios = self.arch_settings.values()
+        self.embed_dims = widths
+        self.img_size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
+        self.out_indices = tuple(out_indices)
+        if not self.out_indices or not set(self.out_indices) <= set(range(len(widths))):
+            raise ValueError(
+                f'out_indices={out_indices} of ElasticPVTv2 must be levels from '
+                f'0..{len(widths) - 1}'
+            )
+        drop_paths = iter(torch.linspace(0, drop_path_rate, sum(depths), device='cpu').tolist())
+        self.levels = nn.ModuleList(
+            Level(
+                OverlapPatchEmbed(channels, width, patch, stride),
+                [
+                    Block(
+                        SpatialReductionAttention(
+                            width, n, sr_ratio, linear, qkv_bias, attn_drop_rate, drop_rate
+                        ),
+                        ConvMLP(width, ratio * width, linear, drop_rate),
+                        next(drop_paths),
+                    )
+                    for _ in range(depth)
+                ],
+            )
+            for channels, width, patch, stride, depth, n, ratio, sr_ratio in zip(
+                (in_channels, *widths),
+                widths,
+                patch_sizes,
+                strides,
+                depths,
+                heads,
+                ratios,
+                sr_ratios,
+            )
+        )
+        whole = TrainingStage(
+            heads=heads,
+            hidden=tuple(ratio * width for ratio, width in zip(ratios, widths)),
+            grid=self._patch_grid(self.img_size),
+        )
+        self.init_training_stages(training_stages, whole)
+        self._check_reductions()
+        self._register_load_state_dict_pre_hook(_rename_official_keys)
+
+    def init_weights(self) -> None:
+        """Draws the weights as the official implementation does, unless ``init_cfg`` is given."""
+        if self.init_cfg:
+            super().init_weights()
+            return
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                trunc_normal_init(module, std=0.02)
+            elif isinstance(module, nn.LayerNorm):
+                constant_init(module, 1.0)
+            elif isinstance(module, nn.Conv2d):
+                fan_out = module.weight[0, 0].numel() * module.out_channels // module.groups
+                normal_init(module, std=(2 / fan_out) ** 0.5)
+
+    def units(self, k: int) -> Iterator[tuple[ElasticModule, int]]:
+        stage = self.training_stages[k]
+        for level, heads, hidden in zip(self.levels, stage.heads, stage.hidden):
+            for block in level.blocks:
+                yield block.attn, heads
+                yield block.mlp, hidden
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Feature maps (B, C, H, W) of the levels in ``out_indices``."""
+        outs = []
+        for i, level in enumerate(self.levels):
+            x, grid = level.patch_embed(x)
+            if i == 0:
+                crop = self.active_grid(grid, self.training_stage)
+                x, grid = center_crop(x, grid, crop), crop
+            for block in level.blocks:
+                x = block(x, grid)
+            x = level.norm(x).transpose(1, 2).unflatten(2, grid).contiguous()
+            if i in self.out_indices:
+                outs.append(x)
+        return tuple(outs)
+
+    def flops(self, k: int, input_size: int | tuple[int, int] | None = None) -> int:
+        self._check_training_stage(k)
+        size = self.img_size if input_size is None else input_size
+        patches = self._patch_grid((size, size) if isinstance(size, int) else size)
+        grids = self._level_grids(self.active_grid(patches, k))
+        stage, total = self.training_stages[k], 0
+        embedded = [patches, *grids[1:]]  # the first level is cropped after its embedding
+        for level, patches, grid, heads, hidden in zip(
+            self.levels, embedded, grids, stage.heads, stage.hidden
+        ):
+            conv, width, tokens = level.patch_embed.proj, level.width, grid[0] * grid[1]
+            total += flops.conv(conv, patches) + flops.norm(patches[0] * patches[1], width)
+            for block in level.blocks:
+                attention, inner = block.attn, heads * block.attn.head_dims
+                total += 2 * flops.norm(tokens, width)
+                keys = attention.reduced_grid(grid)
+                if attention.linear:
+                    total += tokens * width  # pooling
+                if attention.sr is not None:
+                    total += flops.conv(attention.sr, keys) + flops.norm(keys[0] * keys[1], width)
+                total += flops.attention(tokens, keys[0] * keys[1], width, inner)
+                total += flops.mlp(tokens, width, hidden)
+                total += tokens * hidden * block.mlp.dwconv.weight[0].numel()
+            total += flops.norm(tokens, width)
+        return total
+
+    def _patch_grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        return flops.conv_grid(self.levels[0].patch_embed.proj, size)
+
+    def _level_grids(self, first: tuple[int, int]) -> list[tuple[int, int]]:
+        """Rows and columns of tokens of every level, from those of the first."""
+        grids = [first]
+        for level in self.levels[1:]:
+            grids.append(flops.conv_grid(level.patch_embed.proj, grids[-1]))
+        return grids
+
+    def _check_reductions(self) -> None:
+        for k, stage in enumerate(self.training_stages, start=1):
+            for i, grid in enumerate(self._level_grids(stage.grid)):
+                attention = self.levels[i].blocks[0].attn
+                if min(attention.reduced_grid(grid)) < 1:
+                    raise ValueError(
+                        f'training stage {k}: grid={stage.grid} leaves {grid[0]}x{grid[1]} tokens '
+                        f'at level {i + 1}, fewer than its sr_ratio={attention.sr_ratio} a side; '
+                        'give a larger grid, smaller sr_ratios, or linear=True'
+                    )
+
+
+class Level(BaseModule):
+    """One level of the pyramid: patch embedding, blocks, norm."""
+
+    def __init__(self, patch_embed: 'OverlapPatchEmbed', blocks: Sequence['Block']) -> None:
+        super().__init__()
+        self.width = patch_embed.proj.out_channels
+        self.patch_embed = patch_embed
+        self.blocks = nn.ModuleList(blocks)
+        self.norm = nn.LayerNorm(self.width, eps=1e-6)
+
+
+class OverlapPatchEmbed(BaseModule):
+    """Overlapping patches by a strided convolution, and a norm."""
+
+    def __init__(self, channels: int, width: int, patch: int, stride: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(channels, width, patch, stride, padding=patch // 2)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        x = self.proj(x)
+        return self.norm(x.flatten(2).transpose(1, 2)), tuple(x.shape[2:])
+
+
+class Block(BaseModule):
+    """Attention and MLP, each after a norm and with a shortcut."""
+
+    def __init__(self, attn: 'SpatialReductionAttention', mlp: 'ConvMLP', drop_path: float) -> None:
+        super().__init__()
+        width = attn.proj.out_features
+        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.attn = attn
+        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.mlp = mlp
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        x = x + self.drop_path(self.attn(self.norm1(x), grid))
+        return x + self.drop_path(self.mlp(self.norm2(x), grid))
+
+
+class SpatialReductionAttention(ElasticModule, BaseModule):
+    """Attention to fewer keys: a strided convolution of the tokens, or their 7 x 7 pooling."""
+
+    slots = (
+        Slot('q.weight', 0),
+        Slot('q.bias', 0),
+        Slot('kv.weight', 0, blocks=2),
+        Slot('kv.bias', 0, blocks=2),
+        Slot('proj.weight', 1, out=True),
+    )
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        sr_ratio: int,
+        linear: bool,
+        qkv_bias: bool,
+        attn_drop: float,
+        drop: float,
+    ) -> None:
+        super().__init__()
+        self.num_heads = self.active_units = heads
+        self.head_dims = width // heads
+        self.linear, self.sr_ratio, self.attn_drop = linear, sr_ratio, attn_drop
+        self.q = nn.Linear(width, width, bias=qkv_bias)
+        self.kv = nn.Linear(width, 2 * width, bias=qkv_bias)
+        self.proj = nn.Linear(width, width)
+        self.proj_drop = nn.Dropout(drop)
+        self.sr = None
+        if linear or sr_ratio > 1:
+            kernel = 1 if linear else sr_ratio
+            self.sr = nn.Conv2d(width, width, kernel, stride=kernel)
+            self.norm = nn.LayerNorm(width)
+
+    @property
+    def total_units(self) -> int:
+        return self.num_heads
+
+    def reduced_grid(self, grid: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of keys for a grid of tokens."""
+        if self.linear:
+            return POOL_SIZE, POOL_SIZE
+        return grid if self.sr is None else flops.conv_grid(self.sr, grid)
+
+    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        part = self.sliced()
+        q = F.linear(x, part['q.weight'], part['q.bias'])
+        kv = F.linear(self._reduce(x, grid), part['kv.weight'], part['kv.bias'])
+        q = q.unflatten(2, (self.active_units, -1)).transpose(1, 2)
+        k, v = kv.unflatten(2, (2, self.active_units, -1)).permute(2, 0, 3, 1, 4)
+        drop = self.attn_drop if self.training else 0.0
+        x = F.scaled_dot_product_attention(q, k, v, dropout_p=drop)  # (B, heads, tokens, dims)
+        x = F.linear(x.transpose(1, 2).flatten(2), part['proj.weight'], self.proj.bias)
+        return self.proj_drop(x)
+
+    def _reduce(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        if self.sr is None:
+            return x
+        x = x.transpose(1, 2).unflatten(2, grid)
+        x = self.sr(F.adaptive_avg_pool2d(x, POOL_SIZE) if self.linear else x)
+        x = self.norm(x.flatten(2).transpose(1, 2))
+        return F.gelu(x) if self.linear else x
+
+
+class ConvMLP(ElasticModule, BaseModule):
+    """Two linear layers with a depthwise convolution between them."""
+
+    slots = (
+        Slot('fc1.weight', 0),
+        Slot('fc1.bias', 0),
+        Slot('dwconv.weight', 0),
+        Slot('dwconv.bias', 0),
+        Slot('fc2.weight', 1, out=True),
+    )
+
+    def __init__(self, width: int, hidden: int, linear: bool, drop: float) -> None:
+        super().__init__()
+        self.hidden = self.active_units = hidden
+        self.linear = linear
+        self.fc1 = nn.Linear(width, hidden)
+        self.dwconv = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
+        self.fc2 = nn.Linear(hidden, width)
+        self.drop = nn.Dropout(drop)
+
+    @property
+    def total_units(self) -> int:
+        return self.hidden
+
+    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        part = self.sliced()
+        x = F.linear(x, part['fc1.weight'], part['fc1.bias'])
+        if self.linear:
+            x = F.relu(x)
+        x = x.transpose(1, 2).unflatten(2, grid)
+        x = F.conv2d(
+            x, part['dwconv.weight'], part['dwconv.bias'], padding=1, groups=self.active_units
+        )
+        x = self.drop(F.gelu(x.flatten(2).transpose(1, 2)))
+        return self.drop(F.linear(x, part['fc2.weight'], self.fc2.bias))
+
+
+def _parse_arch(
+    arch: Any, patch_sizes: Sequence[int], strides: Sequence[int]
+) -> dict[str, tuple[int, ...]]:
+    names = tuple(ARCHS['b0'])
+    if isinstance(arch, str):
+        if arch not in ARCHS:
+            raise ValueError(f'arch={arch!r} of ElasticPVTv2 is not known; give {tuple(ARCHS)}')
+        arch = ARCHS[arch]
+    elif not isinstance(arch, dict) or set(arch) != set(names):
+        raise ValueError(
+            f'arch={arch!r} of ElasticPVTv2 must be one of {tuple(ARCHS)} or a dict of {names}'
+        )
+    settings = {name: tuple(arch[name]) for name in names}
+    per_level = {**settings, 'patch_sizes': patch_sizes, 'strides': strides}
+    counts = {name: len(values) for name, values in per_level.items()}
+    if len(set(counts.values())) > 1:
+        raise ValueError(f'ElasticPVTv2 needs one number a level of everything, but has {counts}')
+    for i, (width, heads) in enumerate(zip(settings['embed_dims'], settings['num_heads'])):
+        if width % heads:
+            raise ValueError(
+                f'level {i + 1} of ElasticPVTv2: embed_dims={width} is no multiple of '
+                f'num_heads={heads}'
+            )
+    return settings
+
+
+def _rename_official_keys(state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    if not any(key.startswith(f'{prefix}patch_embed1.') for key in state_dict):
+        return
+    for key in [key for key in state_dict if key.startswith(prefix)]:
+        value = state_dict.pop(key)
+        name = key.removeprefix(prefix)
+        if name.startswith('head.'):
+            continue
+        part, level, rest = re.fullmatch(r'([a-z_]+)(\d+)\.(.+)', name).groups()
+        name = f'levels.{int(level) - 1}.{OFFICIAL_NAMES[part]}.{rest}'
+        state_dict[prefix + name.replace('dwconv.dwconv.', 'dwconv.')] = value

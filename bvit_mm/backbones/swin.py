@@ -1,0 +1,341 @@
+# Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
+"""The Swin family: mmpretrain's ``SwinTransformer``, elastic."""
+
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from mmcv.cnn.bricks.transformer import FFN
+from mmpretrain.models.backbones import SwinTransformer
+from mmpretrain.models.utils import ShiftWindowMSA, WindowMSA, resize_pos_embed, to_2tuple
+from torch import Tensor
+
+from .. import flops
+from ..elastic import (
+    ElasticBackbone,
+    ElasticFFN,
+    ElasticModule,
+    Slot,
+    center_crop,
+    elasticize_,
+)
+from ..registry import MODELS
+from ..training_stages import StagesSpec, TrainingStage
+
+NEW_OFFSETS = ('nearest', 'bicubic', 'initial')
+
+
+@MODELS.register_module()
+class ElasticSwinTransformer(ElasticBackbone, SwinTransformer):
+    """mmpretrain's ``SwinTransformer`` with training stages (Section 4.2, Appendix A, Table 6).
+
+    A training stage computes with the first ``heads`` of every attention and the first
+    ``hidden`` units of every MLP of a level, the central ``grid`` of the patch tokens of the
+    first level, from which those of the others follow, and windows of ``window`` x ``window``
+    tokens. Widths and depths stay.
+
+    A smaller window reads the centre of the full relative position bias table: the same offsets
+    with the same meaning. The paper does not say what offsets start from that appear when the
+    window grows; here they start as ``new_offsets`` says.
+
+    At the last stage, and without ``training_stages``, it is mmpretrain's network, computed
+    faster: attention is fused, shift masks are kept. Parameters have mmpretrain's names and
+    shapes at every stage. An image of another size than ``img_size`` is cropped to the same
+    share of its patch grid.
+
+    Args:
+        training_stages: A number of stages, or what is active in each, for example
+            ``[dict(heads=(1, 2, 4, 8), hidden=(96, 192, 384, 768), grid=40, window=5),
+            dict(heads=(2, 4, 8, 16), hidden=(192, 384, 768, 1536), grid=48, window=6), dict()]``
+            for Swin-T and Swin-S; see ``parse_training_stages``.
+        new_offsets: Offsets that a larger window brings start from the ``'nearest'`` known
+            offset; from the known table, resized with ``'bicubic'`` interpolation; or as they
+            were at the ``'initial'`` drawing.
+        **kwargs: Every argument of mmpretrain's ``SwinTransformer``.
+
+    Raises:
+        ValueError: If the training stages do not fit the network, or the network cannot be
+            split: blocks of a level that differ, an MLP other than two linear layers, another
+            window attention than mmpretrain's ``WindowMSA``, frozen levels.
+    """
+
+    def __init__(
+        self,
+        *args,
+        training_stages: StagesSpec = None,
+        new_offsets: str = 'nearest',
+        **kwargs,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        if new_offsets not in NEW_OFFSETS:
+            raise ValueError(f'new_offsets={new_offsets!r} is not known; give one of {NEW_OFFSETS}')
+        for i, level in enumerate(self.stages):
+            for block in level.blocks:
+                _check_plain(block, i + 1)
+                elasticize_(block.attn, ElasticShiftWindowMSA)
+                elasticize_(block.attn.w_msa, ElasticWindowMSA)
+                elasticize_(block.ffn, ElasticFFN)
+                block.attn.slots = (OffsetSlot(start=new_offsets),)
+        firsts = [level.blocks[0] for level in self.stages]
+        whole = TrainingStage(
+            heads=tuple(block.attn.w_msa.total_units for block in firsts),
+            hidden=tuple(block.ffn.total_units for block in firsts),
+            grid=tuple(self.patch_resolution),
+            window=firsts[0].attn.total_units,
+        )
+        self.init_training_stages(training_stages, whole)
+        if self.num_training_stages > 1:
+            self._check_divisible(whole)
+            self._check_windows()
+        last = len(self.stages) - 1
+        self._register_load_state_dict_pre_hook(functools.partial(_rename_old_keys, last=last))
+
+    def _check_divisible(self, whole: TrainingStage) -> None:
+        reason = None
+        for level, heads, hidden in zip(self.stages, whole.heads, whole.hidden):
+            for block in level.blocks:
+                parts = block.attn, block.attn.w_msa, block.ffn
+                if tuple(m.total_units for m in parts) != (whole.window, heads, hidden):
+                    reason = 'stage_cfgs give blocks different windows, heads or hidden units'
+        if self.frozen_stages >= 0:
+            reason = (
+                f'frozen_stages={self.frozen_stages} freezes weights that growing would write to'
+            )
+        if reason:
+            raise ValueError(
+                f'training_stages split every block of a level alike, but {reason}; '
+                'drop that, or train the whole network only (training_stages=None)'
+            )
+
+    def _check_windows(self) -> None:
+        for k, stage in enumerate(self.training_stages, start=1):
+            for i, grid in enumerate(self._level_grids(stage.grid)):
+                if min(grid) < stage.window and not self.stages[i].blocks[0].attn.pad_small_map:
+                    raise ValueError(
+                        f'training stage {k}: window={stage.window} is larger than level {i + 1}, '
+                        f'which has {grid[0]}x{grid[1]} tokens; give a smaller window, a larger '
+                        'grid, or pad_small_map=True'
+                    )
+
+    def units(self, k: int) -> Iterator[tuple[ElasticModule, int]]:
+        stage, whole = self.training_stages[k], k == self.num_training_stages - 1
+        for level, heads, hidden in zip(self.stages, stage.heads, stage.hidden):
+            for block in level.blocks:
+                parts = (block.attn, stage.window), (block.attn.w_msa, heads), (block.ffn, hidden)
+                for module, active in parts:
+                    yield module, module.total_units if whole else active
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        if self.is_whole:
+            return super().forward(x)
+        x, grid = self.patch_embed(x)
+        if self.use_abs_pos_embed:
+            pos = self.absolute_pos_embed
+            x = x + resize_pos_embed(pos, self.patch_resolution, grid, self.interpolate_mode, 0)
+        crop = self.active_grid(grid, self.training_stage)
+        x, grid = self.drop_after_pos(center_crop(x, grid, crop)), crop
+
+        outs = []
+        for i, level in enumerate(self.stages):
+            x, grid = level(x, grid, do_downsample=self.out_after_downsample)
+            if i in self.out_indices:
+                out = getattr(self, f'norm{i}')(x)
+                outs.append(out.transpose(1, 2).unflatten(2, grid).contiguous())
+            if level.downsample is not None and not self.out_after_downsample:
+                x, grid = level.downsample(x, grid)
+        return tuple(outs)
+
+    def flops(self, k: int, input_size: int | tuple[int, int] | None = None) -> int:
+        self._check_training_stage(k)
+        embed = self.patch_embed
+        size = embed.init_input_size if input_size is None else to_2tuple(input_size)
+        patches = flops.patch_grid(embed, size)
+        active = {module: units for module, units in self.units(k)}
+
+        total = flops.conv(embed.projection, patches)
+        total += _norm_flops(embed.norm, patches, self.embed_dims)
+        grids = self._level_grids(self.active_grid(patches, k))
+        for i, (level, grid, merged) in enumerate(zip(self.stages, grids, [*grids[1:], None])):
+            width, tokens = level.embed_dims, grid[0] * grid[1]
+            for block in level.blocks:
+                window, w_msa = active[block.attn], block.attn.w_msa
+                windows = -(-grid[0] // window) * -(-grid[1] // window)  # padded to whole ones
+                inner = active[w_msa] * (width // w_msa.num_heads)
+                total += windows * flops.attention(window**2, window**2, width, inner)
+                total += flops.mlp(tokens, width, active[block.ffn])
+                total += _norm_flops(block.norm1, grid, width)
+                total += _norm_flops(block.norm2, grid, width)
+            merging = level.downsample
+            if merging is not None:
+                total += _norm_flops(merging.norm, merged, merging.reduction.in_features)
+                total += merged[0] * merged[1] * merging.reduction.weight.numel()
+            if i in self.out_indices:
+                after = merged if self.out_after_downsample and merging is not None else grid
+                total += _norm_flops(getattr(self, f'norm{i}'), after, self.num_features[i])
+        return total
+
+    def _level_grids(self, first: tuple[int, int]) -> list[tuple[int, int]]:
+        """Rows and columns of tokens of every level, from those of the first."""
+        grids = [first]
+        for level in self.stages[:-1]:
+            grids.append(flops.patch_grid(level.downsample, grids[-1]))
+        return grids
+
+
+class OffsetSlot(NamedTuple):
+    """The offsets of a relative position bias table, which follow the window.
+
+    A window of w x w tokens knows the offsets from 1 - w to w - 1 in rows and columns. So unit u
+    is the ring of offsets whose larger part is u, and w units are the centre of the table.
+    ``start`` says what new offsets start from; see ``ElasticSwinTransformer``.
+    """
+
+    param: str = 'w_msa.relative_position_bias_table'
+    dim: int = 0
+    out: bool = False
+    start: str = 'nearest'
+
+    def places(self, size: int, total: int, units: Sequence[int] | Tensor) -> Tensor:
+        """Where rings of offsets lie in the flat table; see ``Slot.places``."""
+        offsets = torch.arange(1 - total, total).abs()
+        rings = torch.maximum(offsets[:, None], offsets).flatten()
+        return torch.isin(rings, torch.as_tensor(units, dtype=torch.long)).nonzero().flatten()
+
+    def sources(self, size: int, total: int, old: int, new: int) -> Tensor:
+        """Where the nearest known offsets lie; see ``Slot.sources``."""
+        nearest = torch.arange(1 - total, total).clamp(1 - old, old - 1) + total - 1
+        table = nearest[:, None] * (2 * total - 1) + nearest
+        return table.flatten()[self.places(size, total, range(old, new))]
+
+    def grown_values(self, tensor: Tensor, total: int, old: int, new: int) -> Tensor:
+        """What rings ``old`` to ``new - 1`` start from; see ``Slot.grown_values``."""
+        size = len(tensor)
+        grown = self.places(size, total, range(old, new)).to(tensor.device)
+        if self.start == 'initial':
+            return tensor[grown]
+        if self.start == 'nearest':
+            return tensor[self.sources(size, total, old, new).to(tensor.device)]
+        table = tensor.T.unflatten(1, (2 * total - 1, 2 * total - 1))[None]
+        known = table[..., total - old : total + old - 1, total - old : total + old - 1]
+        resized = F.interpolate(known, 2 * new - 1, mode='bicubic')
+        values = F.pad(resized, (total - new,) * 4)
+        return values[0].flatten(1).T[grown]
+
+
+class ElasticShiftWindowMSA(ElasticModule, ShiftWindowMSA):
+    """mmpretrain's window attention, in windows of its first ``active_units`` rows and columns."""
+
+    @property
+    def total_units(self) -> int:
+        return self.window_size
+
+    def forward(self, query: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+        window, shift = self.active_units, 0
+        if min(hw_shape) < window and not self.pad_small_map:
+            raise AssertionError(  # the class that mmpretrain raises
+                f'a map of {hw_shape[0]}x{hw_shape[1]} tokens is smaller than the window size '
+                f'({window}); give larger images or pad_small_map=True'
+            )
+        if self.shift_size > 0 and (self.pad_small_map or min(hw_shape) > window):
+            shift = window // 2
+        bottom, right = (-n % window for n in hw_shape)
+        x = query.unflatten(1, hw_shape)
+        if bottom or right:
+            x = F.pad(x, (0, 0, 0, right, 0, bottom))
+        mask = None
+        if shift:
+            mask = shift_mask(tuple(x.shape[1:3]), window, shift, x.device)
+            x = torch.roll(x, (-shift, -shift), dims=(1, 2))
+        x = x.unflatten(2, (-1, window)).unflatten(1, (-1, window))
+        x = self.w_msa(x, mask).flatten(3, 4).flatten(1, 2)
+        if shift:
+            x = torch.roll(x, (shift, shift), dims=(1, 2))
+        return self.drop(x[:, : hw_shape[0], : hw_shape[1]].flatten(1, 2))
+
+
+class ElasticWindowMSA(ElasticModule, WindowMSA):
+    """mmpretrain's attention within windows, with its first heads active."""
+
+    slots = (
+        Slot('qkv.weight', 0, blocks=3),
+        Slot('qkv.bias', 0, blocks=3),
+        Slot('relative_position_bias_table', 1),
+        Slot('proj.weight', 1, out=True),
+    )
+
+    @property
+    def total_units(self) -> int:
+        return self.num_heads
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Attention within each window.
+
+        Windows are brought together and heads parted by the same copy, there and back.
+
+        Args:
+            x: A map of (B, rows, window, columns, window, C): so many rows and columns of windows.
+            mask: Added to the attention of each window, (rows * columns, window^2, window^2).
+        """
+        part = self.sliced()
+        batch, rows, window, columns, _, _ = x.shape
+        count, heads, area = rows * columns, self.active_units, window**2
+        qkv = F.linear(x, part['qkv.weight'], part['qkv.bias']).unflatten(-1, (3, heads, -1))
+        qkv = qkv.permute(5, 0, 1, 3, 6, 2, 4, 7)  # 3, B, rows, columns, heads, window^2, dims
+        bias = self._bias(part['relative_position_bias_table'], window)
+        if mask is None:
+            qkv, bias = qkv.reshape(3, batch * count, heads, area, -1), bias[None]
+        else:  # a window with its mask is as a head with its bias
+            bias = (bias + mask[:, None]).view(1, count * heads, area, area)
+            qkv = qkv.reshape(3, batch, count * heads, area, -1)
+        x = F.scaled_dot_product_attention(
+            *qkv,
+            attn_mask=bias.to(qkv.dtype),
+            dropout_p=self.attn_drop.p if self.training else 0.0,
+            scale=self.scale,
+        )
+        x = x.reshape(batch, rows, columns, heads, window, window, -1)
+        x = x.permute(0, 1, 4, 2, 5, 3, 6).flatten(5)
+        return self.proj_drop(F.linear(x, part['proj.weight'], self.proj.bias))
+
+    def _bias(self, table: Tensor, window: int) -> Tensor:
+        """(heads, window^2, window^2): of a smaller window, that of a corner of the full one."""
+        index = self.relative_position_index.unflatten(0, self.window_size)
+        index = index.unflatten(2, self.window_size)[:window, :window, :window, :window]
+        index = index.reshape(window**2, window**2)
+        return table[index].permute(2, 0, 1).contiguous()
+
+
+@functools.lru_cache(maxsize=16)
+def shift_mask(grid: tuple[int, int], window: int, shift: int, device: torch.device) -> Tensor:
+    """mmpretrain's mask of shifted windows, made once for each shape: (windows, w^2, w^2)."""
+    with torch.inference_mode(False):  # kept, so that it may serve training too
+        return ShiftWindowMSA.get_attn_mask(grid, window, shift, device)
+
+
+def _check_plain(block: Any, level: int) -> None:
+    reason = None
+    if type(block.attn.w_msa) is not WindowMSA:
+        reason = f'the window attention {type(block.attn.w_msa).__name__}, not WindowMSA'
+    elif type(block.ffn) is not FFN or block.ffn.num_fcs != 2:
+        reason = 'an MLP other than two linear layers'
+    if reason:
+        raise ValueError(
+            f'level {level} of ElasticSwinTransformer has {reason} (stage_cfgs); '
+            "drop that, or use type='mmpretrain.SwinTransformer'"
+        )
+
+
+def _norm_flops(norm: torch.nn.Module | None, grid: tuple[int, int], width: int) -> int:
+    return flops.norm(grid[0] * grid[1], width) if isinstance(norm, torch.nn.LayerNorm) else 0
+
+
+def _rename_old_keys(state_dict: dict[str, Tensor], prefix: str, *_: Any, last: int) -> None:
+    """Weights of mmpretrain's first versions: one ``norm``, and masks among the buffers."""
+    for key in [key for key in state_dict if key.startswith(prefix)]:
+        name = key.removeprefix(prefix)
+        if name.startswith('norm.'):
+            state_dict[f'{prefix}norm{last}.{name.removeprefix("norm.")}'] = state_dict.pop(key)
+        elif name.endswith('attn_mask'):
+            del state_dict[key]

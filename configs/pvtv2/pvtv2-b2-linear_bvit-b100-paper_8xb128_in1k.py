@@ -1,0 +1,5 @@
+"""PVTv2-B2-linear for 100 % of the full cost with the paper's schedule."""
+
+_base_ = ['./pvtv2-b2-linear_bvit-b100_8xb128_in1k.py']
+
+train_cfg = dict(budget=None, epochs=[65, 87, 246])

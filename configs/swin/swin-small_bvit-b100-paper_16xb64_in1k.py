@@ -1,0 +1,5 @@
+"""Swin-S for 100 % of the full cost with the paper's schedule."""
+
+_base_ = ['./swin-small_bvit-b100_16xb64_in1k.py']
+
+train_cfg = dict(budget=None, epochs=[38, 124, 242])

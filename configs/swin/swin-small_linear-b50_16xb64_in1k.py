@@ -1,0 +1,8 @@
+"""Swin-S, the whole network for half of the epochs, Linear-LR (Eq. 9)."""
+
+_base_ = ['./swin-small_cosine-b50_16xb64_in1k.py']
+
+param_scheduler = [
+    dict(type='LinearLR', start_factor=1e-3, begin=0, end=20, convert_to_iter_based=True),
+    dict(type='bvit_mm.LinearDecayLR', begin=20),
+]
