@@ -16,7 +16,7 @@ every_config = pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.st
 
 
 def test_there_are_configs():
-    assert len(CONFIGS) >= 18
+    assert len(CONFIGS) >= 41
 
 
 @every_config
@@ -37,7 +37,7 @@ def test_config_builds(path):
 def test_name_says_budget_and_batch(path):
     cfg = Config.fromfile(path)
     plan, _ = plan_of_config(cfg)
-    budget = re.search(r'-b(\d+)', path.stem)
+    budget = re.search(r'-b(\d+)(?:-paper)?(?:_|$)', path.stem)
     if budget:
         share = int(budget[1]) / 100
         assert 0.98 * share < plan.cost / plan.full_cost <= share + 1e-9
@@ -50,31 +50,53 @@ def test_name_says_budget_and_batch(path):
 @pytest.mark.parametrize(
     'name, epochs',
     [
-        ('deit-small_bvit-b100-paper', (86, 105, 243)),
-        ('deit-small_bvit-b75-paper', (55, 55, 193)),
-        ('deit-small_bvit-b50-paper', (49, 71, 113)),
-        ('deit-small_bvit-b25-paper', (29, 49, 50)),
-        ('deit-small_cosine-b50', (150,)),
-        ('deit-small_linear-b50', (150,)),
-        ('deit-small_rex-b50', (150,)),
-        ('deit-small_bvit-table11-random', (75, 100, 125)),
+        ('deit/deit-small_bvit-b100-paper_4xb256', (86, 105, 243)),
+        ('deit/deit-small_bvit-b75-paper_4xb256', (55, 55, 193)),
+        ('deit/deit-small_bvit-b50-paper_4xb256', (49, 71, 113)),
+        ('deit/deit-small_bvit-b25-paper_4xb256', (29, 49, 50)),
+        ('deit/deit-small_cosine-b50_4xb256', (150,)),
+        ('deit/deit-small_linear-b50_4xb256', (150,)),
+        ('deit/deit-small_rex-b50_4xb256', (150,)),
+        ('deit/deit-small_bvit-table11-random_4xb256', (75, 100, 125)),
+        ('pvtv2/pvtv2-b2-linear_bvit-b100-paper_8xb128', (65, 87, 246)),
+        ('pvtv2/pvtv2-b2-linear_bvit-b75-paper_8xb128', (51, 118, 160)),
+        ('pvtv2/pvtv2-b2-linear_bvit-b50-paper_8xb128', (25, 27, 132)),
+        ('pvtv2/pvtv2-b2-linear_bvit-b25-paper_8xb128', (27, 28, 56)),
+        ('pvtv2/pvtv2-b2-linear_cosine-b50_8xb128', (150,)),
+        ('pvtv2/pvtv2-b2-linear_linear-b50_8xb128', (150,)),
+        ('pvtv2/pvtv2-b2-linear_rex-b50_8xb128', (150,)),
+        ('swin/swin-small_bvit-b100-paper_16xb64', (38, 124, 242)),
+        ('swin/swin-small_bvit-b75-paper_16xb64', (42, 123, 167)),
+        ('swin/swin-small_bvit-b50-paper_16xb64', (41, 42, 126)),
+        ('swin/swin-small_bvit-b25-paper_16xb64', (29, 35, 55)),
+        ('swin/swin-small_cosine-b50_16xb64', (150,)),
+        ('swin/swin-small_linear-b50_16xb64', (150,)),
+        ('swin/swin-small_rex-b50_16xb64', (150,)),
     ],
 )
 def test_schedules_of_the_paper(name, epochs):
-    plan, _ = plan_of_config(Config.fromfile(ROOT / f'configs/deit/{name}_4xb256_in1k.py'))
+    plan, _ = plan_of_config(Config.fromfile(ROOT / f'configs/{name}_in1k.py'))
     assert plan.epochs == epochs
 
 
-def test_recipe_is_deits_own():
-    cfg = Config.fromfile(ROOT / 'configs/deit/deit-small_bvit-b100_4xb256_in1k.py')
+@pytest.mark.parametrize(
+    'name, drop_path, warm_up_epochs, clip, sampler',
+    [
+        ('deit/deit-small_bvit-b100_4xb256', 0.1, 5, None, 'RepeatAugSampler'),
+        ('pvtv2/pvtv2-b2-linear_bvit-b100_8xb128', 0.1, 5, None, 'RepeatAugSampler'),
+        ('swin/swin-small_bvit-b100_16xb64', 0.3, 20, dict(max_norm=5.0), 'DefaultSampler'),
+    ],
+)
+def test_recipe_is_the_models_own(name, drop_path, warm_up_epochs, clip, sampler):
+    cfg = Config.fromfile(ROOT / f'configs/{name}_in1k.py')
     optimizer = cfg.optim_wrapper.optimizer
     assert optimizer.type == 'AdamW'
     assert optimizer.lr == pytest.approx(5e-4 * 1024 / 512)
     assert optimizer.weight_decay == 0.05
-    assert cfg.optim_wrapper.get('clip_grad') is None
+    assert cfg.optim_wrapper.get('clip_grad') == clip
     warm_up, cosine = cfg.param_scheduler
-    assert (warm_up.end, cosine.begin, cosine.eta_min) == (5, 5, 1e-5)
-    assert cfg.model.backbone.drop_path_rate == 0.1
+    assert (warm_up.end, cosine.begin, cosine.eta_min) == (warm_up_epochs, warm_up_epochs, 1e-5)
+    assert cfg.model.backbone.drop_path_rate == drop_path
     assert cfg.model.head.loss.label_smooth_val == 0.1
     assert [(a.type, a.alpha) for a in cfg.model.train_cfg.augments] == [
         ('Mixup', 0.8),
@@ -84,4 +106,4 @@ def test_recipe_is_deits_own():
     augment = steps['RandAugment']
     assert (augment.num_policies, augment.magnitude_level, augment.magnitude_std) == (2, 9, 0.5)
     assert steps['RandomErasing'].erase_prob == 0.25
-    assert cfg.train_dataloader.sampler.type == 'RepeatAugSampler'
+    assert cfg.train_dataloader.sampler.type == sampler

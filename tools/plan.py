@@ -5,6 +5,7 @@ import argparse
 import json
 from pathlib import Path
 
+import numpy as np
 from mmengine.config import Config, DictAction
 
 from bvit_mm.cost import plan_of_config
@@ -93,9 +94,9 @@ def draw(plan: Plan, stages: tuple[TrainingStage, ...], file: Path, run: Path | 
     edges = [sum(plan.epochs[:k]) for k in range(len(plan.epochs) + 1)]
     whole = stages[-1]
     shares = dict(
-        heads=[s.heads / whole.heads for s in stages],
-        hidden=[s.hidden / whole.hidden for s in stages],
-        tokens=[s.grid[0] * s.grid[1] / (whole.grid[0] * whole.grid[1]) for s in stages],
+        heads=[np.sum(s.heads) / np.sum(whole.heads) for s in stages],
+        hidden=[np.sum(s.hidden) / np.sum(whole.hidden) for s in stages],
+        tokens=[np.prod(s.grid) / np.prod(whole.grid) for s in stages],
         FLOPs=[g / plan.gflops[-1] for g in plan.gflops],
     )
     styles = dict(heads='-', hidden='--', tokens=':', FLOPs='-')

@@ -1,4 +1,4 @@
-"""PVTv2-B2-linear, the whole network for half of the epochs, Linear-LR (Eq. 9)."""
+"""PVTv2-B2-linear, the whole network for half of the epochs, Linear-LR (Table 1, Eq. 9)."""
 
 _base_ = ['./pvtv2-b2-linear_cosine-b50_8xb128_in1k.py']
 

@@ -1,4 +1,4 @@
-"""Swin-S for 100 % of the full cost with the paper's schedule."""
+"""Swin-S for 100 % of the full cost with the paper's schedule (Table 1)."""
 
 _base_ = ['./swin-small_bvit-b100_16xb64_in1k.py']
 

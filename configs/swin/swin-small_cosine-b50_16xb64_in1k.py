@@ -1,4 +1,4 @@
-"""Swin-S, the whole network for half of the epochs, cosine learning rate.
+"""Swin-S, the whole network for half of the epochs, cosine learning rate (Table 1, Cosine).
 
 Other budgets: --cfg-options train_cfg.budget=0.75.
 """

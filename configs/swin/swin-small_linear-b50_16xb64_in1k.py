@@ -1,4 +1,4 @@
-"""Swin-S, the whole network for half of the epochs, Linear-LR (Eq. 9)."""
+"""Swin-S, the whole network for half of the epochs, Linear-LR (Table 1, Eq. 9)."""
 
 _base_ = ['./swin-small_cosine-b50_16xb64_in1k.py']
 
