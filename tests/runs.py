@@ -23,6 +23,50 @@ import bvit_mm  # noqa: F401  registers
 EPOCHS = [2, 2, 2]
 BATCHES = 5  # an epoch; odd, so that accumulation over 2 straddles epochs
 
+# Changes of the config that make the backbone another family's.
+POOLED = {
+    'model.neck': dict(type='GlobalAveragePooling'),
+    'model.head.type': 'LinearClsHead',
+    'model.head.in_channels': 32,
+}
+FAMILIES = dict(
+    vit={},
+    pvtv2={
+        'model.backbone': dict(
+            _delete_=True,
+            type='bvit_mm.ElasticPVTv2',
+            arch=dict(
+                embed_dims=(16, 32),
+                depths=(1, 1),
+                num_heads=(2, 4),
+                mlp_ratios=(2, 2),
+                sr_ratios=(2, 1),
+            ),
+            img_size=16,
+            patch_sizes=(3, 3),
+            strides=(2, 2),
+            out_indices=(1,),
+            drop_path_rate=0.2,
+            training_stages=3,
+        ),
+        **POOLED,
+    },
+    swin={
+        'model.backbone': dict(
+            _delete_=True,
+            type='bvit_mm.ElasticSwinTransformer',
+            arch=dict(embed_dims=16, depths=[2, 1], num_heads=[2, 4]),
+            img_size=16,
+            patch_size=2,
+            window_size=4,
+            out_indices=(1,),
+            drop_path_rate=0.2,
+            training_stages=3,
+        ),
+        **POOLED,
+    },
+)
+
 
 @DATASETS.register_module()
 class TinyDataset(Dataset):

@@ -12,7 +12,7 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
-from .runs import BATCHES, EPOCHS, build
+from .runs import BATCHES, EPOCHS, FAMILIES, build
 
 ITERATIONS = sum(EPOCHS) * BATCHES
 SWITCH = dict(type='bvit_mm.StageSwitchHook')
@@ -82,7 +82,7 @@ def uninterrupted(tmp_path_factory):
         key = (name, json.dumps(changes, sort_keys=True))
         if key not in files:
             work_dir = tmp_path_factory.mktemp(name)
-            build(work_dir, **VARIANTS[name], **changes).train()
+            build(work_dir, **{**VARIANTS[name], **changes}).train()
             files[key] = work_dir
         return last_file(files[key])
 
@@ -115,6 +115,28 @@ EVERY_ITERATION = {
 def test_resumed_in_the_middle_of_an_epoch(tmp_path, uninterrupted, name, at):
     resumed = stop_and_resume(tmp_path, at, {**VARIANTS[name], **EVERY_ITERATION})
     assert_same_run(resumed, uninterrupted(name, **EVERY_ITERATION))
+
+
+@pytest.mark.parametrize('family', ['pvtv2', 'swin'])
+@pytest.mark.parametrize('name', ['neither', 'both'])
+@pytest.mark.parametrize('at', [7, 12, 17, 22])
+def test_other_families_resumed_from_an_epoch(tmp_path, uninterrupted, family, name, at):
+    """Before (7), at (12, 22) and after (17) a switch."""
+    changes = {**FAMILIES[family], **VARIANTS[name]}
+    resumed = stop_and_resume(tmp_path, at, changes)
+    assert_same_run(resumed, uninterrupted(name, **FAMILIES[family]))
+
+
+@pytest.mark.parametrize('family', ['pvtv2', 'swin'])
+@pytest.mark.parametrize('moments', ['drop', 'corrected'])
+def test_other_families_resumed_in_the_middle_of_an_epoch(tmp_path, uninterrupted, family, moments):
+    """At the first iteration of a stage, and two later: new units count their own steps."""
+    changes = {**FAMILIES[family], **EVERY_ITERATION}
+    changes['custom_hooks'] = [{**SWITCH, 'moments': moments}, EMA]
+    build(tmp_path / 'whole', **changes).train()
+    for at in (11, 13):
+        resumed = stop_and_resume(tmp_path / str(at), at, changes)
+        assert_same_run(resumed, last_file(tmp_path / 'whole'))
 
 
 def test_resumed_from_the_best_checkpoint(tmp_path):

@@ -1,4 +1,4 @@
-"""PVTv2-B2-linear, the whole network for half of the epochs, cosine learning rate (Table 1, Cosine).
+"""PVTv2-B2-linear, the whole network for half of the epochs, cosine (Table 1, Cosine).
 
 Other budgets: --cfg-options train_cfg.budget=0.75.
 """
