@@ -6,6 +6,7 @@ count, without biases; an affine layer norm is 5 an element, adaptive pooling 1 
 everything else is free.
 """
 
+from mmengine.utils import to_2tuple
 from torch import nn
 
 
@@ -38,11 +39,10 @@ def conv(module: nn.Conv2d, grid: tuple[int, int]) -> int:
 
 def conv_grid(module: nn.Conv2d | nn.Unfold, size: tuple[int, int]) -> tuple[int, int]:
     """Rows and columns that a convolution makes of an image or map of this height and width."""
+    names = 'kernel_size', 'stride', 'padding', 'dilation'
+    sides = zip(size, *(to_2tuple(getattr(module, name)) for name in names))
     return tuple(
-        (n + 2 * module.padding[i] - module.dilation[i] * (module.kernel_size[i] - 1) - 1)
-        // module.stride[i]
-        + 1
-        for i, n in enumerate(size)
+        (n + 2 * pad - dil * (kernel - 1) - 1) // step + 1 for n, kernel, step, pad, dil in sides
     )
 
 

@@ -13,6 +13,7 @@ from torch import nn
 from bvit_mm import ElasticPVTv2, ElasticSwinTransformer, ElasticVisionTransformer
 from bvit_mm.backbones.swin import OffsetSlot
 
+from .added_backbone import T2T
 from .plain_pvtv2 import PlainPVTv2
 from .plain_swin import PlainSwin
 from .plain_vit import PlainViT
@@ -241,4 +242,5 @@ CASES = [
         window_size=7,
         out_indices=(3,),
     ),
+    Case(**T2T),  # the worked example of docs/add_a_backbone.md
 ]

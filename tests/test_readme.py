@@ -12,7 +12,10 @@ import pytest
 from mmengine.config import Config
 from mmengine.registry import HOOKS, MODELS
 
+from bvit_mm.cost import plan_of_config
 from bvit_mm.plan import make_plan
+
+from .added_backbone import CONFIG, PAGE
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / 'README.md').read_text()
@@ -75,8 +78,31 @@ def test_config_snippet_builds():
     assert [type(HOOKS.build(hook)).__name__ for hook in cfg.custom_hooks] == ['StageSwitchHook']
 
 
-def test_links_lead_somewhere():
-    pages = [README, *((ROOT / 'docs' / p).read_text() for p in ('laws.md', 'paper.md'))]
-    for folder, page in zip((ROOT, ROOT / 'docs', ROOT / 'docs'), pages):
-        for target in re.findall(r'\]\((?!http)([^)#]+)\)', page):
-            assert (folder / target).exists(), target
+def test_config_of_the_added_backbone_has_a_plan():
+    cfg = Config.fromstring(CONFIG, file_format='.py')
+    plan, backbone = plan_of_config(cfg)
+    assert type(backbone).__name__ == 'ElasticT2TViT'
+    assert 0.49 < plan.cost / plan.full_cost <= 0.5
+    assert plan.gflops[-1] == pytest.approx(6.1, abs=0.05)  # the T2T paper's, of T2T-ViT_t-14
+
+
+def test_command_of_the_added_backbone_finds_its_laws():
+    (command,) = re.findall(r'```bash\n(.*?)\n```', PAGE.read_text(), flags=re.S)
+    _, *arguments = shlex.split(command)
+    done = subprocess.run(
+        [sys.executable, *arguments, '--collect-only', '-q'],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count('t2t]') > 8
+
+
+PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').glob('*.md'))]
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r'\]\((?!http)([^)#]+)\)', page.read_text()):
+        assert (page.parent / target).exists(), target
