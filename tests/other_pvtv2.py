@@ -15,7 +15,7 @@ def mmdet_pvtv2(backbone):
     All its norms have eps=1e-6; the official ones of patch embeddings and reductions 1e-5.
     """
     settings = backbone.arch_settings
-    plain = _mmdet().PyramidVisionTransformerV2(
+    plain = import_mmdet_pvt().PyramidVisionTransformerV2(
         embed_dims=settings['embed_dims'][0] // settings['num_heads'][0],
         num_layers=settings['depths'],
         num_heads=settings['num_heads'],
@@ -110,7 +110,7 @@ def _linear(shapes, name, weight):
     shapes[name + '.bias'] = weight[:1]
 
 
-def _mmdet():
+def import_mmdet_pvt():
     """mmdet's module; mmdet imports mmcv's compiled operations, which PVTv2 does not use."""
     try:
         importlib.import_module('mmcv._ext')

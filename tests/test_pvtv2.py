@@ -145,6 +145,7 @@ BAD = [
         'level 3 of ElasticPVTv2: embed_dims=160 is no multiple of num_heads=3',
     ),
     (dict(out_indices=(4,)), r'out_indices=\(4,\) of ElasticPVTv2 must be levels from 0\.\.3'),
+    (dict(img_size=(224, 224, 3)), r'img_size=\(224, 224, 3\) of ElasticPVTv2 must be the side'),
     (dict(out_indices=()), r'out_indices=\(\) of ElasticPVTv2 must be levels'),
     (
         dict(training_stages=[dict(grid=4), dict()]),

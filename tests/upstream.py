@@ -1,40 +1,85 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
-"""Runs mmpretrain's own unit tests of a backbone against the elastic one.
+"""Runs mmpretrain's and mmdet's own unit tests of a backbone against the elastic one.
 
-Its packages do not carry them, and they are not copied here: give a checkout of mmpretrain.
+Their packages do not carry them, and they are not copied here: give a checkout of either.
 
     python -m tests.upstream PATH/TO/mmpretrain
+    python -m tests.upstream PATH/TO/mmdetection
 
-Each test runs twice: as the class is, and with training stages.
+Each test runs twice: as the class is, and with training stages where it can be split.
 """
 
-import functools
 import sys
+import warnings
 from pathlib import Path
 
-import mmpretrain.models.backbones as backbones
+import mmpretrain.models.backbones as mmpretrain_backbones
 import pytest
 
-from bvit_mm import ElasticVisionTransformer
+from bvit_mm import ElasticPVTv2, ElasticSwinTransformer, ElasticVisionTransformer
 
-TESTS = {
-    'VisionTransformer': (ElasticVisionTransformer, 'test_vision_transformer.py'),
+from .other_pvtv2 import import_mmdet_pvt
+
+
+def pvtv2_as_mmdet(training_stages=None, pretrain_img_size=224, **kwargs):
+    """ElasticPVTv2 with mmdet's defaults and argument names; mmdet asserts what is refused here."""
+    try:
+        return ElasticPVTv2(
+            'b2',
+            img_size=pretrain_img_size,
+            out_indices=(0, 1, 2, 3),
+            training_stages=training_stages,
+            **kwargs,
+        )
+    except ValueError as error:
+        raise AssertionError(str(error)) from error
+
+
+def in_stages(elastic):
+    """The class with training stages; where it refuses to be split, whole, with a warning."""
+
+    def build(**kwargs):
+        try:
+            return elastic(training_stages=3, **kwargs)
+        except ValueError as error:
+            warnings.warn(f'built whole: {error}', stacklevel=2)
+            return elastic(**kwargs)
+
+    return build
+
+
+FOLDER = Path('tests') / 'test_models' / 'test_backbones'
+TESTS = {  # file: module that holds the class, its name there, ours
+    'test_vision_transformer.py': (
+        lambda: mmpretrain_backbones,
+        'VisionTransformer',
+        ElasticVisionTransformer,
+    ),
+    'test_swin_transformer.py': (
+        lambda: mmpretrain_backbones,
+        'SwinTransformer',
+        ElasticSwinTransformer,
+    ),
+    'test_pvt.py': (import_mmdet_pvt, 'PyramidVisionTransformerV2', pvtv2_as_mmdet),
 }
 
 
 def main(checkout: Path) -> int:
-    """Runs the tests; the exit status of the first that fails."""
-    for name, (elastic, file) in TESTS.items():
-        test = checkout / 'tests' / 'test_models' / 'test_backbones' / file
-        if not test.is_file():
-            raise SystemExit(f'{test} does not exist; give the folder of an mmpretrain checkout')
-        for variant in (elastic, functools.partial(elastic, training_stages=3)):
-            setattr(backbones, name, variant)
-            for module in [m for m in sys.modules if m.endswith(test.stem)]:
-                del sys.modules[module]  # so that it imports the class anew
-            status = pytest.main(
-                ['-q', '-p', 'no:cacheprovider', f'--rootdir={checkout}', str(test)]
-            )
+    """Runs the tests that the checkout has; the exit status of the first that fails."""
+    found = [name for name in TESTS if (checkout / FOLDER / name).is_file()]
+    if not found:
+        raise SystemExit(
+            f'{checkout / FOLDER} has none of {", ".join(TESTS)}; '
+            'give the folder of an mmpretrain or mmdetection checkout'
+        )
+    for name in found:
+        module, attribute, elastic = TESTS[name]
+        for variant in (elastic, in_stages(elastic)):
+            setattr(module(), attribute, variant)
+            for loaded in [m for m in sys.modules if m.endswith(Path(name).stem)]:
+                del sys.modules[loaded]  # so that it imports the class anew
+            file = str(checkout / FOLDER / name)
+            status = pytest.main(['-q', '-p', 'no:cacheprovider', f'--rootdir={checkout}', file])
             if status:
                 return status
     return 0

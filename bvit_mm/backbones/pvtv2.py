@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from mmcv.cnn.bricks import DropPath
 from mmengine.model import BaseModule, constant_init, normal_init, trunc_normal_init
+from mmengine.utils import to_2tuple
 from torch import Tensor, nn
 
 from .. import flops
@@ -103,7 +104,11 @@ class ElasticPVTv2(ElasticBackbone, BaseModule):
         self.arch_settings = _parse_arch(arch, patch_sizes, strides)
         widths, depths, heads, ratios, sr_ratios = self.arch_settings.values()
         self.embed_dims = widths
-        self.img_size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
+        self.img_size = to_2tuple(img_size)
+        if len(self.img_size) != 2:
+            raise ValueError(
+                f'img_size={img_size} of ElasticPVTv2 must be the side, or height and width'
+            )
         self.out_indices = tuple(out_indices)
         if not self.out_indices or not set(self.out_indices) <= set(range(len(widths))):
             raise ValueError(
@@ -184,7 +189,7 @@ class ElasticPVTv2(ElasticBackbone, BaseModule):
     def flops(self, k: int, input_size: int | tuple[int, int] | None = None) -> int:
         self._check_training_stage(k)
         size = self.img_size if input_size is None else input_size
-        patches = self._patch_grid((size, size) if isinstance(size, int) else size)
+        patches = self._patch_grid(to_2tuple(size))
         grids = self._level_grids(self.active_grid(patches, k))
         stage, total = self.training_stages[k], 0
         embedded = [patches, *grids[1:]]  # the first level is cropped after its embedding
