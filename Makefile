@@ -20,11 +20,13 @@ test: $(VENV)/ready
 	$(VENV)/bin/python -m pytest -q --durations=5
 
 bench: $(VENV)/ready
-	$(RUN) benchmarks/step_time.py
+	$(RUN) benchmarks/step_time.py deit-small
+	$(RUN) benchmarks/step_time.py swin-small --batch 8
+	$(RUN) benchmarks/step_time.py pvtv2-b2-linear --batch 8
 
 # The environment, made once and again when what it is made from changes.
 $(VENV)/ready: setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "bvit_mm needs Python 3.10 or newer; this is %s. Give another: make PYTHON=python3.11" % sys.version.split()[0])'
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install -c constraints.txt -e '.[onedl,demo,dev]'
+	$(VENV)/bin/pip install -c constraints.txt -e '.[onedl,downstream,demo,dev]'
 	touch $@

@@ -1,28 +1,67 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
-"""Times a training step of each training stage against mmpretrain's own class.
+"""Times a training step of each training stage against the plain class.
 
 Forward, backward and AdamW, on random images. All networks are timed in turn in one run, and
-the ratios are medians over rounds, so that a machine that slows down slows all of them.
+the ratios are medians over rounds, so that a machine that slows down slows all of them. The
+plain class is mmpretrain's own; of PVTv2, which it does not have, timm's.
+
+``no attention`` is the whole network with every product of attention, every softmax, bias and
+mask left out: what no implementation of attention can beat.
 """
 
 import argparse
 import random
 import statistics
 import time
+from unittest import mock
 
 import torch
-from mmpretrain.models.backbones import VisionTransformer
+import torch.nn.functional as F
+from mmpretrain.models.backbones import SwinTransformer, VisionTransformer
 from torch import nn
 
-from bvit_mm import ElasticVisionTransformer
+from bvit_mm import ElasticPVTv2, ElasticSwinTransformer, ElasticVisionTransformer
+
+
+def timm_pvtv2_b2_linear() -> nn.Module:
+    """timm's PVTv2-b2-linear without classifier."""
+    from timm.models import create_model
+
+    return create_model('pvt_v2_b2_li', num_classes=0, drop_path_rate=0.1)
+
+
+DEIT = dict(arch='deit-small', img_size=224, patch_size=16, drop_path_rate=0.1)
+SWIN = dict(arch='small', drop_path_rate=0.3)
+PVTV2 = dict(
+    arch='b2',
+    linear=True,
+    drop_path_rate=0.1,
+    training_stages=[
+        dict(heads=(1, 1, 2, 2), hidden=(128, 256, 320, 512), grid=40),
+        dict(heads=(1, 2, 4, 4), hidden=(256, 512, 640, 1024), grid=48),
+        dict(),
+    ],
+)
+NETWORKS = {  # the plain network, and the elastic one
+    'deit-small': (
+        lambda: VisionTransformer(**DEIT),
+        lambda: ElasticVisionTransformer(**DEIT, training_stages=3),
+    ),
+    'swin-small': (
+        lambda: SwinTransformer(**SWIN),
+        lambda: ElasticSwinTransformer(**SWIN, training_stages=3),
+    ),
+    'pvtv2-b2-linear': (timm_pvtv2_b2_linear, lambda: ElasticPVTv2(**PVTV2)),
+}
 
 
 def parse_args() -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--arch', default='deit-small')
+    parser.add_argument('network', nargs='?', default='deit-small', choices=NETWORKS)
     parser.add_argument('--batch', type=int, default=32, help='images a step')
     parser.add_argument('--rounds', type=int, default=10, help='timed steps of each network')
+    parser.add_argument('--amp', action='store_true', help='under autocast')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     return parser.parse_args()
 
@@ -30,17 +69,21 @@ def parse_args() -> argparse.Namespace:
 class Trainer:
     """A network with its optimizer, on one random batch."""
 
-    def __init__(self, backbone: nn.Module, images: torch.Tensor) -> None:
+    def __init__(self, backbone: nn.Module, images: torch.Tensor, amp: bool) -> None:
         self.backbone = backbone.to(images.device)
         self.optimizer = torch.optim.AdamW(backbone.parameters(), lr=1e-5)
         self.images = images
+        self.amp = amp
 
     def step(self) -> float:
         """Seconds of one training step."""
         self._wait()
         begin = time.perf_counter()
         self.optimizer.zero_grad()
-        self.backbone(self.images)[-1].square().mean().backward()
+        with torch.autocast(self.images.device.type, enabled=self.amp):
+            out = self.backbone(self.images)
+        out = out[-1] if isinstance(out, tuple) else out
+        out.float().square().mean().backward()
         self.optimizer.step()
         self._wait()
         return time.perf_counter() - begin
@@ -50,17 +93,29 @@ class Trainer:
             torch.cuda.synchronize()
 
 
+class WithoutAttention(Trainer):
+    """Attention gives back its values."""
+
+    def step(self) -> float:
+        """Seconds of one training step."""
+        with mock.patch.object(F, 'scaled_dot_product_attention', lambda q, k, v, **_: v):
+            return super().step()
+
+
 def main() -> None:
     """Runs the benchmark."""
     args = parse_args()
     images = torch.randn(args.batch, 3, 224, 224, device=args.device)
-    options = dict(arch=args.arch, img_size=224, patch_size=16, drop_path_rate=0.1)
-    trainers = {'mmpretrain': Trainer(VisionTransformer(**options), images)}
-    for k in reversed(range(3)):
-        backbone = ElasticVisionTransformer(**options, training_stages=3)
-        backbone.set_training_stage(k)
-        trainers[f'stage {k + 1}'] = Trainer(backbone, images)
+    build_plain, build = NETWORKS[args.network]
+    trainers = {'plain': Trainer(build_plain(), images, args.amp)}
+    backbone = build()
     flops = [backbone.flops(k) for k in range(3)]
+    for k in reversed(range(3)):
+        backbone = build()
+        backbone.set_training_stage(k)
+        trainers[f'stage {k + 1}'] = Trainer(backbone, images, args.amp)
+    if args.network == 'swin-small':  # the others call attention by names of their own
+        trainers['no attention'] = WithoutAttention(build(), images, args.amp)
 
     times: dict[str, list[float]] = {name: [] for name in trainers}
     for round_ in range(args.rounds + 1):
@@ -71,12 +126,13 @@ def main() -> None:
                 times[name].append(seconds)
 
     device = torch.cuda.get_device_name() if args.device == 'cuda' else 'CPU'
-    print(f'{args.arch}, batch {args.batch}, {device}, {torch.get_num_threads()} threads')
-    print('network     seconds  of mmpretrain  FLOPs share  time / (share x whole step)')
+    amp = ', autocast' if args.amp else ''
+    print(f'{args.network}, batch {args.batch}{amp}, {device}, {torch.get_num_threads()} threads')
+    print('network       seconds  of plain  FLOPs share  time / (share x whole step)')
     for name, seconds in times.items():
-        ratio = statistics.median(a / b for a, b in zip(seconds, times['mmpretrain']))
-        row = f'{name:10}  {statistics.median(seconds):7.3f}  {ratio:13.3f}'
-        if name != 'mmpretrain':
+        ratio = statistics.median(a / b for a, b in zip(seconds, times['plain']))
+        row = f'{name:12}  {statistics.median(seconds):7.3f}  {ratio:8.3f}'
+        if name.startswith('stage'):
             share = flops[int(name[-1]) - 1] / flops[-1]
             whole = statistics.median(a / b for a, b in zip(seconds, times['stage 3']))
             row += f'  {share:11.3f}  {whole / share:27.3f}'

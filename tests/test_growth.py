@@ -127,6 +127,58 @@ def test_units_of_uneven_levels_are_copied_cyclically():
             assert torch.equal(weights[name][unit], before[name][unit % old])
 
 
+@st.composite
+def uneven_stages(draw, total, window=None):
+    """Two training stages of a pyramid, each level growing by any number of units, or by none."""
+    smaller = {key: tuple(draw(st.integers(1, n)) for n in units) for key, units in total.items()}
+    if window is not None:
+        smaller['window'] = draw(st.integers(1, window))
+    whole = {**total, **({} if window is None else {'window': window})}
+    return [smaller, {}] if smaller != whole else [{}]
+
+
+PVTV2_UNITS = dict(heads=(2, 4, 5), hidden=(64, 64, 80))
+SWIN_UNITS = dict(heads=(3, 6, 4), hidden=(96, 192, 384))
+
+
+def check_uneven_growth(case, init):
+    """Every new unit is the copy of the one that it should be; 'half' keeps the function."""
+    backbone = case.build()
+    backbone.set_training_stage(0)
+    before = dict(zip(backbone.parameters(), copy.deepcopy(list(backbone.parameters()))))
+    output = backbone(case.images())[-1]
+    sizes = {module: module.active_units for module, _ in backbone.units(0)}
+    last = backbone.num_training_stages - 1
+    grow_(backbone, last, init=init)
+    if init == 'half':
+        torch.testing.assert_close(backbone(case.images())[-1], output, atol=1e-5, rtol=1e-4)
+        return
+    expected = dict(before)
+    for module, new in backbone.units(last):
+        for slot, param, mapping in grown_entries(module, sizes[module], new):
+            expected[param] = expected[param].index_select(slot.dim, mapping)
+    assert all(torch.equal(param, value) for param, value in expected.items())
+
+
+@given(uneven_stages(PVTV2_UNITS), st.sampled_from(['copy', 'half']))
+@settings(max_examples=60, deadline=None)
+def test_uneven_growth_of_pvtv2(stages, init):
+    check_uneven_growth(pvtv2('uneven', stages=stages), init)
+
+
+@given(uneven_stages(SWIN_UNITS, window=4))
+@settings(max_examples=40, deadline=None)
+def test_uneven_growth_of_swin(stages):
+    check_uneven_growth(swin('uneven', stages=stages), 'copy')
+
+
+@given(uneven_stages(SWIN_UNITS))
+@settings(max_examples=40, deadline=None)
+def test_uneven_half_growth_of_swin(stages):
+    """At the whole window: another one attends to other tokens."""
+    check_uneven_growth(swin('uneven', stages=stages), 'half')
+
+
 def grown_entries(module, old, new):
     """For each elastic parameter of a module: which entries are new, and where they came from."""
     for slot, param in module.elastic_parameters():

@@ -237,6 +237,22 @@ def test_half_growth_preserves_the_function(case):
         torch.testing.assert_close(backbone(case.images())[-1], expected, atol=1e-5, rtol=1e-5)
 
 
+# Every stage computes in half precision too.
+
+
+@every_case
+def test_stages_run_under_autocast(case):
+    backbone = case.build()
+    for k in range(backbone.num_training_stages):
+        backbone.set_training_stage(k)
+        exact = backbone(case.images())[-1]
+        with torch.autocast('cpu', dtype=torch.bfloat16):
+            rough = backbone(case.images())[-1]
+        rough.float().square().sum().backward()
+        assert F.cosine_similarity(rough.flatten(), exact.flatten(), dim=0) > 0.9
+        assert all(p.grad.isfinite().all() for p in backbone.parameters())
+
+
 # The stage of unfinished weights travels with them.
 
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from mmengine.registry import MODELS
 
-from bvit_mm import ElasticVisionTransformer
-from bvit_mm.backbones.vit import center_crop
+from bvit_mm import ElasticPVTv2, ElasticSwinTransformer, ElasticVisionTransformer
+from bvit_mm.elastic import center_crop
 from bvit_mm.training_stages import TrainingStage, centred, parse_training_stages
 
 DEIT_S = TrainingStage(heads=6, hidden=1536, grid=(14, 14))
@@ -39,6 +39,30 @@ def test_flops_of_table_6(arch, expected):
     classifier = backbone.embed_dims * 1000
     gflops = [(backbone.flops(k) + classifier) / 1e9 for k in range(3)]
     assert gflops == pytest.approx(expected, abs=5e-5)
+
+
+def test_three_stages_of_a_pyramid_are_table_6():
+    """But for the heads of PVTv2, which follow no rule."""
+    with torch.device('meta'):
+        pvtv2 = ElasticPVTv2('b2', linear=True, training_stages=3).training_stages
+    assert [s.hidden for s in pvtv2] == [
+        (128, 256, 320, 512),
+        (256, 512, 640, 1024),
+        (512, 1024, 1280, 2048),
+    ]
+    assert [s.grid for s in pvtv2] == [(40, 40), (48, 48), (56, 56)]
+    assert [s.heads for s in pvtv2] == [(1, 1, 2, 3), (1, 1, 3, 5), (1, 2, 5, 8)]
+    assert ElasticSwinTransformer(arch='small', training_stages=3).training_stages == (
+        TrainingStage((1, 2, 4, 8), (96, 192, 384, 768), (40, 40), window=5),
+        TrainingStage((2, 4, 8, 16), (192, 384, 768, 1536), (48, 48), window=6),
+        TrainingStage((3, 6, 12, 24), (384, 768, 1536, 3072), (56, 56), window=7),
+    )
+
+
+def test_stages_in_print():
+    assert str(DEIT_S) == 'heads=6, hidden=1536, grid=14'
+    swin = TrainingStage((1, 2), (96, 192), (40, 56), window=5)
+    assert str(swin) == 'heads=(1, 2), hidden=(96, 192), grid=(40, 56), window=5'
 
 
 def test_numbers_of_stages():
