@@ -1,7 +1,7 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
 """PVTv2 of other libraries, with the weights of ours: what test_pvtv2.py compares it with."""
 
-import importlib
+import importlib.util
 import sys
 from unittest import mock
 
@@ -112,8 +112,10 @@ def _linear(shapes, name, weight):
 
 def import_mmdet_pvt():
     """mmdet's module; mmdet imports mmcv's compiled operations, which PVTv2 does not use."""
+    if importlib.util.find_spec('mmcv._ext'):
+        return importlib.import_module('mmdet.models.backbones.pvt')
+    sys.modules['mmcv._ext'] = mock.MagicMock()
     try:
-        importlib.import_module('mmcv._ext')
-    except ModuleNotFoundError:
-        sys.modules['mmcv._ext'] = mock.MagicMock()
-    return importlib.import_module('mmdet.models.backbones.pvt')
+        return importlib.import_module('mmdet.models.backbones.pvt')
+    finally:
+        del sys.modules['mmcv._ext']

@@ -67,7 +67,7 @@ def test_train_commands_name_configs_that_exist():
 
 
 def test_config_snippet_builds():
-    (snippet,) = blocks('python')
+    snippet, _ = blocks('python')
     cfg = Config.fromstring(snippet, file_format='.py')
     backbone = MODELS.build(cfg.model.backbone)
     options = {
@@ -76,6 +76,14 @@ def test_config_snippet_builds():
     gflops = [backbone.flops(k) / 1e9 for k in range(3)]
     assert make_plan(gflops, **options).cost > 1000
     assert [type(HOOKS.build(hook)).__name__ for hook in cfg.custom_hooks] == ['StageSwitchHook']
+
+
+def test_backbones_of_the_pyramids_build():
+    _, snippet = blocks('python')
+    expected = [(0.7947, 1.7876, 3.9093), (1.3173, 3.6422, 8.7678)]  # Table 6 without classifier
+    for part, gflops in zip(snippet.split('backbone = ')[1:], expected):
+        backbone = MODELS.build(eval(part))
+        assert [backbone.flops(k) / 1e9 for k in range(3)] == pytest.approx(gflops, abs=1e-4)
 
 
 def test_config_of_the_added_backbone_has_a_plan():

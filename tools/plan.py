@@ -2,16 +2,19 @@
 """Prints the plan of a config: what a budget buys, stage by stage. It trains nothing."""
 
 import argparse
+import contextlib
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 from mmengine.config import Config, DictAction
 
-from bvit_mm.cost import plan_of_config
-from bvit_mm.plan import Plan
-from bvit_mm.report import plan_table
-from bvit_mm.training_stages import TrainingStage
+with contextlib.redirect_stdout(sys.stderr):  # some packages talk while they are imported
+    from bvit_mm.cost import plan_of_config
+    from bvit_mm.plan import Plan
+    from bvit_mm.report import plan_table
+    from bvit_mm.training_stages import TrainingStage
 
 PANELS = 2  # active shares and cost; a third for accuracy with --run
 
