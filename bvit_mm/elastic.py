@@ -80,12 +80,22 @@ class ElasticModule:
             if slot.param in parameters:
                 yield slot, parameters[slot.param]
 
-    def sliced(self) -> dict[str, Tensor | None]:
-        """The active part of each elastic parameter; None for one that does not exist."""
-        parts: dict[str, Tensor | None] = dict.fromkeys(slot.param for slot in self.slots)
-        for slot, param in self.elastic_parameters():
-            parts[slot.param] = slot.active(param, self.total_units, self.active_units)
-        return parts
+    def active_parameter(self, name: str) -> Tensor | None:
+        """The active part of a parameter that may follow the units; None if there is none."""
+        module, _, attribute = name.rpartition('.')
+        param = getattr(self.get_submodule(module), attribute)
+        for slot in self.slots:
+            if slot.param == name and param is not None:
+                return slot.active(param, self.total_units, self.active_units)
+        return param
+
+    def active_linear(self, name: str, x: Tensor) -> Tensor:
+        """A linear layer of the module with its active units; as it is if all are."""
+        if self.is_whole:
+            return self.get_submodule(name)(x)
+        return F.linear(
+            x, self.active_parameter(f'{name}.weight'), self.active_parameter(f'{name}.bias')
+        )
 
 
 class ElasticMultiheadAttention(ElasticModule, MultiheadAttention):
@@ -104,16 +114,13 @@ class ElasticMultiheadAttention(ElasticModule, MultiheadAttention):
     def forward(self, x: Tensor) -> Tensor:
         if self.is_whole:
             return super().forward(x)
-        part = self.sliced()
         batch, tokens, _ = x.shape
-        qkv = F.linear(x, part['qkv.weight'], part['qkv.bias'])
-        qkv = qkv.view(batch, tokens, 3, self.active_units, self.head_dims)
+        qkv = self.active_linear('qkv', x).view(batch, tokens, 3, self.active_units, self.head_dims)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (batch, heads, tokens, head_dims)
         drop = self.attn_drop if self.training else 0.0
         x = self.scaled_dot_product_attention(q, k, v, dropout_p=drop)
         x = x.transpose(1, 2).reshape(batch, tokens, self.active_units * self.head_dims)
-        x = F.linear(x, part['proj.weight'], self.proj.bias)
-        return self.out_drop(self.gamma1(self.proj_drop(x)))
+        return self.out_drop(self.gamma1(self.proj_drop(self.active_linear('proj', x))))
 
 
 class ElasticFFN(ElasticModule, FFN):
@@ -132,11 +139,9 @@ class ElasticFFN(ElasticModule, FFN):
     def forward(self, x: Tensor, identity: Tensor | None = None) -> Tensor:
         if self.is_whole:
             return super().forward(x, identity=identity)
-        part = self.sliced()
-        (_, activation, hidden_drop), fc2, out_drop = self.layers
-        out = F.linear(x, part['layers.0.0.weight'], part['layers.0.0.bias'])
-        out = hidden_drop(activation(out))
-        out = out_drop(F.linear(out, part['layers.1.weight'], fc2.bias))
+        (_, activation, hidden_drop), _, out_drop = self.layers
+        out = hidden_drop(activation(self.active_linear('layers.0.0', x)))
+        out = out_drop(self.active_linear('layers.1', out))
         out = self.dropout_layer(self.gamma2(out))
         if not self.add_identity:
             return out
@@ -207,7 +212,7 @@ class ElasticBackbone:
         Of an image of another size than the backbone is built for, the same share.
         """
         whole, active = self.training_stages[-1].grid, self.training_stages[k].grid
-        return tuple(centred(n, n * a / w) for n, a, w in zip(grid, active, whole))
+        return tuple(centred(int(n), int(n) * a / w) for n, a, w in zip(grid, active, whole))
 
     def flops(self, k: int, input_size: int | tuple[int, int] | None = None) -> int:
         """Forward multiply-adds of one image, without classifier, by the rule in ``flops``.

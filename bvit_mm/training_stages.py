@@ -3,6 +3,7 @@
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from numbers import Integral
 from typing import Any, NamedTuple
 
 # One number, or one for each level of a pyramid.
@@ -43,9 +44,10 @@ def parse_training_stages(spec: StagesSpec, whole: TrainingStage) -> tuple[Train
         spec: A dict for each training stage with ``heads`` and ``hidden`` (of a pyramid one
             number a level), ``grid`` (tokens per side, or rows and columns; of a pyramid at its
             first level) and, if the network has windows, ``window``, a key left out being whole;
-            or the number K of stages: heads k/K of all, tokens linearly from a half to all,
-            hidden units doubling up to all (Appendix A; for K = 3 it is Table 6, except for the
-            heads of PVTv2); or None for the whole network only.
+            or the number K of stages: heads k/K of all, tokens linearly from a half to all (in
+            a network with windows, the nearest whole window and as many of them), hidden units
+            doubling up to all (Appendix A; for K = 3 it is Table 6, except for the heads of
+            PVTv2); or None for the whole network only.
         whole: What the whole network has.
 
     Raises:
@@ -54,7 +56,7 @@ def parse_training_stages(spec: StagesSpec, whole: TrainingStage) -> tuple[Train
     """
     if spec is None:
         return (whole,)
-    if isinstance(spec, (int, float)):
+    if isinstance(spec, (Integral, float)):
         return _stages_of_number(spec, whole)
     if isinstance(spec, (str, dict)) or not isinstance(spec, Sequence) or not spec:
         keys = ', '.join(f'{key}=...' for key in whole.keys)
@@ -88,7 +90,9 @@ def _parse_stage(k: int, given: dict[str, Any], whole: TrainingStage) -> Trainin
         raise ValueError(f'training stage {k}: {given!r} must be a dict of {whole.keys}')
     unknown = set(given) - set(whole.keys)
     if unknown:
-        raise ValueError(f'training stage {k}: {sorted(unknown)} is not known; give {whole.keys}')
+        raise ValueError(
+            f'training stage {k}: {sorted(map(str, unknown))} is not known; give {whole.keys}'
+        )
     given = {**whole._asdict(), **given}
     return TrainingStage(
         heads=_units(k, 'heads', given['heads'], whole.heads),
@@ -105,7 +109,7 @@ def _units(k: int, name: str, value: Any, total: PerLevel) -> PerLevel:
             raise ValueError(f'{place} is not a whole number of {name}')
         if not 1 <= value <= total:
             raise ValueError(f'{place}, but the model has {total} {name}; give 1..{total}')
-        return value
+        return int(value)
     if not isinstance(value, (tuple, list)) or len(value) != len(total):
         raise ValueError(
             f'{place} must be one number for each of {len(total)} levels, such as {total}'
@@ -118,7 +122,7 @@ def _units(k: int, name: str, value: Any, total: PerLevel) -> PerLevel:
             raise ValueError(
                 f'{place}, but level {level} has {of_level} {name}; give 1..{of_level}'
             )
-    return tuple(value)
+    return tuple(map(int, value))
 
 
 def _window(k: int, value: Any, total: int) -> int:
@@ -127,15 +131,15 @@ def _window(k: int, value: Any, total: int) -> int:
             f'training stage {k}: window={value!r}, but the model has windows of {total}x{total} '
             f'tokens; give 1..{total}'
         )
-    return value
+    return int(value)
 
 
 def _is_whole_number(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _grid(k: int, value: Any, total: tuple[int, int]) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, int) else value
+    pair = (value, value) if isinstance(value, Integral) else value
     whole_numbers = (
         isinstance(pair, Sequence) and len(pair) == 2 and all(map(_is_whole_number, pair))
     )
@@ -149,7 +153,7 @@ def _grid(k: int, value: Any, total: tuple[int, int]) -> tuple[int, int]:
             f'patch grid (the same number of patches must be left out on both sides); '
             f'give one of {choice}'
         )
-    return tuple(pair)
+    return tuple(map(int, pair))
 
 
 def _stages_of_number(count: Any, whole: TrainingStage) -> tuple[TrainingStage, ...]:

@@ -1,6 +1,7 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
 """ElasticPVTv2 against other libraries' PVTv2, the official weights' names, and wrong input."""
 
+import numpy as np
 import pytest
 import torch
 from mmengine.registry import MODELS
@@ -110,6 +111,24 @@ def test_our_own_weights_load():
     )
 
 
+def test_unknown_official_keys_are_left_for_strict_to_report():
+    backbone = ElasticPVTv2('b0')
+    shapes = official_keys(backbone.arch_settings, linear=False)
+    weights = {name: torch.zeros(shape) for name, shape in shapes.items()}
+    weights['pos_embed1'] = torch.zeros(1, 3136, 32)
+    with pytest.raises(RuntimeError, match=r'Unexpected key.*"pos_embed1"'):
+        backbone.load_state_dict(weights, strict=True)
+    unexpected = backbone.load_state_dict(weights, strict=False).unexpected_keys
+    assert unexpected == ['pos_embed1']
+
+
+def test_numpy_numbers_are_numbers():
+    stages = [dict(grid=np.int64(8), heads=[np.int64(1), 1, 2, 2]), {}]
+    backbone = ElasticPVTv2('b0', img_size=np.int64(64), linear=True, training_stages=stages)
+    assert backbone.training_stages[0].grid == (8, 8)
+    assert type(backbone.flops(0)) is int
+
+
 def test_initialisation_is_the_official_one():
     torch.manual_seed(0)
     backbone = ElasticPVTv2('b2', linear=True)
@@ -136,22 +155,49 @@ def test_init_cfg_replaces_the_initialisation():
     assert (backbone.levels[0].blocks[0].mlp.fc1.weight == 0.5).all()
 
 
+def b0_with(**changes):
+    return dict(arch={**ARCHS['b0'], **changes})
+
+
+NUMBERS = 'of ElasticPVTv2 must be whole numbers from 1 on, '
 BAD = [
-    (dict(arch='b6'), r"arch='b6' of ElasticPVTv2 is not known; give \('b0', "),
+    (dict(arch='b6'), r"arch='b6' of ElasticPVTv2 must be one of \('b0', .* or a dict of"),
+    (dict(arch=None), 'arch=None of ElasticPVTv2 must be one of'),
     (dict(arch=dict(depths=(1,))), r'must be one of .* or a dict of \(.embed_dims'),
-    (dict(strides=(4, 2)), "needs one number a level of everything, but has .*'strides': 2"),
+    (b0_with(depths=3), 'depths=3 ' + NUMBERS + 'one for each level'),
+    (b0_with(depths=(1, 0, 1, 1)), r'depths=\(1, 0, 1, 1\) ' + NUMBERS),
+    (b0_with(depths=(1.0, 1, 1, 1)), r'depths=\(1.0, 1, 1, 1\) ' + NUMBERS),
+    (b0_with(num_heads=(1, 2, 5, -8)), r'num_heads=\(1, 2, 5, -8\) ' + NUMBERS + '4 in all'),
+    (b0_with(embed_dims='16'), "embed_dims='16' " + NUMBERS),
+    (b0_with(embed_dims=(32, 64)), r'embed_dims=\(32, 64\) ' + NUMBERS + '4 in all'),
+    (b0_with(mlp_ratios=(8, 8, 4, 3.5)), 'mlp_ratios=.* ' + NUMBERS),
+    (b0_with(sr_ratios=(0, 4, 2, 1)), 'sr_ratios=.* ' + NUMBERS),
+    (dict(strides=(4, 2)), r'strides=\(4, 2\) ' + NUMBERS + '4 in all'),
+    (dict(strides=(0, 2, 2, 2)), 'strides=.* ' + NUMBERS),
+    (dict(patch_sizes=7), 'patch_sizes=7 ' + NUMBERS),
+    (dict(in_channels=0), r'in_channels=\[0\] ' + NUMBERS),
+    (dict(img_size=32.0), r'img_size=\(32.0, 32.0\) ' + NUMBERS + '2 in all'),
+    (dict(img_size=(224, 224, 3)), r'img_size=\(224, 224, 3\) ' + NUMBERS + '2 in all'),
+    (dict(img_size=None), 'img_size=.* ' + NUMBERS),
+    (dict(linear='False'), "linear='False' of ElasticPVTv2 must be True or False"),
+    (dict(drop_rate=-0.1), r'drop_rate=-0.1 of ElasticPVTv2 must be a number in \[0, 1\)'),
+    (dict(attn_drop_rate=2.0), 'attn_drop_rate=2.0 of ElasticPVTv2 must be a number'),
+    (dict(drop_path_rate='0.1'), "drop_path_rate='0.1' of ElasticPVTv2 must be a number"),
+    (dict(drop_path_rate=None), 'drop_path_rate=None of ElasticPVTv2 must be a number'),
     (
         dict(arch={**ARCHS['b0'], 'num_heads': (1, 2, 3, 8)}),
         'level 3 of ElasticPVTv2: embed_dims=160 is no multiple of num_heads=3',
     ),
     (dict(out_indices=(4,)), r'out_indices=\(4,\) of ElasticPVTv2 must be levels from 0\.\.3'),
-    (dict(img_size=(224, 224, 3)), r'img_size=\(224, 224, 3\) of ElasticPVTv2 must be the side'),
     (dict(out_indices=()), r'out_indices=\(\) of ElasticPVTv2 must be levels'),
     (
         dict(training_stages=[dict(grid=4), dict()]),
         r'training stage 1: grid=\(4, 4\) leaves 4x4 tokens at level 1, fewer than its sr_ratio=8',
     ),
-    (dict(img_size=16), r'training stage 1: grid=\(4, 4\) leaves 4x4 tokens at level 1'),
+    (dict(img_size=16), r'img_size=\(16, 16\) of ElasticPVTv2 leaves 4x4 tokens at level 1'),
+    (dict(out_indices=3), 'out_indices=3 of ElasticPVTv2 must be levels'),
+    (dict(out_indices=(1.0,)), r'out_indices=\(1.0,\) of ElasticPVTv2 must be levels'),
+    (dict(training_stages=[{3: 1, 'head': 2}, {}]), r"stage 1: \['3', 'head'\] is not known"),
     (
         dict(training_stages=[dict(heads=2), dict()]),
         r'stage 1: heads=2 must be one number for each of 4 levels, such as \(1, 2, 5, 8\)',

@@ -6,12 +6,14 @@ import torch
 from mmengine.registry import MODELS
 from mmpretrain.models.backbones import SwinTransformer
 from mmpretrain.models.utils import WindowMSA, WindowMSAV2
+from torch import nn
 
 from bvit_mm import ElasticSwinTransformer
-from bvit_mm.backbones.swin import shift_mask
+from bvit_mm.backbones.swin import _kept_mask, shift_mask
 from bvit_mm.growth import grow_
 
-from .cases import swin
+from .cases import pvtv2, swin, vit
+from .test_laws import counted
 
 CASE = swin('windows', stages=[dict(grid=8, window=2), dict(grid=12, window=3), dict()])
 
@@ -105,16 +107,16 @@ def test_new_offsets_by_bicubic_interpolation():
 
 
 def test_masks_are_made_once_and_serve_training_after_inference():
-    shift_mask.cache_clear()
+    _kept_mask.cache_clear()
     backbone = CASE.build()
     with torch.inference_mode():
         backbone(CASE.images())
-    made = shift_mask.cache_info().misses
+    made = _kept_mask.cache_info().misses
     assert made == 2  # shifted windows at the first two levels
     backbone.train()
     for seed in range(3):
         backbone(CASE.images(seed=seed))[-1].sum().backward()
-    assert shift_mask.cache_info().misses == made
+    assert _kept_mask.cache_info().misses == made
 
 
 def test_weights_of_mmpretrains_first_version_load():
@@ -140,6 +142,66 @@ def test_attention_drop_out_and_checkpointing_run():
     assert all(p.grad is not None for p in backbone.parameters())
 
 
+@pytest.mark.parametrize(
+    'options',
+    [
+        dict(stage_cfgs=dict(block_cfgs=[dict(), dict(attn_cfgs=dict(shift_size=1))])),
+        dict(stage_cfgs=[dict(downsample=False), dict()]),
+        dict(stage_cfgs=[dict(), dict(downsample=True)]),
+        dict(stage_cfgs=[dict(), dict(window_size=2)]),
+        dict(stage_cfgs=dict(downsample_cfg=dict(norm_cfg=None)), norm_cfg=None),
+    ],
+)
+def test_equals_mmpretrain_with_options_of_its_levels(options):
+    options = dict(
+        arch=dict(embed_dims=24, depths=[2, 2], num_heads=[3, 6]),
+        img_size=32,
+        patch_size=2,
+        window_size=4,
+        out_indices=(1,),
+        **options,
+    )
+    if options['stage_cfgs'] == [dict(downsample=False), dict()]:
+        options['stage_cfgs'][1] = dict(embed_dims=24)
+    plain, ours = SwinTransformer(**options), ElasticSwinTransformer(**options)
+    ours.load_state_dict(plain.state_dict(), strict=True)
+    images = torch.randn(1, 3, 32, 32, dtype=torch.float64)
+    outputs = [m.double().eval() or m(images)[0] for m in (ours, plain)]
+    assert (outputs[0] - outputs[1]).abs().max() <= 1e-11
+    assert ours.flops(0) == counted(ours.to('meta'), images.to('meta'))
+
+
+def test_exporting_leaves_no_trace():
+    """torch.export computes with stand-ins of tensors, which must not be kept as masks."""
+    shift_mask(grid=(8, 8), window=4, shift=2, device=torch.device('cpu'))
+    backbone = CASE.build(training_stages=None)
+    torch.export.export(backbone, (CASE.images(),), strict=False)
+    other = CASE.build()
+    assert type(other(CASE.images())[-1]) is torch.Tensor
+    other(CASE.images())[-1].sum().backward()
+
+
+def test_whole_network_computes_with_its_layers():
+    """So that hooks, LoRA and quantisation find them; they are not sliced by hand then."""
+    for case in (CASE, pvtv2('layers')):
+        backbone, called = case.build(), set()
+        layers = [m for m in backbone.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
+        for layer in layers:
+            layer.register_forward_hook(lambda m, *_, called=called: called.add(m))
+        backbone(case.images())
+        assert called == set(layers)
+
+
+@pytest.mark.parametrize('case', [CASE, pvtv2('traced'), vit('traced')], ids=lambda c: c.name)
+def test_stages_can_be_traced(case):
+    """As mmengine's FLOPs counter and ONNX export do."""
+    backbone = case.build()
+    for k in range(backbone.num_training_stages):
+        backbone.set_training_stage(k)
+        traced = torch.jit.trace(backbone, case.images(), check_trace=False)
+        torch.testing.assert_close(traced(case.images())[-1], backbone(case.images())[-1])
+
+
 BAD = [
     (dict(new_offsets='zero'), "new_offsets='zero' is not known; give one of"),
     (dict(training_stages=[dict(window=8), dict()]), 'training stage 1: window=8, but the model '),
@@ -162,6 +224,22 @@ BAD = [
     (
         dict(training_stages=[dict(window=6, grid=48), dict(window=5, grid=48), dict()]),
         'training stage 2: window=5 is less than 6 in training stage 1; stages may only grow',
+    ),
+    (
+        dict(training_stages=[dict(window=2, grid=16), {}], img_size=96),
+        'stage 2: window=7 is larger than level 3, .* give a smaller window_size, a larger img_s',
+    ),
+    (
+        dict(arch=dict(embed_dims=24, depths=[2, 2], num_heads=[5, 6]), out_indices=(1,)),
+        'level 1 of ElasticSwinTransformer: its width of 24 is no multiple of num_heads=5',
+    ),
+    (
+        dict(
+            training_stages=3,
+            stage_cfgs=dict(block_cfgs=[dict(), dict(attn_cfgs=dict(shift_size=1))]),
+            arch='two',
+        ),
+        'stage_cfgs shift windows by other than half of their side',
     ),
     (dict(training_stages=3, frozen_stages=0), 'frozen_stages=0 freezes weights that growing'),
     (

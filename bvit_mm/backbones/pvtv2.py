@@ -3,6 +3,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -50,9 +51,10 @@ class ElasticPVTv2(ElasticBackbone, BaseModule):
     the first level, from which those of the others follow. Widths and depths stay; at the last
     stage, and without ``training_stages``, it is the whole network.
 
-    The official classification weights load as they are: ``patch_embed1``, ``block1`` and
-    ``norm1`` become ``levels.0.patch_embed``, ``levels.0.blocks`` and ``levels.0.norm``, and
-    ``mlp.dwconv.dwconv`` becomes ``mlp.dwconv``; the classifier is left out.
+    The official classification weights load as they are, by
+    ``init_cfg=dict(type='Pretrained', checkpoint=...)`` or ``load_state_dict``: ``patch_embed1``,
+    ``block1`` and ``norm1`` become ``levels.0.patch_embed``, ``levels.0.blocks`` and
+    ``levels.0.norm``, and ``mlp.dwconv.dwconv`` becomes ``mlp.dwconv``; the classifier is left out.
 
     An image of another size than ``img_size`` is cropped to the same share of its patch grid.
 
@@ -60,8 +62,8 @@ class ElasticPVTv2(ElasticBackbone, BaseModule):
         arch: ``'b0'`` to ``'b5'``, or a dict with ``embed_dims``, ``depths``, ``num_heads``,
             ``mlp_ratios`` and ``sr_ratios`` (how many times fewer keys there are along a side;
             not read if ``linear``), one number a level.
-        linear: Linear attention: keys are pooled to 7 x 7, and a ReLU precedes the depthwise
-            convolution of the MLP.
+        linear: Whether attention is linear: keys are pooled to 7 x 7, and a ReLU precedes the
+            depthwise convolution of the MLP.
         img_size: Side, or height and width, of the images in pixels.
         in_channels: Of the images.
         patch_sizes: Kernel of the patch embedding of each level.
@@ -101,20 +103,23 @@ class ElasticPVTv2(ElasticBackbone, BaseModule):
         init_cfg: dict | list | None = None,
     ) -> None:
         super().__init__(init_cfg)
-        self.arch_settings = _parse_arch(arch, patch_sizes, strides)
+        if not isinstance(linear, bool):
+            raise ValueError(f'linear={linear!r} of ElasticPVTv2 must be True or False')
+        self.arch_settings = _parse_arch(arch)
         widths, depths, heads, ratios, sr_ratios = self.arch_settings.values()
+        patch_sizes = _whole_numbers('patch_sizes', patch_sizes, len(widths))
+        strides = _whole_numbers('strides', strides, len(widths))
+        (in_channels,) = _whole_numbers('in_channels', [in_channels], 1)
+        self.img_size = _whole_numbers('img_size', to_2tuple(img_size), 2)
         self.embed_dims = widths
-        self.img_size = to_2tuple(img_size)
-        if len(self.img_size) != 2:
-            raise ValueError(
-                f'img_size={img_size} of ElasticPVTv2 must be the side, or height and width'
-            )
-        self.out_indices = tuple(out_indices)
-        if not self.out_indices or not set(self.out_indices) <= set(range(len(widths))):
-            raise ValueError(
-                f'out_indices={out_indices} of ElasticPVTv2 must be levels from '
-                f'0..{len(widths) - 1}'
-            )
+        self.out_indices = _parse_out_indices(out_indices, len(widths))
+        for name, rate in (
+            ('drop_rate', drop_rate),
+            ('attn_drop_rate', attn_drop_rate),
+            ('drop_path_rate', drop_path_rate),
+        ):
+            if not isinstance(rate, Real) or not 0 <= rate < 1:
+                raise ValueError(f'{name}={rate!r} of ElasticPVTv2 must be a number in [0, 1)')
         drop_paths = iter(torch.linspace(0, drop_path_rate, sum(depths), device='cpu').tolist())
         self.levels = nn.ModuleList(
             Level(
@@ -176,7 +181,7 @@ class ElasticPVTv2(ElasticBackbone, BaseModule):
         outs = []
         for i, level in enumerate(self.levels):
             x, grid = level.patch_embed(x)
-            if i == 0:
+            if i == 0 and not self.is_whole:
                 crop = self.active_grid(grid, self.training_stage)
                 x, grid = center_crop(x, grid, crop), crop
             for block in level.blocks:
@@ -224,13 +229,16 @@ class ElasticPVTv2(ElasticBackbone, BaseModule):
 
     def _check_reductions(self) -> None:
         for k, stage in enumerate(self.training_stages, start=1):
-            for i, grid in enumerate(self._level_grids(stage.grid)):
-                attention = self.levels[i].blocks[0].attn
-                if min(attention.reduced_grid(grid)) < 1:
+            place, advice = f'training stage {k}: grid={stage.grid}', 'a larger grid'
+            if k == self.num_training_stages:
+                place, advice = f'img_size={self.img_size} of ElasticPVTv2', 'larger images'
+            for i, (level, grid) in enumerate(zip(self.levels, self._level_grids(stage.grid))):
+                attention = level.blocks[0].attn
+                if not attention.linear and min(grid) < attention.sr_ratio:
                     raise ValueError(
-                        f'training stage {k}: grid={stage.grid} leaves {grid[0]}x{grid[1]} tokens '
-                        f'at level {i + 1}, fewer than its sr_ratio={attention.sr_ratio} a side; '
-                        'give a larger grid, smaller sr_ratios, or linear=True'
+                        f'{place} leaves {grid[0]}x{grid[1]} tokens at level {i + 1}, fewer than '
+                        f'its sr_ratio={attention.sr_ratio} a side; give {advice}, smaller '
+                        'sr_ratios, or linear=True'
                     )
 
 
@@ -321,15 +329,12 @@ class SpatialReductionAttention(ElasticModule, BaseModule):
         return grid if self.sr is None else flops.conv_grid(self.sr, grid)
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        part = self.sliced()
-        q = F.linear(x, part['q.weight'], part['q.bias'])
-        kv = F.linear(self._reduce(x, grid), part['kv.weight'], part['kv.bias'])
-        q = q.unflatten(2, (self.active_units, -1)).transpose(1, 2)
+        q = self.active_linear('q', x).unflatten(2, (self.active_units, -1)).transpose(1, 2)
+        kv = self.active_linear('kv', self._reduce(x, grid))
         k, v = kv.unflatten(2, (2, self.active_units, -1)).permute(2, 0, 3, 1, 4)
         drop = self.attn_drop if self.training else 0.0
         x = F.scaled_dot_product_attention(q, k, v, dropout_p=drop)  # (B, heads, tokens, dims)
-        x = F.linear(x.transpose(1, 2).flatten(2), part['proj.weight'], self.proj.bias)
-        return self.proj_drop(x)
+        return self.proj_drop(self.active_linear('proj', x.transpose(1, 2).flatten(2)))
 
     def _reduce(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         if self.sr is None:
@@ -365,35 +370,30 @@ class ConvMLP(ElasticModule, BaseModule):
         return self.hidden
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        part = self.sliced()
-        x = F.linear(x, part['fc1.weight'], part['fc1.bias'])
+        x = self.active_linear('fc1', x)
         if self.linear:
             x = F.relu(x)
-        x = x.transpose(1, 2).unflatten(2, grid)
-        x = F.conv2d(
-            x, part['dwconv.weight'], part['dwconv.bias'], padding=1, groups=self.active_units
-        )
+        x = self._convolve(x.transpose(1, 2).unflatten(2, grid))
         x = self.drop(F.gelu(x.flatten(2).transpose(1, 2)))
-        return self.drop(F.linear(x, part['fc2.weight'], self.fc2.bias))
+        return self.drop(self.active_linear('fc2', x))
+
+    def _convolve(self, x: Tensor) -> Tensor:
+        if self.is_whole:
+            return self.dwconv(x)
+        weight, bias = self.active_parameter('dwconv.weight'), self.active_parameter('dwconv.bias')
+        return F.conv2d(x, weight, bias, padding=1, groups=self.active_units)
 
 
-def _parse_arch(
-    arch: Any, patch_sizes: Sequence[int], strides: Sequence[int]
-) -> dict[str, tuple[int, ...]]:
+def _parse_arch(arch: Any) -> dict[str, tuple[int, ...]]:
     names = tuple(ARCHS['b0'])
-    if isinstance(arch, str):
-        if arch not in ARCHS:
-            raise ValueError(f'arch={arch!r} of ElasticPVTv2 is not known; give {tuple(ARCHS)}')
+    if isinstance(arch, str) and arch in ARCHS:
         arch = ARCHS[arch]
     elif not isinstance(arch, dict) or set(arch) != set(names):
         raise ValueError(
             f'arch={arch!r} of ElasticPVTv2 must be one of {tuple(ARCHS)} or a dict of {names}'
         )
-    settings = {name: tuple(arch[name]) for name in names}
-    per_level = {**settings, 'patch_sizes': patch_sizes, 'strides': strides}
-    counts = {name: len(values) for name, values in per_level.items()}
-    if len(set(counts.values())) > 1:
-        raise ValueError(f'ElasticPVTv2 needs one number a level of everything, but has {counts}')
+    count = len(_whole_numbers('depths', arch['depths']))
+    settings = {name: _whole_numbers(name, arch[name], count) for name in names}
     for i, (width, heads) in enumerate(zip(settings['embed_dims'], settings['num_heads'])):
         if width % heads:
             raise ValueError(
@@ -403,14 +403,43 @@ def _parse_arch(
     return settings
 
 
+def _whole_numbers(name: str, values: Any, count: int | None = None) -> tuple[int, ...]:
+    """``count`` whole numbers from 1 on."""
+    wanted = 'one for each level' if count is None else f'{count} in all'
+    if (
+        not isinstance(values, (tuple, list))
+        or not values
+        or (count is not None and len(values) != count)
+        or not all(isinstance(n, Integral) and not isinstance(n, bool) and n > 0 for n in values)
+    ):
+        raise ValueError(
+            f'{name}={values!r} of ElasticPVTv2 must be whole numbers from 1 on, {wanted}'
+        )
+    return tuple(map(int, values))
+
+
+def _parse_out_indices(out_indices: Any, levels: int) -> tuple[int, ...]:
+    if (
+        not isinstance(out_indices, (tuple, list))
+        or not out_indices
+        or not all(type(i) is int and 0 <= i < levels for i in out_indices)
+    ):
+        raise ValueError(
+            f'out_indices={out_indices!r} of ElasticPVTv2 must be levels from 0..{levels - 1}'
+        )
+    return tuple(out_indices)
+
+
 def _rename_official_keys(state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
     if not any(key.startswith(f'{prefix}patch_embed1.') for key in state_dict):
         return
     for key in [key for key in state_dict if key.startswith(prefix)]:
-        value = state_dict.pop(key)
         name = key.removeprefix(prefix)
-        if name.startswith('head.'):
-            continue
-        part, level, rest = re.fullmatch(r'([a-z_]+)(\d+)\.(.+)', name).groups()
-        name = f'levels.{int(level) - 1}.{OFFICIAL_NAMES[part]}.{rest}'
-        state_dict[prefix + name.replace('dwconv.dwconv.', 'dwconv.')] = value
+        match = re.fullmatch(r'(patch_embed|block|norm)(\d+)\.(.+)', name)
+        if match:
+            part, level, rest = match.groups()
+            rest = rest.replace('dwconv.dwconv.', 'dwconv.')
+            name = f'levels.{int(level) - 1}.{OFFICIAL_NAMES[part]}.{rest}'
+            state_dict[prefix + name] = state_dict.pop(key)
+        elif name.startswith('head.'):
+            del state_dict[key]

@@ -51,8 +51,9 @@ class ElasticSwinTransformer(ElasticBackbone, SwinTransformer):
             dict(heads=(2, 4, 8, 16), hidden=(192, 384, 768, 1536), grid=48, window=6), dict()]``
             for Swin-T and Swin-S; see ``parse_training_stages``.
         new_offsets: Offsets that a larger window brings start from the ``'nearest'`` known
-            offset; from the known table, resized with ``'bicubic'`` interpolation; or as they
-            were at the ``'initial'`` drawing.
+            offset; from the known table, resized with ``'bicubic'`` interpolation; or stay
+            as they were drawn (``'initial'``; weight decay shrinks them meanwhile, unless the
+            table has none, as in Swin's recipe).
         **kwargs: Every argument of mmpretrain's ``SwinTransformer``.
 
     Raises:
@@ -73,7 +74,7 @@ class ElasticSwinTransformer(ElasticBackbone, SwinTransformer):
             raise ValueError(f'new_offsets={new_offsets!r} is not known; give one of {NEW_OFFSETS}')
         for i, level in enumerate(self.stages):
             for block in level.blocks:
-                _check_plain(block, i + 1)
+                _check_plain(block, level.embed_dims, i + 1)
                 elasticize_(block.attn, ElasticShiftWindowMSA)
                 elasticize_(block.attn.w_msa, ElasticWindowMSA)
                 elasticize_(block.ffn, ElasticFFN)
@@ -82,7 +83,7 @@ class ElasticSwinTransformer(ElasticBackbone, SwinTransformer):
         whole = TrainingStage(
             heads=tuple(block.attn.w_msa.total_units for block in firsts),
             hidden=tuple(block.ffn.total_units for block in firsts),
-            grid=tuple(self.patch_resolution),
+            grid=tuple(map(int, self.patch_resolution)),
             window=firsts[0].attn.total_units,
         )
         self.init_training_stages(training_stages, whole)
@@ -99,6 +100,8 @@ class ElasticSwinTransformer(ElasticBackbone, SwinTransformer):
                 parts = block.attn, block.attn.w_msa, block.ffn
                 if tuple(m.total_units for m in parts) != (whole.window, heads, hidden):
                     reason = 'stage_cfgs give blocks different windows, heads or hidden units'
+                elif block.attn.shift_size not in (0, whole.window // 2):
+                    reason = 'stage_cfgs shift windows by other than half of their side'
         if self.frozen_stages >= 0:
             reason = (
                 f'frozen_stages={self.frozen_stages} freezes weights that growing would write to'
@@ -111,12 +114,15 @@ class ElasticSwinTransformer(ElasticBackbone, SwinTransformer):
 
     def _check_windows(self) -> None:
         for k, stage in enumerate(self.training_stages, start=1):
-            for i, grid in enumerate(self._level_grids(stage.grid)):
-                if min(grid) < stage.window and not self.stages[i].blocks[0].attn.pad_small_map:
+            advice = 'a smaller window, a larger grid'
+            if k == self.num_training_stages:
+                advice = 'a smaller window_size, a larger img_size'
+            for i, (level, grid) in enumerate(zip(self.stages, self._level_grids(stage.grid))):
+                if min(grid) < stage.window and not level.blocks[0].attn.pad_small_map:
                     raise ValueError(
                         f'training stage {k}: window={stage.window} is larger than level {i + 1}, '
-                        f'which has {grid[0]}x{grid[1]} tokens; give a smaller window, a larger '
-                        'grid, or pad_small_map=True'
+                        f'which has {grid[0]}x{grid[1]} tokens; give {advice}, or '
+                        'pad_small_map=True'
                     )
 
     def units(self, k: int) -> Iterator[tuple[ElasticModule, int]]:
@@ -157,7 +163,7 @@ class ElasticSwinTransformer(ElasticBackbone, SwinTransformer):
         total = flops.conv(embed.projection, patches)
         total += _norm_flops(embed.norm, patches, self.embed_dims)
         grids = self._level_grids(self.active_grid(patches, k))
-        for i, (level, grid, merged) in enumerate(zip(self.stages, grids, [*grids[1:], None])):
+        for i, (level, grid, merged) in enumerate(zip(self.stages, grids, grids[1:])):
             width, tokens = level.embed_dims, grid[0] * grid[1]
             for block in level.blocks:
                 window, w_msa = active[block.attn], block.attn.w_msa
@@ -172,15 +178,16 @@ class ElasticSwinTransformer(ElasticBackbone, SwinTransformer):
                 total += _norm_flops(merging.norm, merged, merging.reduction.in_features)
                 total += merged[0] * merged[1] * merging.reduction.weight.numel()
             if i in self.out_indices:
-                after = merged if self.out_after_downsample and merging is not None else grid
+                after = merged if self.out_after_downsample else grid
                 total += _norm_flops(getattr(self, f'norm{i}'), after, self.num_features[i])
         return total
 
     def _level_grids(self, first: tuple[int, int]) -> list[tuple[int, int]]:
-        """Rows and columns of tokens of every level, from those of the first."""
+        """Rows and columns of tokens of every level and after the last, from the first's."""
         grids = [first]
-        for level in self.stages[:-1]:
-            grids.append(flops.patch_grid(level.downsample, grids[-1]))
+        for level in self.stages:
+            merging = level.downsample
+            grids.append(grids[-1] if merging is None else flops.patch_grid(merging, grids[-1]))
         return grids
 
 
@@ -239,7 +246,7 @@ class ElasticShiftWindowMSA(ElasticModule, ShiftWindowMSA):
                 f'({window}); give larger images or pad_small_map=True'
             )
         if self.shift_size > 0 and (self.pad_small_map or min(hw_shape) > window):
-            shift = window // 2
+            shift = self.shift_size if self.is_whole else window // 2
         bottom, right = (-n % window for n in hw_shape)
         x = query.unflatten(1, hw_shape)
         if bottom or right:
@@ -278,12 +285,11 @@ class ElasticWindowMSA(ElasticModule, WindowMSA):
             x: A map of (B, rows, window, columns, window, C): so many rows and columns of windows.
             mask: Added to the attention of each window, (rows * columns, window^2, window^2).
         """
-        part = self.sliced()
         batch, rows, window, columns, _, _ = x.shape
         count, heads, area = rows * columns, self.active_units, window**2
-        qkv = F.linear(x, part['qkv.weight'], part['qkv.bias']).unflatten(-1, (3, heads, -1))
+        qkv = self.active_linear('qkv', x).unflatten(-1, (3, heads, -1))
         qkv = qkv.permute(5, 0, 1, 3, 6, 2, 4, 7)  # 3, B, rows, columns, heads, window^2, dims
-        bias = self._bias(part['relative_position_bias_table'], window)
+        bias = self._bias(self.active_parameter('relative_position_bias_table'), window)
         if mask is None:
             qkv, bias = qkv.reshape(3, batch * count, heads, area, -1), bias[None]
         else:  # a window with its mask is as a head with its bias
@@ -297,7 +303,7 @@ class ElasticWindowMSA(ElasticModule, WindowMSA):
         )
         x = x.reshape(batch, rows, columns, heads, window, window, -1)
         x = x.permute(0, 1, 4, 2, 5, 3, 6).flatten(5)
-        return self.proj_drop(F.linear(x, part['proj.weight'], self.proj.bias))
+        return self.proj_drop(self.active_linear('proj', x))
 
     def _bias(self, table: Tensor, window: int) -> Tensor:
         """(heads, window^2, window^2): of a smaller window, that of a corner of the full one."""
@@ -307,23 +313,35 @@ class ElasticWindowMSA(ElasticModule, WindowMSA):
         return table[index].permute(2, 0, 1).contiguous()
 
 
-@functools.lru_cache(maxsize=16)
 def shift_mask(grid: tuple[int, int], window: int, shift: int, device: torch.device) -> Tensor:
     """mmpretrain's mask of shifted windows, made once for each shape: (windows, w^2, w^2)."""
-    with torch.inference_mode(False):  # kept, so that it may serve training too
-        return ShiftWindowMSA.get_attn_mask(grid, window, shift, device)
+    mask = _kept_mask(grid, window, shift, device)
+    if type(mask) is not Tensor:  # made while the network was being exported
+        _kept_mask.cache_clear()
+    return mask
 
 
-def _check_plain(block: Any, level: int) -> None:
-    reason = None
-    if type(block.attn.w_msa) is not WindowMSA:
-        reason = f'the window attention {type(block.attn.w_msa).__name__}, not WindowMSA'
+@functools.lru_cache(maxsize=16)
+def _kept_mask(*args: Any) -> Tensor:
+    with torch.inference_mode(False):  # so that it may serve training too
+        return ShiftWindowMSA.get_attn_mask(*args)
+
+
+def _check_plain(block: Any, width: int, level: int) -> None:
+    w_msa, reason = block.attn.w_msa, None
+    if type(w_msa) is not WindowMSA:
+        reason = f'the window attention {type(w_msa).__name__}, not WindowMSA'
     elif type(block.ffn) is not FFN or block.ffn.num_fcs != 2:
         reason = 'an MLP other than two linear layers'
     if reason:
         raise ValueError(
             f'level {level} of ElasticSwinTransformer has {reason} (stage_cfgs); '
             "drop that, or use type='mmpretrain.SwinTransformer'"
+        )
+    if width % w_msa.num_heads:
+        raise ValueError(
+            f'level {level} of ElasticSwinTransformer: its width of {width} is no multiple of '
+            f'num_heads={w_msa.num_heads}'
         )
 
 

@@ -50,7 +50,7 @@ class ElasticVisionTransformer(ElasticBackbone, VisionTransformer):
         whole = TrainingStage(
             heads=attention.num_heads,
             hidden=getattr(ffn, 'feedforward_channels', self.arch_settings['feedforward_channels']),
-            grid=tuple(self.patch_resolution),
+            grid=tuple(map(int, self.patch_resolution)),
         )
         self.init_training_stages(training_stages, whole)
         if self.num_training_stages > 1:
