@@ -1,6 +1,7 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
 """Every config parses, builds and has the plan that it names."""
 
+import functools
 import re
 import runpy
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from mmengine.config import Config
 from mmengine.registry import HOOKS, MODELS, PARAM_SCHEDULERS, init_default_scope
 
-from bvit_mm.cost import find_backbone, plan_of_config
+from bvit_mm.cost import LOOP_ONLY, find_backbone, plan_for
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(ROOT.glob('configs/*/*.py'))
@@ -28,12 +29,20 @@ def test_there_are_configs():
     assert len(CONFIGS) >= 41
 
 
-@every_config
-def test_config_builds(path):
+@functools.cache
+def read(path):
+    """A config that builds, its plan, and the number of its model's parameters."""
     cfg = Config.fromfile(path)
     init_default_scope(cfg.default_scope)
     model = MODELS.build(cfg.model)
+    options = {name: value for name, value in cfg.train_cfg.items() if name not in LOOP_ONLY}
     assert find_backbone(model).is_whole
+    return cfg, plan_for(model, **options), sum(p.numel() for p in model.parameters())
+
+
+@every_config
+def test_config_builds(path):
+    cfg, _, _ = read(path)
     for hook in cfg.custom_hooks:
         HOOKS.build(hook)
     for scheduler in cfg.param_scheduler:
@@ -44,8 +53,7 @@ def test_config_builds(path):
 
 @every_config
 def test_name_says_budget_and_batch(path):
-    cfg = Config.fromfile(path)
-    plan, _ = plan_of_config(cfg)
+    cfg, plan, _ = read(path)
     budget = re.search(r'-b(\d+)(?:-paper)?(?:_|$)', path.stem)
     if budget:
         share = int(budget[1]) / 100
@@ -84,7 +92,7 @@ def test_name_says_budget_and_batch(path):
     ],
 )
 def test_schedules_of_the_paper(name, epochs):
-    plan, _ = plan_of_config(Config.fromfile(ROOT / f'configs/{name}_in1k.py'))
+    _, plan, _ = read(ROOT / f'configs/{name}_in1k.py')
     assert plan.epochs == epochs
 
 

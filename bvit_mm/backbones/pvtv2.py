@@ -121,31 +121,21 @@ class ElasticPVTv2(ElasticBackbone, BaseModule):
             if not isinstance(rate, Real) or not 0 <= rate < 1:
                 raise ValueError(f'{name}={rate!r} of ElasticPVTv2 must be a number in [0, 1)')
         drop_paths = iter(torch.linspace(0, drop_path_rate, sum(depths), device='cpu').tolist())
-        self.levels = nn.ModuleList(
-            Level(
-                OverlapPatchEmbed(channels, width, patch, stride),
-                [
-                    Block(
-                        SpatialReductionAttention(
-                            width, n, sr_ratio, linear, qkv_bias, attn_drop_rate, drop_rate
-                        ),
-                        ConvMLP(width, ratio * width, linear, drop_rate),
-                        next(drop_paths),
-                    )
-                    for _ in range(depth)
-                ],
-            )
-            for channels, width, patch, stride, depth, n, ratio, sr_ratio in zip(
-                (in_channels, *widths),
-                widths,
-                patch_sizes,
-                strides,
-                depths,
-                heads,
-                ratios,
-                sr_ratios,
-            )
-        )
+        self.levels, channels = nn.ModuleList(), in_channels
+        for i, width in enumerate(widths):
+            blocks = [
+                Block(
+                    SpatialReductionAttention(
+                        width, heads[i], sr_ratios[i], linear, qkv_bias, attn_drop_rate, drop_rate
+                    ),
+                    ConvMLP(width, ratios[i] * width, linear, drop_rate),
+                    drop_path=next(drop_paths),
+                )
+                for _ in range(depths[i])
+            ]
+            embed = OverlapPatchEmbed(channels, width, patch_sizes[i], strides[i])
+            self.levels.append(Level(embed, blocks))
+            channels = width
         whole = TrainingStage(
             heads=heads,
             hidden=tuple(ratio * width for ratio, width in zip(ratios, widths)),
