@@ -332,10 +332,11 @@ def test_pending_gradient_follows_the_moments():
         assert grown.layers[0].ffn.layers[0][0].bias.grad[:48].unique() == 1
 
 
+@every_case
 @pytest.mark.parametrize('init', ['copy', 'half', 'noise', 'random'])
-def test_twin_grows_with_the_model(init):
-    backbone, _ = trained(adamw)
-    twin = CASE.build(seed=9)
+def test_twin_grows_with_the_model(case, init):
+    backbone, _ = trained(adamw, case=case)
+    twin = case.build(seed=9)
     twin.set_training_stage(0)
     alone = copy.deepcopy(twin)
     fresh = drawn_anew(backbone, seed=3) if init == 'random' else None
