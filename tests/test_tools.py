@@ -2,6 +2,7 @@
 """The command-line tools, ours and stock ones, as a user calls them."""
 
 import json
+import runpy
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from .test_resume import assert_same_run, last_file
 ROOT = Path(__file__).parent.parent
 DEMO = ROOT / 'configs' / 'demo' / 'deit-digits_bvit-b50.py'
 DEIT_S = ROOT / 'configs' / 'deit' / 'deit-small_bvit-b50_4xb256_in1k.py'
+SWIN_S = ROOT / 'configs' / 'swin' / 'swin-small_bvit-b50_16xb64_in1k.py'
 STOCK = Path(find_spec('mmpretrain').origin).parent / '.mim' / 'tools'
 MIM = Path(sys.executable).with_name('mim')
 
@@ -31,6 +33,17 @@ def call(*command, cwd, fails=False):
 
 def tool(name, *args, **kwargs):
     return call(sys.executable, ROOT / 'tools' / f'{name}.py', *args, **kwargs)
+
+
+@pytest.fixture
+def plan_here(monkeypatch):
+    """Runs tools/plan.py in this process."""
+
+    def run(*args):
+        monkeypatch.setattr(sys, 'argv', ['plan.py', *map(str, args)])
+        runpy.run_path(str(ROOT / 'tools' / 'plan.py'), run_name='__main__')
+
+    return run
 
 
 @pytest.fixture(scope='module')
@@ -188,13 +201,25 @@ def test_plan_prints_json(tmp_path):
         ),
     ],
 )
-def test_plan_with_bad_input(tmp_path, args, message):
-    error = tool('plan', DEIT_S, *args, cwd=tmp_path, fails=True)
-    assert message in error
+def test_plan_with_bad_input(plan_here, capsys, args, message):
+    with pytest.raises(SystemExit) as stop:
+        plan_here(DEIT_S, *args)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
 
 
-def test_plan_of_a_missing_config(tmp_path):
-    assert 'nowhere.py' in tool('plan', 'nowhere.py', cwd=tmp_path, fails=True)
+def test_plan_of_a_missing_config(plan_here, capsys):
+    with pytest.raises(SystemExit):
+        plan_here('nowhere.py')
+    assert 'nowhere.py' in capsys.readouterr().err
+
+
+def test_plan_of_a_pyramid_has_a_number_a_level(plan_here, capsys):
+    plan_here(SWIN_S, '--epochs', '42,123,167')
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:6] == ['stage', 'heads', 'hidden', 'tokens', 'window', 'GFLOPs']
+    assert lines[2].split()[:5] == ['2', '2,4,8,16', '192,384,768,1536', '2304', '6']
+    assert lines[5].startswith('costs 1967.79 GFLOPs x epochs, 74.81%')
 
 
 def test_plan_draws_a_picture(trained, short, tmp_path):
