@@ -62,6 +62,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--batch', type=int, default=32, help='images a step')
     parser.add_argument('--rounds', type=int, default=10, help='timed steps of each network')
     parser.add_argument('--amp', action='store_true', help='under autocast')
+    parser.add_argument('--inference', action='store_true', help='time forwards alone')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     return parser.parse_args()
 
@@ -69,22 +70,27 @@ def parse_args() -> argparse.Namespace:
 class Trainer:
     """A network with its optimizer, on one random batch."""
 
-    def __init__(self, backbone: nn.Module, images: torch.Tensor, amp: bool) -> None:
+    def __init__(self, backbone: nn.Module, images: torch.Tensor, args: argparse.Namespace) -> None:
         self.backbone = backbone.to(images.device)
         self.optimizer = torch.optim.AdamW(backbone.parameters(), lr=1e-5)
         self.images = images
-        self.amp = amp
+        self.args = args
+        self.backbone.train(not args.inference)
 
     def step(self) -> float:
-        """Seconds of one training step."""
+        """Seconds of one step."""
         self._wait()
         begin = time.perf_counter()
         self.optimizer.zero_grad()
-        with torch.autocast(self.images.device.type, enabled=self.amp):
+        with (
+            torch.autocast(self.images.device.type, enabled=self.args.amp),
+            torch.set_grad_enabled(not self.args.inference),
+        ):
             out = self.backbone(self.images)
-        out = out[-1] if isinstance(out, tuple) else out
-        out.float().square().mean().backward()
-        self.optimizer.step()
+        if not self.args.inference:
+            out = out[-1] if isinstance(out, tuple) else out
+            out.float().square().mean().backward()
+            self.optimizer.step()
         self._wait()
         return time.perf_counter() - begin
 
@@ -97,7 +103,7 @@ class WithoutAttention(Trainer):
     """Attention gives back its values."""
 
     def step(self) -> float:
-        """Seconds of one training step."""
+        """Seconds of one step."""
         with mock.patch.object(F, 'scaled_dot_product_attention', lambda q, k, v, **_: v):
             return super().step()
 
@@ -107,15 +113,15 @@ def main() -> None:
     args = parse_args()
     images = torch.randn(args.batch, 3, 224, 224, device=args.device)
     build_plain, build = NETWORKS[args.network]
-    trainers = {'plain': Trainer(build_plain(), images, args.amp)}
+    trainers = {'plain': Trainer(build_plain(), images, args)}
     backbone = build()
     flops = [backbone.flops(k) for k in range(3)]
     for k in reversed(range(3)):
         backbone = build()
         backbone.set_training_stage(k)
-        trainers[f'stage {k + 1}'] = Trainer(backbone, images, args.amp)
+        trainers[f'stage {k + 1}'] = Trainer(backbone, images, args)
     if args.network == 'swin-small':  # the others call attention by names of their own
-        trainers['no attention'] = WithoutAttention(build(), images, args.amp)
+        trainers['no attention'] = WithoutAttention(build(), images, args)
 
     times: dict[str, list[float]] = {name: [] for name in trainers}
     for round_ in range(args.rounds + 1):
@@ -126,8 +132,11 @@ def main() -> None:
                 times[name].append(seconds)
 
     device = torch.cuda.get_device_name() if args.device == 'cuda' else 'CPU'
-    amp = ', autocast' if args.amp else ''
-    print(f'{args.network}, batch {args.batch}{amp}, {device}, {torch.get_num_threads()} threads')
+    what = 'inference' if args.inference else 'training'
+    what += ', autocast' if args.amp else ''
+    print(
+        f'{args.network}, {what}, batch {args.batch}, {device}, {torch.get_num_threads()} threads'
+    )
     print('network       seconds  of plain  FLOPs share  time / (share x whole step)')
     for name, seconds in times.items():
         ratio = statistics.median(a / b for a, b in zip(seconds, times['plain']))
