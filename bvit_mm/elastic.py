@@ -14,7 +14,13 @@ from mmcv.cnn.bricks.transformer import FFN
 from mmpretrain.models.utils import MultiheadAttention
 from torch import Tensor, nn
 
-from .training_stages import StagesSpec, TrainingStage, centred, parse_training_stages
+from .training_stages import (
+    StagesSpec,
+    TrainingStage,
+    centred,
+    is_whole_number,
+    parse_training_stages,
+)
 
 
 class Slot(NamedTuple):
@@ -228,7 +234,7 @@ class ElasticBackbone:
         raise NotImplementedError
 
     def _check_training_stage(self, k: int) -> None:
-        if isinstance(k, bool) or not isinstance(k, int) or not 0 <= k < len(self.training_stages):
+        if not is_whole_number(k) or not 0 <= k < self.num_training_stages:
             raise ValueError(
                 f'training stage k={k!r} does not exist; give 0..{self.num_training_stages - 1}'
             )

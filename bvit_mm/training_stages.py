@@ -105,7 +105,7 @@ def _parse_stage(k: int, given: dict[str, Any], whole: TrainingStage) -> Trainin
 def _units(k: int, name: str, value: Any, total: PerLevel) -> PerLevel:
     place = f'training stage {k}: {name}={value!r}'
     if isinstance(total, int):
-        if not _is_whole_number(value):
+        if not is_whole_number(value):
             raise ValueError(f'{place} is not a whole number of {name}')
         if not 1 <= value <= total:
             raise ValueError(f'{place}, but the model has {total} {name}; give 1..{total}')
@@ -116,7 +116,7 @@ def _units(k: int, name: str, value: Any, total: PerLevel) -> PerLevel:
         )
     place = f'training stage {k}: {name}={tuple(value)}'
     for level, (units, of_level) in enumerate(zip(value, total), start=1):
-        if not _is_whole_number(units):
+        if not is_whole_number(units):
             raise ValueError(f'{place}, but {units!r} of level {level} is not a whole number')
         if not 1 <= units <= of_level:
             raise ValueError(
@@ -126,7 +126,7 @@ def _units(k: int, name: str, value: Any, total: PerLevel) -> PerLevel:
 
 
 def _window(k: int, value: Any, total: int) -> int:
-    if not _is_whole_number(value) or not 1 <= value <= total:
+    if not is_whole_number(value) or not 1 <= value <= total:
         raise ValueError(
             f'training stage {k}: window={value!r}, but the model has windows of {total}x{total} '
             f'tokens; give 1..{total}'
@@ -134,14 +134,15 @@ def _window(k: int, value: Any, total: int) -> int:
     return int(value)
 
 
-def _is_whole_number(value: Any) -> bool:
+def is_whole_number(value: Any) -> bool:
+    """NumPy's are; True and False are not."""
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _grid(k: int, value: Any, total: tuple[int, int]) -> tuple[int, int]:
     pair = (value, value) if isinstance(value, Integral) else value
     whole_numbers = (
-        isinstance(pair, Sequence) and len(pair) == 2 and all(map(_is_whole_number, pair))
+        isinstance(pair, Sequence) and len(pair) == 2 and all(map(is_whole_number, pair))
     )
     allowed = [list(range(2 - n % 2, n + 1, 2)) for n in total]
     if not whole_numbers or any(n not in fits for n, fits in zip(pair, allowed)):
@@ -157,7 +158,7 @@ def _grid(k: int, value: Any, total: tuple[int, int]) -> tuple[int, int]:
 
 
 def _stages_of_number(count: Any, whole: TrainingStage) -> tuple[TrainingStage, ...]:
-    if not _is_whole_number(count) or count < 1:
+    if not is_whole_number(count) or count < 1:
         raise ValueError(f'training_stages={count!r} must be a number of stages, at least 1')
     halvings = 2 ** (count - 1)
     for hidden in whole.hidden if isinstance(whole.hidden, tuple) else [whole.hidden]:

@@ -168,7 +168,7 @@ def swin(name, stages=SWIN_STAGES, **changes):
         PlainSwin,
         stages,
         {**SWIN, **changes},
-        tolerance=1e-11,
+        tolerance=1e-12,
     )
 
 

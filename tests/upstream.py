@@ -86,4 +86,6 @@ def main(checkout: Path) -> int:
 
 
 if __name__ == '__main__':
+    if len(sys.argv) != 2:
+        raise SystemExit('give the folder of an mmpretrain or mmdetection checkout')
     raise SystemExit(main(Path(sys.argv[1])))

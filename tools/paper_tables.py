@@ -287,6 +287,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('file', nargs='?', type=Path, help='write the page here, not to the screen')
     args = parser.parse_args()
+    if args.file and not args.file.parent.is_dir():
+        parser.error(f'{args.file.parent} is no folder; give a file in one that exists')
     if args.file:
         args.file.write_text(page())
     else:

@@ -3,7 +3,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from .. import flops
 from ..elastic import ElasticBackbone, ElasticModule, Slot, center_crop
 from ..registry import MODELS
-from ..training_stages import StagesSpec, TrainingStage
+from ..training_stages import StagesSpec, TrainingStage, is_whole_number
 
 # Wang et al., PVT v2: Improved Baselines with Pyramid Vision Transformer, Table 1.
 ARCHS: dict[str, dict[str, tuple[int, ...]]] = {
@@ -188,11 +188,11 @@ class ElasticPVTv2(ElasticBackbone, BaseModule):
         grids = self._level_grids(self.active_grid(patches, k))
         stage, total = self.training_stages[k], 0
         embedded = [patches, *grids[1:]]  # the first level is cropped after its embedding
-        for level, patches, grid, heads, hidden in zip(
+        for level, before, grid, heads, hidden in zip(
             self.levels, embedded, grids, stage.heads, stage.hidden
         ):
             conv, width, tokens = level.patch_embed.proj, level.width, grid[0] * grid[1]
-            total += flops.conv(conv, patches) + flops.norm(patches[0] * patches[1], width)
+            total += flops.conv(conv, before) + flops.norm(before[0] * before[1], width)
             for block in level.blocks:
                 attention, inner = block.attn, heads * block.attn.head_dims
                 total += 2 * flops.norm(tokens, width)
@@ -400,7 +400,7 @@ def _whole_numbers(name: str, values: Any, count: int | None = None) -> tuple[in
         not isinstance(values, (tuple, list))
         or not values
         or (count is not None and len(values) != count)
-        or not all(isinstance(n, Integral) and not isinstance(n, bool) and n > 0 for n in values)
+        or not all(is_whole_number(n) and n > 0 for n in values)
     ):
         raise ValueError(
             f'{name}={values!r} of ElasticPVTv2 must be whole numbers from 1 on, {wanted}'
@@ -412,7 +412,7 @@ def _parse_out_indices(out_indices: Any, levels: int) -> tuple[int, ...]:
     if (
         not isinstance(out_indices, (tuple, list))
         or not out_indices
-        or not all(type(i) is int and 0 <= i < levels for i in out_indices)
+        or not all(is_whole_number(i) and 0 <= i < levels for i in out_indices)
     ):
         raise ValueError(
             f'out_indices={out_indices!r} of ElasticPVTv2 must be levels from 0..{levels - 1}'
