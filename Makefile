@@ -2,10 +2,12 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python -W ignore::UserWarning
+# Wheels of mmcv with compiled operators, kept across clones: one takes ten minutes to build.
+WHEELS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bvit_mm
 DEMO := configs/demo/deit-digits_bvit-b50.py
 DEMO_DIR := work_dirs/demo
 
-.PHONY: demo test bench
+.PHONY: demo test bench ops
 
 demo: $(VENV)/ready
 	$(RUN) tools/make_digits.py data/digits
@@ -14,7 +16,7 @@ demo: $(VENV)/ready
 	$(RUN) tools/test.py $(DEMO) $$(cat $(DEMO_DIR)/last_checkpoint) --work-dir $(DEMO_DIR)
 	$(RUN) tools/plan.py $(DEMO) --plot $(DEMO_DIR)/plan.png --run $(DEMO_DIR)
 
-test: $(VENV)/ready
+test: $(VENV)/ops
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/python -m pytest -q --durations=5
@@ -29,4 +31,21 @@ $(VENV)/ready: setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "bvit_mm needs Python 3.10 or newer; this is %s. Give another: make PYTHON=python3.11" % sys.version.split()[0])'
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install -c constraints.txt -e '.[onedl,downstream,demo,dev]'
+	touch $@
+
+# Detectors need mmcv's compiled operators. pip's own cache confuses a wheel that has them with one
+# that has none, so the wheel lies in a folder that names what it was built for.
+ops: $(VENV)/ops
+$(VENV)/ops: $(VENV)/ready
+	$(VENV)/bin/pip install ninja psutil wheel 'setuptools>=80,<82'
+	@set -e; \
+	kept=$(WHEELS)/$$($(VENV)/bin/python -c 'import sys, torch; from importlib.metadata import version; \
+	    print("mmcv", version("onedl-mmcv"), "torch", torch.__version__, sys.implementation.cache_tag, \
+	          *["cuda"] * torch.cuda.is_available(), sep="-")'); \
+	ls "$$kept"/*.whl 2>/dev/null || { \
+	    echo "compiling the operators of mmcv into $$kept: ten minutes on two cores"; \
+	    $(VENV)/bin/pip wheel --no-deps --no-build-isolation --no-cache-dir -c constraints.txt \
+	        -w "$$kept" onedl-mmcv; }; \
+	$(VENV)/bin/pip install --force-reinstall --no-deps "$$kept"/*.whl
+	$(VENV)/bin/python -c 'import torch, mmcv._ext'
 	touch $@

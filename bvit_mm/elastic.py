@@ -21,6 +21,7 @@ from .training_stages import (
     is_whole_number,
     parse_training_stages,
 )
+from .weights import load_pretrained
 
 
 class Slot(NamedTuple):
@@ -65,15 +66,16 @@ class ElasticModule:
     """Mixin of a module that can compute with its first ``active_units`` units.
 
     A subclass declares ``slots``, the only list of what follows the units: slicing, growth,
-    moments, EMA and tests read it. It also says how many units there are in all.
+    moments, EMA and tests read it. It also names its attribute that says how many there are.
     """
 
     slots: tuple[Slot, ...] = ()
+    units_name: str
     active_units: int
 
     @property
     def total_units(self) -> int:
-        raise NotImplementedError
+        return getattr(self, self.units_name)
 
     @property
     def is_whole(self) -> bool:
@@ -103,6 +105,17 @@ class ElasticModule:
             x, self.active_parameter(f'{name}.weight'), self.active_parameter(f'{name}.bias')
         )
 
+    @torch.no_grad()
+    def shrink_(self) -> None:
+        """Drops the weights of inactive units for good: the active units become all."""
+        for slot, param in self.elastic_parameters():
+            places = slot.places(param.shape[slot.dim], self.total_units, range(self.active_units))
+            param.data = param.index_select(slot.dim, places.to(param.device))
+        setattr(self, self.units_name, self.active_units)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                module.out_features, module.in_features = module.weight.shape
+
 
 class ElasticMultiheadAttention(ElasticModule, MultiheadAttention):
     """mmpretrain's multi-head self-attention with its first heads active (Eq. 7)."""
@@ -112,10 +125,11 @@ class ElasticMultiheadAttention(ElasticModule, MultiheadAttention):
         Slot('qkv.bias', 0, blocks=3),
         Slot('proj.weight', 1, out=True),
     )
+    units_name = 'num_heads'
 
-    @property
-    def total_units(self) -> int:
-        return self.num_heads
+    def shrink_(self) -> None:
+        super().shrink_()
+        self.embed_dims = self.num_heads * self.head_dims  # of q, k and v
 
     def forward(self, x: Tensor) -> Tensor:
         if self.is_whole:
@@ -137,10 +151,7 @@ class ElasticFFN(ElasticModule, FFN):
         Slot('layers.0.0.bias', 0),
         Slot('layers.1.weight', 1, out=True),
     )
-
-    @property
-    def total_units(self) -> int:
-        return self.feedforward_channels
+    units_name = 'feedforward_channels'
 
     def forward(self, x: Tensor, identity: Tensor | None = None) -> Tensor:
         if self.is_whole:
@@ -173,16 +184,35 @@ class ElasticBackbone:
     The stage travels with the weights, in the metadata that torch keeps in a state dict next to
     its keys: loading weights makes the backbone the network of their stage, so an unfinished
     checkpoint is never taken for the whole network. The keys stay the plain class's, and a
-    finished checkpoint has no such entry. Who drops the metadata loses this: mmengine's
-    ``Pretrained`` initialisation with a ``prefix`` does, and other classes do not read it.
+    finished checkpoint has no such entry. Other classes do not read it.
+
+    Weights given to it as ``init_cfg=dict(type='Pretrained', ...)`` must all be there and fit
+    (``load_pretrained``), where mmengine would only warn.
     """
 
+    # The type of the whole network for those who do not have bvit_mm; None if there is none.
+    plain_type: str | None = None
     training_stages: tuple[TrainingStage, ...]
 
     def init_training_stages(self, spec: StagesSpec, whole: TrainingStage) -> None:
         self.training_stages = parse_training_stages(spec, whole)
+        self.whole = whole
         self._training_stage = self.num_training_stages - 1
         self._register_state_dict_hook(_record_training_stage)
+
+    def init_weights(self) -> None:
+        given = self.init_cfg or []
+        given = [given] if isinstance(given, dict) else list(given)
+        pretrained = [init for init in given if init['type'] == 'Pretrained']
+        self.init_cfg, kept = [init for init in given if init not in pretrained], self.init_cfg
+        super().init_weights()
+        self.init_cfg = kept
+        for init in pretrained:
+            load_pretrained(self, init['checkpoint'], init.get('prefix'), self.new_in_transfer())
+
+    def new_in_transfer(self) -> set[str]:
+        """Keys that a classifier's weights do not have: they keep their initial values."""
+        return set()
 
     @property
     def num_training_stages(self) -> int:
@@ -195,7 +225,7 @@ class ElasticBackbone:
 
     @property
     def is_whole(self) -> bool:
-        return self._training_stage == self.num_training_stages - 1
+        return self.training_stages[self._training_stage] == self.whole
 
     def set_training_stage(self, k: int) -> None:
         """Activates training stage ``k`` (0-based). It only sets sizes; growing is ``grow_``'s.
@@ -208,6 +238,21 @@ class ElasticBackbone:
             module.active_units = active
         self._training_stage = k
 
+    def shrink_(self, k: int) -> None:
+        """Becomes the network of training stage ``k`` for good, in place.
+
+        It has only the weights of that stage, and that stage only; it still takes the images
+        of the whole network and crops their tokens.
+
+        Raises:
+            ValueError: If there is no such stage.
+        """
+        self.set_training_stage(k)
+        for module, _ in self.units(k):
+            module.shrink_()
+        self.training_stages = (self.training_stages[k],)
+        self._training_stage = 0
+
     def units(self, k: int) -> Iterator[tuple[ElasticModule, int]]:
         """The elastic modules, each with its active units in training stage ``k``."""
         raise NotImplementedError
@@ -217,7 +262,7 @@ class ElasticBackbone:
 
         Of an image of another size than the backbone is built for, the same share.
         """
-        whole, active = self.training_stages[-1].grid, self.training_stages[k].grid
+        whole, active = self.whole.grid, self.training_stages[k].grid
         return tuple(centred(int(n), int(n) * a / w) for n, a, w in zip(grid, active, whole))
 
     def flops(self, k: int, input_size: int | tuple[int, int] | None = None) -> int:

@@ -28,7 +28,9 @@ class StageSwitchHook(Hook):
     the optimizer's moments grow together, in place, just before the first iteration of a
     stage; the log says what grew, what is spent, and the loss of that iteration's batch before
     and after. Each checkpoint keeps the plan, and what mmengine's own leaves out of an exact
-    resume: random states, and gradients that are being accumulated.
+    resume: random states, and gradients that are being accumulated. At the end of each stage but
+    the last, ``stage_1.pth`` and so on keep its weights, which ``tools/publish.py --stage``
+    makes a smaller model of.
 
     Args:
         init: What new weights start from: ``'copy'``, ``'random'``, ``'half'`` or ``'noise'``;
@@ -85,6 +87,16 @@ class StageSwitchHook(Hook):
         stage = _plan(runner).stage_at(runner.epoch)
         if stage != self._backbone.training_stage:
             self._switch(runner, stage, data_batch)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        plan, done = _plan(runner), runner.epoch + 1
+        if done < plan.total_epochs and plan.stage_at(done) != plan.stage_at(runner.epoch):
+            runner.save_checkpoint(
+                runner.work_dir,
+                f'stage_{plan.stage_at(runner.epoch) + 1}.pth',
+                save_optimizer=False,
+                save_param_scheduler=False,
+            )
 
     def before_test(self, runner: Runner) -> None:
         backbone = find_backbone(runner.model)

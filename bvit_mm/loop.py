@@ -8,7 +8,6 @@ from typing import Any
 from mmengine.dist import is_main_process
 from mmengine.model import is_model_wrapper
 from mmengine.runner import (
-    CheckpointLoader,
     EpochBasedTrainLoop,
     Runner,
     find_latest_checkpoint,
@@ -23,6 +22,7 @@ from .plan import Plan
 from .randomness import seed_epoch, set_random_state
 from .registry import LOOPS
 from .report import plan_table
+from .weights import read_checkpoint
 
 PLAN_FILE = 'plan.json'
 STRATEGIES = ('SingleDeviceStrategy', 'DDPStrategy')
@@ -142,17 +142,17 @@ def _check_resumed(runner: Runner, plan: Plan) -> None:
     file = runner._load_from or find_latest_checkpoint(runner.work_dir)
     if file is None:
         return
-    try:
-        checkpoint = CheckpointLoader.load_checkpoint(file, map_location='cpu')
-    except Exception as error:  # torch raises many kinds for a file cut short
-        raise ValueError(
-            f'{file} cannot be read ({type(error).__name__}: {error}); give --resume an earlier one'
-        ) from error
+    checkpoint = read_checkpoint(file, advice='give --resume an earlier one')
     saved = checkpoint.get('meta', {}).get('bvit_mm')
     if saved is None:
         raise ValueError(
             f'{file} is not of a budgeted run and cannot be resumed; start from its weights with '
             'load_from and without resume, or give a checkpoint of BudgetedTrainLoop'
+        )
+    if 'batches_done' not in saved:
+        raise ValueError(
+            f'{file} is published, without what resuming needs; start from its weights with '
+            'load_from and without resume, or give a checkpoint of the run'
         )
     plan.check_same(saved['plan'], f'{file} is of a run')
 

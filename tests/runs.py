@@ -74,7 +74,8 @@ class TinyDataset(Dataset):
 
     metainfo = dict(classes=list('abcd'))
 
-    def __init__(self):
+    def __init__(self, pipeline=()):
+        self.pipeline = pipeline  # for published configs, which say how to read an image
         self.images = torch.randn(
             4 * BATCHES, 3, 16, 16, generator=torch.Generator().manual_seed(0)
         )

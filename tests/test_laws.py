@@ -111,6 +111,27 @@ def test_stage_equals_small_network(case, dtype, tolerance):
         assert (ours - theirs).abs().max() <= tolerance * scale
 
 
+@every_case
+def test_stage_shrinks_to_a_network_of_its_own(case):
+    """With only that stage's weights it computes the same, and is rebuilt from its arguments."""
+    images, stages = case.images(), case.build().training_stages
+    for k in range(len(stages)):
+        backbone = case.build()
+        backbone.set_training_stage(k)
+        expected, cost = backbone(images), backbone.flops(k)
+        whole = sum(p.numel() for p in backbone.parameters())
+        backbone.shrink_(k)
+        shrunk = sum(p.numel() for p in backbone.parameters())
+        fewer_units = stages[k]._replace(grid=stages[-1].grid) != stages[-1]
+        assert shrunk < whole if fewer_units else shrunk == whole
+        again = case.build(seed=9, only_stage=k)
+        again.load_state_dict(backbone.state_dict(), strict=True)
+        for network in (backbone, again):
+            assert all(map(torch.equal, network(images), expected))
+            assert network.flops(0) == cost
+            assert network.num_training_stages == 1
+
+
 # 3. Gradients have full shape, exactly 0 for inactive units; the compute shrinks.
 
 

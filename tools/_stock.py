@@ -1,21 +1,42 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
-"""mmpretrain's own command-line tools, which its package carries."""
+"""The command-line tools of mmpretrain, mmdet and mmseg, which their packages carry."""
 
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
+PACKAGES = {
+    'mmpretrain': 'mmpretrain',
+    'mmdet': 'mmdetection',
+    'mmseg': 'mmsegmentation',
+}
 
-def stock_tool(name: str) -> ModuleType:
-    """The module ``tools/<name>.py`` of the installed mmpretrain."""
-    package = Path(find_spec('mmpretrain').origin).parent
-    path = package / '.mim' / 'tools' / f'{name}.py'
-    if not path.is_file():
-        raise FileNotFoundError(
-            f'{path} does not exist: this mmpretrain was installed without its tools; '
-            'install it from a wheel (pip install onedl-mmpretrain)'
+
+def stock_tool(name: str, package: str = 'mmpretrain') -> ModuleType:
+    """The module ``tools/<name>.py`` of an installed package.
+
+    Args:
+        name: Of the tool.
+        package: ``'mmpretrain'``, ``'mmdet'`` or ``'mmseg'``: the ``default_scope`` of a config.
+
+    Raises:
+        SystemExit: If there is no such package, or it was installed without its tools.
+    """
+    if package not in PACKAGES:
+        raise SystemExit(f'default_scope={package!r} of the config must be one of {(*PACKAGES,)}')
+    found = find_spec(package)
+    if found is None:
+        raise SystemExit(
+            f'the config is for {package}, which is not installed; '
+            "pip install -e '.[downstream]' (onedl), or mmdet and mmsegmentation (classic)"
         )
-    spec = spec_from_file_location(f'mmpretrain_tools_{name}', path)
+    path = Path(found.origin).parent / '.mim' / 'tools' / f'{name}.py'
+    if not path.is_file():
+        raise SystemExit(
+            f'{path} does not exist: this {package} was installed without its tools; '
+            f'install it from a wheel (pip install onedl-{PACKAGES[package]})'
+        )
+    spec = spec_from_file_location(f'{package}_tools_{name}', path)
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

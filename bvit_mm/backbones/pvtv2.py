@@ -77,6 +77,8 @@ class ElasticPVTv2(ElasticBackbone, BaseModule):
             ``[dict(heads=(1, 1, 2, 2), hidden=(128, 256, 320, 512), grid=40),
             dict(heads=(1, 2, 4, 4), hidden=(256, 512, 640, 1024), grid=48), dict()]`` for b2;
             see ``parse_training_stages``.
+        only_stage: Builds the smaller network of this training stage alone (0-based), for
+            weights that ``tools/publish.py --stage`` exported.
         init_cfg: Replaces the official initialisation.
 
     Raises:
@@ -100,6 +102,7 @@ class ElasticPVTv2(ElasticBackbone, BaseModule):
         drop_path_rate: float = 0.0,
         out_indices: Sequence[int] = (3,),
         training_stages: StagesSpec = None,
+        only_stage: int | None = None,
         init_cfg: dict | list | None = None,
     ) -> None:
         super().__init__(init_cfg)
@@ -144,6 +147,8 @@ class ElasticPVTv2(ElasticBackbone, BaseModule):
         self.init_training_stages(training_stages, whole)
         self._check_reductions()
         self._register_load_state_dict_pre_hook(_rename_official_keys)
+        if only_stage is not None:
+            self.shrink_(only_stage)
 
     def init_weights(self) -> None:
         """Draws the weights as the official implementation does, unless ``init_cfg`` is given."""
@@ -283,6 +288,7 @@ class SpatialReductionAttention(ElasticModule, BaseModule):
         Slot('kv.bias', 0, blocks=2),
         Slot('proj.weight', 1, out=True),
     )
+    units_name = 'num_heads'
 
     def __init__(
         self,
@@ -307,10 +313,6 @@ class SpatialReductionAttention(ElasticModule, BaseModule):
             kernel = 1 if linear else sr_ratio
             self.sr = nn.Conv2d(width, width, kernel, stride=kernel)
             self.norm = nn.LayerNorm(width)
-
-    @property
-    def total_units(self) -> int:
-        return self.num_heads
 
     def reduced_grid(self, grid: tuple[int, int]) -> tuple[int, int]:
         """Rows and columns of keys for a grid of tokens."""
@@ -345,6 +347,7 @@ class ConvMLP(ElasticModule, BaseModule):
         Slot('dwconv.bias', 0),
         Slot('fc2.weight', 1, out=True),
     )
+    units_name = 'hidden'
 
     def __init__(self, width: int, hidden: int, linear: bool, drop: float) -> None:
         super().__init__()
@@ -355,9 +358,10 @@ class ConvMLP(ElasticModule, BaseModule):
         self.fc2 = nn.Linear(hidden, width)
         self.drop = nn.Dropout(drop)
 
-    @property
-    def total_units(self) -> int:
-        return self.hidden
+    def shrink_(self) -> None:
+        super().shrink_()
+        conv = self.dwconv
+        conv.in_channels = conv.out_channels = conv.groups = self.hidden
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         x = self.active_linear('fc1', x)

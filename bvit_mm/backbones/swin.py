@@ -54,6 +54,8 @@ class ElasticSwinTransformer(ElasticBackbone, SwinTransformer):
             offset; from the known table, resized with ``'bicubic'`` interpolation; or stay
             as they were drawn (``'initial'``; weight decay shrinks them meanwhile, unless the
             table has none, as in Swin's recipe).
+        only_stage: Builds the smaller network of this training stage alone (0-based), for
+            weights that ``tools/publish.py --stage`` exported.
         **kwargs: Every argument of mmpretrain's ``SwinTransformer``.
 
     Raises:
@@ -62,11 +64,14 @@ class ElasticSwinTransformer(ElasticBackbone, SwinTransformer):
             window attention than mmpretrain's ``WindowMSA``, frozen levels.
     """
 
+    plain_type = 'SwinTransformer'
+
     def __init__(
         self,
         *args,
         training_stages: StagesSpec = None,
         new_offsets: str = 'nearest',
+        only_stage: int | None = None,
         **kwargs,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -92,6 +97,8 @@ class ElasticSwinTransformer(ElasticBackbone, SwinTransformer):
             self._check_windows()
         last = len(self.stages) - 1
         self._register_load_state_dict_pre_hook(functools.partial(_rename_old_keys, last=last))
+        if only_stage is not None:
+            self.shrink_(only_stage)
 
     def _check_divisible(self, whole: TrainingStage) -> None:
         reason = None
@@ -124,6 +131,11 @@ class ElasticSwinTransformer(ElasticBackbone, SwinTransformer):
                         f'which has {grid[0]}x{grid[1]} tokens; give {advice}, or '
                         'pad_small_map=True'
                     )
+
+    def new_in_transfer(self) -> set[str]:
+        """Norms of all but the last level, which a classifier does not read."""
+        levels = set(self.out_indices) - {len(self.stages) - 1}
+        return {f'norm{i}.{name}' for i in levels for name in ('weight', 'bias')}
 
     def units(self, k: int) -> Iterator[tuple[ElasticModule, int]]:
         stage, whole = self.training_stages[k], k == self.num_training_stages - 1
@@ -168,7 +180,7 @@ class ElasticSwinTransformer(ElasticBackbone, SwinTransformer):
             for block in level.blocks:
                 window, w_msa = active[block.attn], block.attn.w_msa
                 windows = -(-grid[0] // window) * -(-grid[1] // window)  # padded to whole ones
-                inner = active[w_msa] * (width // w_msa.num_heads)
+                inner = active[w_msa] * (w_msa.proj.in_features // w_msa.num_heads)
                 total += windows * flops.attention(window**2, window**2, width, inner)
                 total += flops.mlp(tokens, width, active[block.ffn])
                 total += _norm_flops(block.norm1, grid, width)
@@ -234,9 +246,13 @@ class OffsetSlot(NamedTuple):
 class ElasticShiftWindowMSA(ElasticModule, ShiftWindowMSA):
     """mmpretrain's window attention, in windows of its first ``active_units`` rows and columns."""
 
-    @property
-    def total_units(self) -> int:
-        return self.window_size
+    units_name = 'window_size'
+
+    def shrink_(self) -> None:
+        super().shrink_()
+        if self.shift_size:
+            self.shift_size = self.window_size // 2
+        self.w_msa.set_window(self.window_size)
 
     def forward(self, query: Tensor, hw_shape: tuple[int, int]) -> Tensor:
         window, shift = self.active_units, 0
@@ -271,10 +287,14 @@ class ElasticWindowMSA(ElasticModule, WindowMSA):
         Slot('relative_position_bias_table', 1),
         Slot('proj.weight', 1, out=True),
     )
+    units_name = 'num_heads'
 
-    @property
-    def total_units(self) -> int:
-        return self.num_heads
+    def set_window(self, side: int) -> None:
+        """Makes ``side`` the full side of the windows; the bias table must have that size."""
+        self.window_size = side, side
+        index = self.double_step_seq(2 * side - 1, side, 1, side)
+        index = (index + index.T).flip(1).contiguous()
+        self.relative_position_index = index.to(self.relative_position_index)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Attention within each window.

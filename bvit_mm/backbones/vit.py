@@ -37,6 +37,8 @@ class ElasticVisionTransformer(ElasticBackbone, VisionTransformer):
         training_stages: A number of stages, or what is active in each, for example
             ``[dict(heads=2, hidden=384, grid=10), dict(heads=4, hidden=768, grid=12),
             dict(heads=6, hidden=1536, grid=14)]`` for DeiT-S; see ``parse_training_stages``.
+        only_stage: Builds the smaller network of this training stage alone (0-based), for
+            weights that ``tools/publish.py --stage`` exported.
         **kwargs: Every argument of mmpretrain's ``VisionTransformer``.
 
     Raises:
@@ -44,7 +46,15 @@ class ElasticVisionTransformer(ElasticBackbone, VisionTransformer):
             split: layers that differ, an MLP other than two linear layers, frozen layers.
     """
 
-    def __init__(self, *args, training_stages: StagesSpec = None, **kwargs) -> None:
+    plain_type = 'VisionTransformer'
+
+    def __init__(
+        self,
+        *args,
+        training_stages: StagesSpec = None,
+        only_stage: int | None = None,
+        **kwargs,
+    ) -> None:
         super().__init__(*args, **kwargs)
         attention, ffn = self.layers[0].attn, self.layers[0].ffn
         whole = TrainingStage(
@@ -59,6 +69,8 @@ class ElasticVisionTransformer(ElasticBackbone, VisionTransformer):
             elasticize_(layer.attn, ElasticMultiheadAttention)
             if _is_plain_ffn(layer.ffn):
                 elasticize_(layer.ffn, ElasticFFN)
+        if only_stage is not None:
+            self.shrink_(only_stage)
 
     def _check_divisible(self, whole: TrainingStage) -> None:
         reason = None

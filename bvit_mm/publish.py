@@ -1,0 +1,206 @@
+# Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
+"""From a training checkpoint to what is handed on: plain weights, and a config to run them."""
+
+import contextlib
+import copy
+import hashlib
+import inspect
+import io
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from torch import Tensor
+
+from .cost import build_to_count, find_backbone
+from .elastic import ElasticBackbone
+from .plan import Plan
+from .weights import cut_prefix, load_strictly, read_checkpoint
+
+WEIGHTS = ('ema', 'raw')
+HASH_LENGTH = 8
+
+
+class Published(NamedTuple):
+    """What ``publish`` makes: a checkpoint to save, and the config of its model."""
+
+    checkpoint: dict[str, Any]
+    config: Config
+    backbone: ElasticBackbone
+
+
+def publish(file: str, weights: str | None = None, stage: int | None = None) -> Published:
+    """Makes the finished network of a training checkpoint, without what only training needs.
+
+    Of a finished network the config has mmpretrain's own types, so that it runs without
+    bvit_mm; of PVTv2, which mmpretrain does not have, and of an earlier training stage it has
+    those of bvit_mm.
+
+    Args:
+        file: A checkpoint of ``BudgetedTrainLoop``.
+        weights: ``'ema'`` for the averaged weights, which validation measured, or ``'raw'`` for
+            those that were trained; by default the averaged if there are any.
+        stage: The training stage (1-based) of an unfinished checkpoint, to publish the smaller
+            network that it is; see ``StageSwitchHook``, which keeps one of each stage.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no such checkpoint, its weights are not complete or not finite, or
+            it is of another training stage than asked for.
+    """
+    advice = 'give a checkpoint of BudgetedTrainLoop, such as work_dirs/.../epoch_300.pth'
+    checkpoint = read_checkpoint(file, advice)
+    meta = checkpoint.get('meta', {})
+    if 'batches_done' not in meta.get('bvit_mm', {'batches_done': None}):
+        raise ValueError(f'{file} is published already; {advice}')
+    if 'state_dict' not in checkpoint or 'bvit_mm' not in meta or 'cfg' not in meta:
+        raise ValueError(f'{file} is no training checkpoint of a budgeted run; {advice}')
+    weights, state_dict = _choose_weights(checkpoint, weights, file)
+    broken = [key for key, value in state_dict.items() if not value.isfinite().all()]
+    if broken:
+        raise ValueError(
+            f'{file} has weights that are infinite or no numbers ({len(broken)} of '
+            f'{len(state_dict)}: {broken[0]}, ...): training diverged; give an earlier checkpoint'
+        )
+
+    cfg = Config.fromstring(meta['cfg'], file_format='.py')
+    init_default_scope(cfg.get('default_scope', 'mmpretrain'))
+    model = build_to_count(copy.deepcopy(cfg.model))
+    load_strictly(model, state_dict, str(file))
+    backbone = find_backbone(model)
+    k, last = backbone.training_stage, backbone.num_training_stages - 1
+    only = None if k == last else k
+    _check_stage(stage, k, last, file, meta['epoch'])
+    plan = meta['bvit_mm']['plan']
+    about = dict(
+        plan=plan,
+        spent=_spent(plan, meta['epoch']),
+        epoch=meta['epoch'],
+        training_stage=k + 1,
+        gflops=plan['stages'][k]['gflops'],
+        weights=weights,
+        backbone=type(backbone).__name__,
+    )
+    if only is not None:
+        backbone.shrink_(only)
+    published = dict(
+        state_dict=model.state_dict(),
+        meta=dict(bvit_mm=about, dataset_meta=_plain(meta.get('dataset_meta') or {})),
+    )
+    return Published(published, _config_of(cfg, backbone, only), backbone)
+
+
+def write_published(published: Published, out: Path) -> tuple[Path, Path]:
+    """Writes ``OUT-<hash>.pth`` and ``OUT-<hash>.py``, the hash being the weights file's SHA-256.
+
+    Returns:
+        The two files.
+
+    Raises:
+        ValueError: If ``out`` is in no folder that exists.
+    """
+    weights = write_hashed(published.checkpoint, out)
+    config = weights.with_suffix('.py')
+    _replace(config, published.config.pretty_text.encode())
+    return weights, config
+
+
+def write_hashed(content: dict, out: Path) -> Path:
+    """Saves ``content`` as ``OUT-<hash>.pth``; a file of that name has the same content."""
+    if not out.parent.is_dir():
+        raise ValueError(f'{out.parent} is no folder; give a name in one that exists')
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    data = buffer.getvalue()
+    digest = hashlib.sha256(data).hexdigest()[:HASH_LENGTH]
+    file = out.with_name(f'{out.name}-{digest}.pth')
+    _replace(file, data)
+    return file
+
+
+def _replace(file: Path, data: bytes) -> None:
+    partial = file.with_name(f'{file.name}.partial')  # a kill must not leave half a file
+    try:
+        partial.write_bytes(data)
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _choose_weights(
+    checkpoint: dict[str, Any], wanted: str | None, file: str
+) -> tuple[str, dict[str, Tensor]]:
+    """mmengine saves averaged weights as ``state_dict``, and then the raw ones beside them."""
+    averaged = 'ema_state_dict' in checkpoint
+    wanted = wanted or WEIGHTS[not averaged]
+    if wanted not in WEIGHTS:
+        raise ValueError(f'weights={wanted!r} is not known; give one of {WEIGHTS}')
+    if wanted == 'ema' and not averaged:
+        raise ValueError(
+            f'{file} has no averaged weights (its run had no EMAHook); give the raw ones'
+        )
+    if wanted == 'raw' and averaged:
+        return wanted, cut_prefix(checkpoint['ema_state_dict'], 'module.')
+    return wanted, checkpoint['state_dict']
+
+
+def _check_stage(stage: int | None, k: int, last: int, file: str, epoch: int) -> None:
+    if stage is None and k < last:
+        raise ValueError(
+            f'{file} is unfinished: after {epoch} epochs it is in training stage {k + 1} of '
+            f'{last + 1}. Give a checkpoint of the end of the run, or --stage {k + 1} for '
+            'the smaller network of that stage'
+        )
+    if stage is not None and stage - 1 != k:
+        raise ValueError(
+            f'--stage {stage}, but {file} is the network of training stage {k + 1} of '
+            f'{last + 1}, whose weights went on training together. Give the checkpoint '
+            'that a run leaves at the end of each stage (stage_1.pth, ...)'
+        )
+
+
+def _spent(plan: dict[str, Any], epoch: int) -> float:
+    gflops, epochs = (tuple(s[name] for s in plan['stages']) for name in ('gflops', 'epochs'))
+    return Plan(gflops, epochs, plan['full_cost']).spent(epoch)
+
+
+def _config_of(cfg: Config, backbone: ElasticBackbone, only: int | None) -> Config:
+    """The model, and how it reads an image: what mmpretrain's inferencers ask of a config."""
+    model = cfg.model.to_dict()
+    for part in (model, model['backbone']):
+        part.pop('init_cfg', None)
+    model.pop('train_cfg', None)
+    if only is None:
+        for name in _own_arguments(backbone):
+            model['backbone'].pop(name, None)
+        if backbone.plain_type is not None:
+            model['backbone']['type'] = backbone.plain_type
+    else:
+        model['backbone']['only_stage'] = only
+    published = dict(default_scope=cfg.get('default_scope', 'mmpretrain'), model=model)
+    if only is not None or backbone.plain_type is None:
+        published['custom_imports'] = cfg.custom_imports.to_dict()
+    loader = cfg.get('test_dataloader') or cfg.get('val_dataloader')
+    with contextlib.suppress(AttributeError, KeyError, TypeError):  # a config may have no pipeline
+        published['test_dataloader'] = dict(dataset=dict(pipeline=loader.dataset.pipeline))
+    return Config(published)
+
+
+def _own_arguments(backbone: ElasticBackbone) -> list[str]:
+    """Arguments about training stages, which the plain class does not have."""
+    own = {'training_stages', 'only_stage'}
+    if backbone.plain_type is not None:  # the others go to the plain class as they are
+        parameters = inspect.signature(type(backbone)).parameters.values()
+        own |= {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+    return sorted(own)
+
+
+def _plain(value: Any) -> Any:
+    """Lists, dicts, text and numbers only, which ``torch.load(weights_only=True)`` takes."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set)):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)

@@ -1,0 +1,121 @@
+# Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
+"""Weights from checkpoint files; those that do not fit are refused, not half loaded."""
+
+from collections import OrderedDict
+from collections.abc import Collection
+from typing import Any
+
+from mmengine.runner import CheckpointLoader
+from torch import Tensor, nn
+
+SHOWN = 3  # keys in a message
+
+
+def read_checkpoint(file: str, advice: str = 'give another file') -> dict[str, Any]:
+    """A checkpoint, its tensors on the CPU; file, address or whatever mmengine reads.
+
+    Args:
+        file: The checkpoint.
+        advice: What to do if it cannot be read.
+
+    Raises:
+        FileNotFoundError: If it does not exist.
+        ValueError: If it is damaged, or no checkpoint.
+    """
+    try:
+        checkpoint = CheckpointLoader.load_checkpoint(str(file), map_location='cpu')
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # torch raises many kinds for a file cut short, or of another kind
+        reason = str(error).splitlines()[0] if str(error) else 'no reason given'
+        raise ValueError(
+            f'{file} cannot be read as a checkpoint, it is damaged or something else '
+            f'({type(error).__name__}: {reason}); {advice}'
+        ) from error
+    if not isinstance(checkpoint, dict) or not checkpoint:
+        raise ValueError(f'{file} holds a {type(checkpoint).__name__}, no checkpoint; {advice}')
+    return checkpoint
+
+
+def cut_prefix(state_dict: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """What begins with ``prefix``, without it, its metadata (the training stage) as well."""
+    part = OrderedDict(
+        (key.removeprefix(prefix), value)
+        for key, value in state_dict.items()
+        if key.startswith(prefix)
+    )
+    name = prefix.removesuffix('.')
+    part._metadata = OrderedDict(
+        (key.removeprefix(name).removeprefix('.'), value)
+        for key, value in getattr(state_dict, '_metadata', {}).items()
+        if f'{key}.'.startswith(prefix)
+    )
+    return part
+
+
+def load_strictly(
+    module: nn.Module, state_dict: dict[str, Tensor], place: str, new: Collection[str] = ()
+) -> None:
+    """Loads weights that must all be there and fit.
+
+    Args:
+        module: What to load them into.
+        state_dict: The weights.
+        place: Where they are from, for the message.
+        new: Keys that may be missing.
+
+    Raises:
+        ValueError: If a key is missing, not known, or of another shape, or the weights are of a
+            training stage that ``module`` does not have.
+    """
+    name = type(module).__name__
+    try:
+        missing, unknown = module.load_state_dict(state_dict, strict=False)
+        shapes = []
+    except RuntimeError as error:
+        missing, unknown = [], []
+        shapes = [line.strip() for line in str(error).splitlines()[1:]]
+    missing = [key for key in missing if key not in new]
+    problems = [
+        f'{len(items)} {what} ({", ".join(items[:SHOWN])}{", ..." * (len(items) > SHOWN)})'
+        for what, items in (
+            ('keys are missing', missing),
+            ('keys are not known', unknown),
+            ('do not fit', shapes),
+        )
+        if items
+    ]
+    if problems:
+        raise ValueError(
+            f'{place} does not fit {name}: {"; ".join(problems)}. Give weights of the same '
+            'network, or the config that they were trained with'
+        )
+
+
+def load_pretrained(
+    module: nn.Module, file: str, prefix: str | None = None, new: Collection[str] = ()
+) -> None:
+    """Loads what ``init_cfg=dict(type='Pretrained', ...)`` names, strictly.
+
+    Args:
+        module: Usually a backbone.
+        file: A checkpoint, or a bare state dict.
+        prefix: Of the module's keys in the file, such as ``'backbone.'``.
+        new: Keys that may be missing.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no checkpoint, or does not fit.
+    """
+    checkpoint = read_checkpoint(file)
+    state_dict = checkpoint.get('state_dict', checkpoint)
+    if prefix:
+        prefix = prefix.removesuffix('.') + '.'
+        part = cut_prefix(state_dict, prefix)
+        if not part:
+            raise ValueError(
+                f'{file} has no key that begins with {prefix!r}, but such as '
+                f'{next(iter(state_dict))!r}; give a prefix that it has, or another file'
+            )
+        state_dict = part
+    load_strictly(module, state_dict, str(file), new)

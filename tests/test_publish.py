@@ -1,0 +1,368 @@
+# Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
+"""Publishing, and every consumer of what is published."""
+
+import hashlib
+import runpy
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import timm
+import torch
+from mmdet.models.backbones import SwinTransformer as MMDetSwin
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import MODELS
+from mmpretrain import ImageClassificationInferencer, get_model
+from mmpretrain.models.backbones import SwinTransformer, VisionTransformer
+from mmseg.models.backbones import SwinTransformer as MMSegSwin
+from timm.models.pvt_v2 import PyramidVisionTransformerV2
+from timm.models.swin_transformer import SwinTransformer as TimmSwin
+from timm.models.vision_transformer import VisionTransformer as TimmViT
+
+from bvit_mm import ElasticPVTv2
+from bvit_mm.publish import publish, write_published
+from bvit_mm.timm_keys import to_timm
+from bvit_mm.weights import cut_prefix
+
+from .runs import FAMILIES, build
+
+ROOT = Path(__file__).parent.parent
+PIPELINE = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=(16, 16)),
+    dict(type='PackInputs'),
+]
+TIMM = dict(
+    vit=lambda: TimmViT(
+        img_size=16, patch_size=2, embed_dim=24, depth=2, num_heads=3, mlp_ratio=2, num_classes=4
+    ),
+    swin=lambda: TimmSwin(
+        img_size=16,
+        patch_size=2,
+        embed_dim=16,
+        depths=(2, 2),
+        num_heads=(2, 4),
+        window_size=4,
+        num_classes=4,
+    ),
+    pvtv2=lambda: PyramidVisionTransformerV2(
+        embed_dims=(16, 32),
+        depths=(1, 1),
+        num_heads=(2, 4),
+        mlp_ratios=(2, 2),
+        sr_ratios=(2, 1),
+        num_classes=4,
+    ),
+)
+every_family = pytest.mark.parametrize('family', FAMILIES)
+
+
+@pytest.fixture(scope='module')
+def work_dirs(tmp_path_factory):
+    """A finished run of each family, three stages of one epoch, with averaged weights."""
+    folders = {}
+    for family, changes in FAMILIES.items():
+        folders[family] = tmp_path_factory.mktemp(family)
+        changes = {
+            **changes,
+            'custom_imports': dict(imports=['bvit_mm', 'tests.runs'], allow_failed_imports=False),
+            'train_cfg.epochs': [1, 1, 1],
+            'custom_hooks': [
+                dict(type='bvit_mm.StageSwitchHook'),
+                dict(type='EMAHook', momentum=0.5),
+            ],
+            'val_dataloader.dataset.pipeline': PIPELINE,
+        }
+        if family == 'swin':  # a second block in the last level, whose windows may shift
+            changes['model.backbone'] = dict(changes['model.backbone'])
+            changes['model.backbone']['arch'] = dict(embed_dims=16, depths=[2, 2], num_heads=[2, 4])
+        if family == 'pvtv2':  # timm has other paddings than ours for small kernels
+            changes['model.backbone'] = dict(changes['model.backbone'])
+            changes['model.backbone'].update(patch_sizes=(7, 3), strides=(4, 2))
+        build(folders[family], **changes).train()
+    return folders
+
+
+@pytest.fixture(scope='module')
+def published(work_dirs):
+    """The published files of each family."""
+    return {
+        family: write_published(publish(str(folder / 'epoch_3.pth')), folder / 'model')
+        for family, folder in work_dirs.items()
+    }
+
+
+def images(size=16):
+    return torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+@every_family
+def test_published_file(work_dirs, published, family):
+    weights, config = published[family]
+    raw = torch.load(work_dirs[family] / 'epoch_3.pth', weights_only=False)
+    content = torch.load(weights, weights_only=True)
+    assert weights.stem == 'model-' + hashlib.sha256(weights.read_bytes()).hexdigest()[:8]
+    assert set(content) == {'state_dict', 'meta'}
+    assert list(content['state_dict']) == list(raw['state_dict'])
+    for key, value in content['state_dict'].items():
+        assert torch.equal(value, raw['state_dict'][key])
+    about = content['meta']['bvit_mm']
+    assert about['plan'] == raw['meta']['bvit_mm']['plan']
+    assert [stage['epochs'] for stage in about['plan']['stages']] == [1, 1, 1]
+    assert about['spent'] == pytest.approx(about['plan']['cost'])
+    assert (about['weights'], about['epoch'], about['training_stage']) == ('ema', 3, 3)
+    assert content['meta']['dataset_meta'] == dict(classes=list('abcd'))
+    assert str(work_dirs[family].parent) not in config.read_text() + str(content['meta'])
+
+
+@every_family
+def test_publishing_again_writes_the_same_file(work_dirs, published, family, tmp_path):
+    weights, _ = published[family]
+    again, _ = write_published(publish(str(work_dirs[family] / 'epoch_3.pth')), tmp_path / 'model')
+    assert again.name == weights.name and again.read_bytes() == weights.read_bytes()
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == ['.pth', '.py']
+
+
+@every_family
+def test_raw_and_averaged_weights(work_dirs, family):
+    file = str(work_dirs[family] / 'epoch_3.pth')
+    checkpoint = torch.load(file, weights_only=False)
+    raw, averaged = (publish(file, weights).checkpoint['state_dict'] for weights in ('raw', 'ema'))
+    trained = cut_prefix(checkpoint['ema_state_dict'], 'module.')
+    assert all(torch.equal(raw[key], trained[key]) for key in averaged)
+    key = 'backbone.levels.0.norm.bias' if family == 'pvtv2' else 'backbone.patch_embed.norm.bias'
+    key = 'backbone.ln1.bias' if family == 'vit' else key
+    assert not torch.equal(raw[key], averaged[key])
+
+
+@every_family
+def test_every_consumer_agrees(work_dirs, published, family):
+    """ours, mmpretrain's class through ``get_model``, and timm's."""
+    weights, config = published[family]
+    raw = torch.load(work_dirs[family] / 'epoch_3.pth', weights_only=False)
+    ours = MODELS.build(Config.fromstring(raw['meta']['cfg'], '.py').model)
+    ours.load_state_dict(torch.load(weights, weights_only=True)['state_dict'], strict=True)
+    plain = get_model(str(config), pretrained=str(weights), device='cpu')
+    expected = dict(vit=VisionTransformer, swin=SwinTransformer, pvtv2=ElasticPVTv2)[family]
+    assert type(plain.backbone) is expected
+    theirs = TIMM[family]()
+    renamed = to_timm(torch.load(weights, weights_only=True)['state_dict'], ours.backbone)
+    theirs.load_state_dict(renamed, strict=True)
+    outputs = []
+    for model in (ours, plain, theirs):
+        model.eval()
+        with torch.no_grad():
+            outputs.append(model(images()))
+    for each in outputs[1:]:
+        assert each.std() > 0.01
+        torch.testing.assert_close(each, outputs[0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize('foreign', [MMDetSwin, MMSegSwin], ids=['mmdet', 'mmseg'])
+@pytest.mark.parametrize('size', [16, 24, 32])
+def test_swin_of_detectors_and_segmentors_agrees(published, foreign, size):
+    weights, _ = published['swin']
+    options = dict(
+        embed_dims=16,
+        patch_size=2,
+        depths=(2, 2),
+        num_heads=(2, 4),
+        window_size=4,
+        out_indices=(0, 1),
+        init_cfg=ConfigDict(type='Pretrained', checkpoint=str(weights), prefix='backbone.'),
+    )
+    theirs = foreign(pretrain_img_size=16, strides=(2, 2), **options)
+    theirs.init_weights()
+    arch = {name: options.pop(name) for name in ('embed_dims', 'depths', 'num_heads')}
+    ours = MODELS.build(
+        dict(
+            type='bvit_mm.ElasticSwinTransformer',
+            arch=arch,
+            img_size=16,
+            pad_small_map=True,
+            **options,
+        )
+    )
+    ours.init_weights()
+    ours.norm0.load_state_dict(theirs.norm0.state_dict())  # new in both
+    ours.eval()
+    theirs.eval()
+    for a, b in zip(ours(images(size)), theirs(images(size))):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+
+
+@every_family
+def test_inferencer(published, family, tmp_path):
+    weights, config = published[family]
+    image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    cv2.imwrite(str(tmp_path / 'image.png'), image)
+    inferencer = ImageClassificationInferencer(str(config), pretrained=str(weights), device='cpu')
+    (result,) = inferencer(str(tmp_path / 'image.png'))
+    model = get_model(str(config), pretrained=str(weights), device='cpu')
+    model.eval()
+    scores = model(torch.tensor(image).permute(2, 0, 1)[None].float()).softmax(1)[0]
+    torch.testing.assert_close(torch.tensor(result['pred_scores']), scores, rtol=0, atol=1e-5)
+    assert result['pred_class'] == 'abcd'[scores.argmax()]
+
+
+@every_family
+def test_stages_of_a_run_are_models_of_several_sizes(work_dirs, published, family, tmp_path):
+    sizes = [sum(p.numel() for p in _model(*published[family]).parameters())]
+    for stage in (2, 1):
+        file = work_dirs[family] / f'stage_{stage}.pth'
+        weights, config = write_published(publish(str(file), stage=stage), tmp_path / 'small')
+        small = _model(weights, config)
+        whole = MODELS.build(
+            Config.fromstring(torch.load(file, weights_only=False)['meta']['cfg'], '.py').model
+        )
+        whole.load_state_dict(torch.load(file, weights_only=False)['state_dict'])
+        whole.eval()
+        assert whole.backbone.training_stage == stage - 1
+        assert torch.equal(small(images()), whole(images()))
+        sizes.append(sum(p.numel() for p in small.parameters()))
+        about = torch.load(weights, weights_only=True)['meta']['bvit_mm']
+        assert (about['training_stage'], about['epoch']) == (stage, stage)
+        assert about['gflops'] == about['plan']['stages'][stage - 1]['gflops']
+        assert about['spent'] == pytest.approx(
+            sum(s['cost'] for s in about['plan']['stages'][:stage])
+        )
+    assert sizes[0] > sizes[1] > sizes[2]
+
+
+def _model(weights, config):
+    model = get_model(str(config), pretrained=str(weights), device='cpu')
+    model.eval()
+    return model
+
+
+def test_stages_are_not_kept_twice(work_dirs):
+    for folder in work_dirs.values():
+        names = sorted(path.name for path in folder.glob('stage_*.pth'))
+        assert names == ['stage_1.pth', 'stage_2.pth']
+
+
+@pytest.fixture
+def publish_here(monkeypatch):
+    """Runs tools/publish.py in this process."""
+
+    def run(*args):
+        monkeypatch.setattr(sys, 'argv', ['publish.py', *map(str, args)])
+        runpy.run_path(str(ROOT / 'tools' / 'publish.py'), run_name='__main__')
+
+    return run
+
+
+def test_tool(work_dirs, publish_here, capsys, tmp_path):
+    publish_here(work_dirs['swin'] / 'epoch_3.pth', tmp_path / 'swin.pth', '--timm')
+    first, *files = capsys.readouterr().out.splitlines()
+    assert first.startswith(
+        'ElasticSwinTransformer, ema weights after epoch 3 of 3, training stage 3 of 3: '
+    )
+    names = [Path(line.rsplit(' (', 1)[0]) for line in files]
+    assert [path.name[:-12] for path in names] == ['swin-', 'swin', 'swin-timm-']
+    assert all(path.is_file() for path in names)
+    model = TIMM['swin']()
+    timm.models.load_checkpoint(model, str(names[2]), strict=True)
+
+
+def damaged(kind, work_dirs, folder):
+    """A file that cannot be published, and its arguments."""
+    whole, stage = work_dirs['vit'] / 'epoch_3.pth', work_dirs['vit'] / 'stage_1.pth'
+    checkpoint = torch.load(whole, weights_only=False)
+    file = folder / f'{kind}.pth'
+    if kind == 'unfinished':
+        return [stage]
+    if kind == 'later stage':
+        return [stage, '--stage', '2']
+    if kind == 'earlier stage':
+        return [whole, '--stage', '1']
+    if kind == 'stage for timm':
+        return [stage, '--stage', '1', '--timm']
+    if kind == 'nowhere':
+        return [folder / 'nowhere.pth']
+    if kind == 'a folder':
+        return [folder]
+    if kind == 'cut':
+        file.write_bytes(whole.read_bytes()[:-5000])
+        return [file]
+    if kind == 'text':
+        file.write_text('no checkpoint\n')
+        return [file]
+    if kind == 'empty':
+        file.write_bytes(b'')
+        return [file]
+    if kind == 'list':
+        torch.save([1, 2], file)
+        return [file]
+    if kind == 'bare weights':
+        checkpoint = checkpoint['state_dict']
+    elif kind == 'published':
+        checkpoint = publish(str(whole)).checkpoint
+    elif kind == 'missing key':
+        del checkpoint['state_dict']['backbone.ln1.weight']
+    elif kind == 'unknown key':
+        checkpoint['state_dict']['neck.weight'] = torch.zeros(1)
+    elif kind == 'other shape':
+        checkpoint['state_dict']['backbone.ln1.weight'] = torch.zeros(7)
+    elif kind == 'not finite':
+        checkpoint['state_dict']['backbone.ln1.weight'][3] = float('nan')
+    elif kind == 'another family':
+        swin = torch.load(work_dirs['swin'] / 'epoch_3.pth', weights_only=False)
+        checkpoint['state_dict'] = swin['state_dict']
+    elif kind == 'no averages':
+        del checkpoint['ema_state_dict']
+        torch.save(checkpoint, file)
+        return [file, '--weights', 'ema']
+    torch.save(checkpoint, file)
+    return [file]
+
+
+@pytest.mark.parametrize(
+    'kind, message',
+    [
+        ('unfinished', 'after 1 epochs it is in training stage 1 of 3. Give a checkpoint of the'),
+        ('later stage', '--stage 2, but'),
+        ('earlier stage', 'is the network of training stage 3 of 3, whose weights went on'),
+        ('stage for timm', 'timm has no network for a training stage of ElasticVisionTransformer'),
+        ('nowhere', 'nowhere.pth can not be found'),
+        ('a folder', 'can not be found'),
+        ('cut', 'cannot be read as a checkpoint, it is damaged or something else'),
+        ('text', 'cannot be read as a checkpoint, it is damaged or something else'),
+        ('empty', 'cannot be read as a checkpoint, it is damaged or something else'),
+        ('list', 'holds a list, no checkpoint; give a checkpoint of BudgetedTrainLoop'),
+        ('bare weights', 'is no training checkpoint of a budgeted run; give a checkpoint of'),
+        ('published', 'is published already; give a checkpoint of BudgetedTrainLoop'),
+        ('missing key', '1 keys are missing (backbone.ln1.weight)'),
+        ('unknown key', '1 keys are not known (neck.weight)'),
+        ('other shape', 'size mismatch for backbone.ln1.weight'),
+        ('not finite', 'training diverged; give an earlier checkpoint'),
+        ('another family', 'does not fit ImageClassifier'),
+        ('no averages', 'has no averaged weights'),
+    ],
+)
+def test_bad_input(work_dirs, publish_here, capsys, tmp_path, kind, message):
+    out = tmp_path / 'out'
+    out.mkdir()
+    with pytest.raises(SystemExit) as stop:
+        publish_here(*damaged(kind, work_dirs, tmp_path), out / 'model')
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not list(out.iterdir())
+
+
+def test_bad_place(work_dirs, publish_here, capsys, tmp_path):
+    with pytest.raises(SystemExit):
+        publish_here(work_dirs['vit'] / 'epoch_3.pth', tmp_path / 'none' / 'model')
+    assert 'is no folder; give a name in one that exists' in capsys.readouterr().err
+
+
+def test_published_file_is_not_resumed(published, tmp_path):
+    with pytest.raises(ValueError, match=r'is published, without what resuming needs; start from'):
+        build(
+            tmp_path,
+            resume=True,
+            load_from=str(published['vit'][0]),
+            **{'train_cfg.epochs': [1, 1, 1]},
+        ).train()
