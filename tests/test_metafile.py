@@ -5,6 +5,7 @@ import pytest
 from modelindex.load_model_index import load
 
 from .test_configs import ROOT, read
+from .test_transfer_configs import CONFIGS as TRANSFER
 
 
 @pytest.fixture(scope='module')
@@ -18,8 +19,8 @@ CONFIGS = [p for family in ('deit', 'pvtv2', 'swin') for p in ROOT.glob(f'config
 
 def test_every_config_is_listed_once(models):
     listed = sorted(models)
-    assert listed == sorted(str(path.relative_to(ROOT)) for path in CONFIGS)
-    assert {model.name for model in models.values()} == {path.stem for path in CONFIGS}
+    assert listed == sorted(str(path.relative_to(ROOT)) for path in CONFIGS + TRANSFER)
+    assert {model.name for model in models.values()} == {path.stem for path in CONFIGS + TRANSFER}
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
