@@ -73,7 +73,9 @@ def load_strictly(
         missing, unknown = module.load_state_dict(state_dict, strict=False)
         shapes = []
     except RuntimeError as error:
-        missing, unknown = [], []
+        ours, theirs = module.state_dict(), state_dict
+        missing = [key for key in ours if key not in theirs]
+        unknown = [key for key in theirs if key not in ours]
         shapes = [line.strip() for line in str(error).splitlines()[1:]]
     missing = [key for key in missing if key not in new]
     problems = [
