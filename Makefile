@@ -7,7 +7,7 @@ WHEELS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bvit_mm
 DEMO := configs/demo/deit-digits_bvit-b50.py
 DEMO_DIR := work_dirs/demo
 
-.PHONY: demo test bench ops
+.PHONY: demo tour test bench ops
 
 demo: $(VENV)/ready
 	$(RUN) tools/make_digits.py data/digits
@@ -16,10 +16,13 @@ demo: $(VENV)/ready
 	$(RUN) tools/test.py $(DEMO) $$(cat $(DEMO_DIR)/last_checkpoint) --work-dir $(DEMO_DIR)
 	$(RUN) tools/plan.py $(DEMO) --plot $(DEMO_DIR)/plan.png --run $(DEMO_DIR)
 
+tour: $(VENV)/ops
+	$(RUN) tools/tour.py work_dirs/tour
+
 test: $(VENV)/ops
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/python -m pytest -q --durations=5
+	$(VENV)/bin/python -m pytest -q -n auto --dist loadfile --durations=5
 
 bench: $(VENV)/ready
 	$(RUN) benchmarks/step_time.py deit-small

@@ -1,6 +1,10 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
 """Set-up of the suite."""
 
+import os
+
 import torch
 
-torch.set_num_threads(1)  # the networks are tiny: more threads only wait for each other
+# The networks are tiny: more threads only wait for each other, here and in what tests start.
+torch.set_num_threads(1)
+os.environ['OMP_NUM_THREADS'] = '1'
