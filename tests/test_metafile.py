@@ -30,7 +30,7 @@ def test_metafile_is_true_to_the_code(path, models):
     stated = model.metadata.data
     assert stated['FLOPs'] == round(plan.gflops[-1] * 1e9)
     assert stated['Parameters'] == parameters
-    assert stated['Schedule'] == list(plan.epochs)
+    assert stated['Schedule'] == ', '.join(map(str, plan.epochs)) + ' epochs'
     assert stated['Training Cost'] == f'{plan.cost:.1f} GFLOPs x epochs'
 
 
