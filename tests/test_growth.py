@@ -419,15 +419,16 @@ class Quantised(torch.optim.SGD):
                     self.state[param]['moment'] = torch.zeros_like(param, dtype=torch.uint8)
 
 
-@pytest.mark.parametrize(
-    'optimizer, message',
-    [
-        (Quantised, 'optimizer Quantised keeps state of another shape or kind'),
-        (torch.optim.Adafactor, 'optimizer Adafactor keeps state of another shape'),
-        (torch.optim.LBFGS, 'optimizer LBFGS cannot be stepped'),
-        (Sharded, 'optimizer Sharded cannot be stepped on a single parameter'),
-    ],
-)
+REFUSED = [
+    (Quantised, 'optimizer Quantised keeps state of another shape or kind'),
+    (torch.optim.LBFGS, 'optimizer LBFGS cannot be stepped'),
+    (Sharded, 'optimizer Sharded cannot be stepped on a single parameter'),
+]
+if hasattr(torch.optim, 'Adafactor'):  # torch 2.5 brought it
+    REFUSED.append((torch.optim.Adafactor, 'optimizer Adafactor keeps state of another shape'))
+
+
+@pytest.mark.parametrize('optimizer, message', REFUSED)
 def test_optimizers_that_growth_cannot_serve(optimizer, message):
     with pytest.raises(ValueError, match=message):
         check_optimizer(optimizer([nn.Parameter(torch.ones(40, 40))]))

@@ -16,6 +16,7 @@ from mmpretrain.models import build_classifier
 from bvit_mm.cost import find_backbone, stage_gflops
 
 from .runs import BATCHES, EPOCHS, build, config
+from .test_growth import Quantised
 
 
 @HOOKS.register_module(force=True)
@@ -268,13 +269,13 @@ def test_sharding_wrappers_are_refused(tmp_path):
 
 
 def test_optimizer_that_growth_cannot_serve_is_refused(tmp_path):
-    OPTIMIZERS.register_module(name='Factored', module=torch.optim.Adafactor, force=True)
+    OPTIMIZERS.register_module(name='Quantised', module=Quantised, force=True)
     DATASETS.register_module(name='Untouched', module=Untouched, force=True)
     changes = {
-        'optim_wrapper.optimizer': dict(_delete_=True, type='Factored', lr=1e-3),
+        'optim_wrapper.optimizer': dict(_delete_=True, type='Quantised', lr=1e-3),
         'train_dataloader.dataset.type': 'Untouched',
     }
-    with pytest.raises(ValueError, match='optimizer Adafactor keeps state of another shape'):
+    with pytest.raises(ValueError, match='optimizer Quantised keeps state of another shape'):
         run(tmp_path, **changes)
 
 
