@@ -18,9 +18,13 @@ from mmengine.config import Config
 
 ROOT = Path(__file__).parent.parent
 FOR_MIM = {
-    *(str(p.relative_to(ROOT)) for p in ROOT.glob('configs/*/*') if p.suffix in ('.py', '.yml')),
-    *(str(p.relative_to(ROOT)) for p in ROOT.glob('tools/*.py')),
     'model-index.yml',
+    *(
+        str(path.relative_to(ROOT))
+        for folder in ('configs', 'tools')
+        for path in ROOT.glob(f'{folder}/**/*')
+        if path.is_file() and path.suffix != '.pyc'
+    ),
 }
 MODULES = {str(p.relative_to(ROOT)) for p in ROOT.glob('bvit_mm/**/*.py')}
 
