@@ -7,14 +7,15 @@ WHEELS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bvit_mm
 DEMO := configs/demo/deit-digits_bvit-b50.py
 DEMO_DIR := work_dirs/demo
 
-# The original OpenMMLab packages: torch 2.1, so Python 3.11 at most, and neither timm nor mmdet, so
-# the two tests that compare PVTv2 with theirs are left out.
+# The original OpenMMLab packages. torch 2.1 needs Python 3.11 or older. Three tests are left out: two
+# compare with timm and mmdet, which are not installed there, one uses a later torch.export.
 CLASSIC_PYTHON ?= python3.11
 CLASSIC := .venv-classic
 CLASSIC_RUN := $(CLASSIC)/bin/python -W ignore::UserWarning
 CLASSIC_DIR := work_dirs/classic
 CLASSIC_TESTS := $(patsubst %,tests/test_%.py,environment plan training_stages schedulers laws growth \
-	swin pvtv2 loop_and_hook resume) -k 'not test_equals_timm and not test_equals_mmdet'
+	swin pvtv2 loop_and_hook resume) \
+	-k 'not test_equals_timm and not test_equals_mmdet and not test_exporting'
 CLASSIC_SHORT := --cfg-options train_cfg.budget=None train_cfg.epochs=[1,1,1]
 
 .PHONY: demo tour test bench ops classic

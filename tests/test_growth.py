@@ -201,7 +201,9 @@ def test_moments_of_new_and_old_units(case, name, moments):
             continue
         for slot, param, mapping in grown_entries(module, sizes[module], new):
             grown = (mapping != torch.arange(len(mapping))).nonzero().flatten()
-            tensors = [k for k, v in before[param].items() if v.shape == param.shape]
+            tensors = [
+                k for k, v in before[param].items() if torch.as_tensor(v).shape == param.shape
+            ]
             assert tensors
             for key in tensors:
                 assert torch.count_nonzero(before[param][key]) > 0
@@ -213,10 +215,11 @@ def test_moments_of_new_and_old_units(case, name, moments):
                 else:
                     moment.zero_()
             if moments == 'drop_all' and 'step' in before[param]:
-                expected[param]['step'] = torch.tensor(0.0)
+                expected[param]['step'] = 0 * torch.as_tensor(before[param]['step'])
     for param, state in expected.items():
         for key, value in state.items():
-            assert torch.equal(optimizer.state[param][key], value)
+            # torch 2.1's RMSprop counts its steps in an int
+            assert torch.equal(torch.as_tensor(optimizer.state[param][key]), torch.as_tensor(value))
     train(backbone, optimizer, 1, case)
 
 
@@ -409,7 +412,7 @@ class Sharded(torch.optim.Optimizer):
         raise KeyError('no shard for this parameter')
 
 
-class Quantised(torch.optim.SGD):
+class Quantised(torch.optim.Adam):
     """Keeps 8-bit moments of large parameters, as some optimizers do."""
 
     def step(self, closure=None):
