@@ -66,7 +66,7 @@ def differences(a, b, where=''):
 def assert_same_run(ours, theirs):
     """Weights, averaged weights, optimizer, schedulers, random states, position: all equal."""
     for file in (ours, theirs):
-        for key in ('time', 'cfg', 'experiment_name'):
+        for key in ('time', 'cfg', 'experiment_name', 'mmengine_version'):  # the last: git's commit
             file['meta'].pop(key)
         file.pop('message_hub')  # logged values, with times
     assert not differences(ours, theirs)
