@@ -6,7 +6,7 @@ go on to Mask R-CNN, Semantic FPN, UperNet and CIFAR through the downstream conf
 prints what each step runs, then the metrics, and leaves predictions to look at.
 
 With --seeds N each task is also trained from random weights, for as many iterations, and both
-with N seeds.
+with N seeds; remove FOLDER/seeds to measure anew.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(os.path.relpath(Path(__file__).parent.parent))
 DEMO = ROOT / 'configs' / 'demo'
 PRETRAINED = {
     'deit': DEMO / 'deit-digits_bvit-b50.py',
@@ -59,9 +59,10 @@ def run(*command: str | Path, **environment: str) -> str:
     """Runs a tool of this folder, its output in sight; what it printed on standard output."""
     tool, *arguments = map(str, command)
     shown = [f'{name}={value}' for name, value in environment.items()]
-    print('\n$', *shown, shlex.join(['python', f'tools/{tool}.py', *arguments]), flush=True)
+    command = [str(ROOT / 'tools' / f'{tool}.py'), *arguments]
+    print('\n$', *shown, shlex.join(['python', *command]), flush=True)
     with subprocess.Popen(
-        [sys.executable, str(ROOT / 'tools' / f'{tool}.py'), *arguments],
+        [sys.executable, *command],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, **environment},
@@ -142,6 +143,15 @@ def sheet(folder: Path) -> Path:
     return file
 
 
+def kept_metrics(task: Task, folder: Path, checkpoint: str | None, seed: int) -> dict[str, float]:
+    """``fine_tune``, unless an earlier call that was interrupted later has done it."""
+    kept = folder / 'metrics.json'
+    if not kept.is_file():
+        metrics = fine_tune(task, folder, checkpoint, seed)
+        kept.write_text(json.dumps(metrics))
+    return json.loads(kept.read_text())
+
+
 def compare(files: dict[str, str], folder: Path, seeds: int) -> list[str]:
     """Both starts with each seed, as rows of a table."""
     rows = [
@@ -151,7 +161,7 @@ def compare(files: dict[str, str], folder: Path, seeds: int) -> list[str]:
     for task in TASKS:
         results = [
             [
-                fine_tune(task, folder / 'seeds' / f'{task.config}-{start}-{seed}', file, seed)
+                kept_metrics(task, folder / 'seeds' / f'{task.config}-{start}-{seed}', file, seed)
                 for seed in range(seeds)
             ]
             for start, file in (('budgeted', files[task.family]), ('random', None))
