@@ -51,7 +51,7 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
     Raises:
         ValueError: If there is no such plan, the model, hooks, strategy or schedulers do not fit
             it, or ``work_dir`` or the checkpoint to resume holds a run with another plan. It is
-            raised before any data is read.
+            raised before any data is read. Also if the data has more classes than the head.
     """
 
     def __init__(
@@ -85,6 +85,7 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
             val_interval=val_interval,
             dynamic_intervals=dynamic_intervals,
         )
+        _check_classes(model, self.dataloader)
         # Set by the hook when it resumes from a checkpoint taken within an epoch.
         self.batches_done = 0
         self.resumed_random_state: dict[str, Any] | None = None
@@ -180,6 +181,17 @@ def _check_strategy(runner: Runner) -> None:
         f'{problem} shards or copies the parameters, so weights that grow would be overwritten; '
         'train with one process or with DistributedDataParallel'
     )
+
+
+def _check_classes(model: nn.Module, dataloader: DataLoader) -> None:
+    model = model.module if is_model_wrapper(model) else model
+    outputs = getattr(getattr(model, 'head', None), 'num_classes', None)
+    classes = (getattr(dataloader.dataset, 'metainfo', None) or {}).get('classes') or ()
+    if outputs is not None and len(classes) > outputs:
+        raise ValueError(
+            f'the training data has {len(classes)} classes ({", ".join(classes[:3])}, ...), but '
+            f'the head has num_classes={outputs}; give model.head.num_classes={len(classes)}'
+        )
 
 
 def _check_schedulers(runner: Runner, plan: Plan) -> None:

@@ -362,3 +362,12 @@ def test_damaged_checkpoint_is_named(tmp_path, size):
     torch.save(torch.nn.Linear(2, 2).state_dict(), cut)
     with pytest.raises(ValueError, match=r'cut\.pth is not of a budgeted run'):
         run(tmp_path / 'b', resume=True, load_from=str(cut), **{'train_cfg.epochs': [1, 1, 1]})
+
+
+def test_more_classes_than_the_head_has_are_refused(tmp_path):
+    with pytest.raises(
+        ValueError,
+        match=r'4 classes \(a, b, c, \.\.\.\), but the head has num_classes=3; give model',
+    ):
+        run(tmp_path, **{'model.head.num_classes': 3})
+    assert not (tmp_path / 'plan.json').exists()
