@@ -1,10 +1,6 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
 """PVTv2 of other libraries, with the weights of ours: what test_pvtv2.py compares it with."""
 
-import importlib.util
-import sys
-from unittest import mock
-
 import torch
 from torch import nn
 
@@ -14,8 +10,10 @@ def mmdet_pvtv2(backbone):
 
     All its norms have eps=1e-6; the official ones of patch embeddings and reductions 1e-5.
     """
+    from mmdet.models.backbones import PyramidVisionTransformerV2
+
     settings = backbone.arch_settings
-    plain = import_mmdet_pvt().PyramidVisionTransformerV2(
+    plain = PyramidVisionTransformerV2(
         embed_dims=settings['embed_dims'][0] // settings['num_heads'][0],
         num_layers=settings['depths'],
         num_heads=settings['num_heads'],
@@ -108,14 +106,3 @@ def official_keys(arch_settings, linear, classes=1000):
 def _linear(shapes, name, weight):
     shapes[name + '.weight'] = weight
     shapes[name + '.bias'] = weight[:1]
-
-
-def import_mmdet_pvt():
-    """mmdet's module; mmdet imports mmcv's compiled operations, which PVTv2 does not use."""
-    if importlib.util.find_spec('mmcv._ext'):
-        return importlib.import_module('mmdet.models.backbones.pvt')
-    sys.modules['mmcv._ext'] = mock.MagicMock()
-    try:
-        return importlib.import_module('mmdet.models.backbones.pvt')
-    finally:
-        del sys.modules['mmcv._ext']

@@ -9,6 +9,7 @@ Their packages do not carry them, and they are not copied here: give a checkout 
 Each test runs twice: as the class is, and with training stages where it can be split.
 """
 
+import importlib
 import sys
 import warnings
 from pathlib import Path
@@ -17,8 +18,6 @@ import mmpretrain.models.backbones as mmpretrain_backbones
 import pytest
 
 from bvit_mm import ElasticPVTv2, ElasticSwinTransformer, ElasticVisionTransformer
-
-from .other_pvtv2 import import_mmdet_pvt
 
 
 def pvtv2_as_mmdet(training_stages=None, pretrain_img_size=224, **kwargs):
@@ -60,7 +59,11 @@ TESTS = {  # file: module that holds the class, its name there, ours
         'SwinTransformer',
         ElasticSwinTransformer,
     ),
-    'test_pvt.py': (import_mmdet_pvt, 'PyramidVisionTransformerV2', pvtv2_as_mmdet),
+    'test_pvt.py': (
+        lambda: importlib.import_module('mmdet.models.backbones.pvt'),
+        'PyramidVisionTransformerV2',
+        pvtv2_as_mmdet,
+    ),
 }
 
 
