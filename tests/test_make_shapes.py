@@ -4,6 +4,7 @@
 import importlib.util
 import json
 import pickle
+import runpy
 import sys
 from pathlib import Path
 
@@ -11,36 +12,20 @@ import cv2
 import numpy as np
 import pytest
 from mmdet.datasets import CocoDataset
-from mmpretrain.datasets import CIFAR10, CIFAR100, CustomDataset
+from mmpretrain.datasets import CIFAR10, CustomDataset
 from mmseg.datasets import ADE20KDataset, BaseSegDataset
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-FILE = Path(__file__).parent.parent / 'tools' / 'make_shapes.py'
+TOOLS = Path(__file__).parent.parent / 'tools'
+FILE = TOOLS / 'make_shapes.py'
+READERS = runpy.run_path(str(TOOLS / 'drawn_cifar.py'))
 SPEC = importlib.util.spec_from_file_location('make_shapes', FILE)
 shapes = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(shapes)
 
 ARGS = {'size': 48, 'train': 20, 'val': 10, 'seed': 3}
 SCENES = {'size': 96, 'train': 30, 'val': 10, 'seed': 3}
-
-
-class DrawnCIFAR10(CIFAR10):
-    """mmpretrain's reader without the checksums of the real files, names from the pickles."""
-
-    METAINFO = {}
-    train_list = [(name, None) for name, _ in CIFAR10.train_list]
-    test_list = [(name, None) for name, _ in CIFAR10.test_list]
-    meta = CIFAR10.meta | {'md5': None}
-
-
-class DrawnCIFAR100(CIFAR100):
-    """The same of CIFAR-100."""
-
-    METAINFO = {}
-    train_list = [(name, None) for name, _ in CIFAR100.train_list]
-    test_list = [(name, None) for name, _ in CIFAR100.test_list]
-    meta = CIFAR100.meta | {'md5': None}
 
 
 @pytest.fixture
@@ -452,7 +437,7 @@ def test_mmseg_reads_ade20k(drawn, reader, more):
 
 @pytest.mark.parametrize('split, n', [('train', 200), ('test', 100)])
 def test_mmpretrain_reads_cifar10(drawn, split, n):
-    dataset = DrawnCIFAR10(data_root=str(drawn), split=split, download=False)
+    dataset = READERS['DrawnCIFAR10'](data_root=str(drawn), split=split, download=False)
     assert dataset.metainfo['classes'] == list(shapes.KINDS) and len(dataset) == n
     part = 'train' if split == 'train' else 'val'
     for i, rng in enumerate(again('cifar10', part, ARGS, 10)):
@@ -463,7 +448,7 @@ def test_mmpretrain_reads_cifar10(drawn, split, n):
 
 @pytest.mark.parametrize('split, n', [('train', 200), ('test', 100)])
 def test_mmpretrain_reads_cifar100(drawn, split, n):
-    dataset = DrawnCIFAR100(data_root=str(drawn), split=split, download=False)
+    dataset = READERS['DrawnCIFAR100'](data_root=str(drawn), split=split, download=False)
     names = [f'{hue}_{kind}' for kind in shapes.KINDS for hue in shapes.HUES]
     assert dataset.metainfo['classes'] == names and len(set(names)) == 100
     assert len(dataset) == n

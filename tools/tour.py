@@ -104,7 +104,8 @@ def fine_tune(task: Task, folder: Path, checkpoint: str | None, seed: int) -> di
         CHECKPOINT=checkpoint or '',
     )
     last = (folder / 'last_checkpoint').read_text()
-    run('test', config, last, '--work-dir', folder / 'test', '--show-dir', folder / 'pictures')
+    pictures = (folder / 'pictures').resolve()  # mmdet would put another under its work_dir
+    run('test', config, last, '--work-dir', folder / 'test', '--show-dir', pictures)
     metrics = json.loads(max((folder / 'test').glob('*/*.json')).read_text())
     return {
         name: 100 * metrics[key] if key.startswith('coco/') else metrics[key]

@@ -4,25 +4,16 @@
 images, and a larger learning rate for fewer iterations.
 """
 
-_base_ = ['../../transfer/ade20k/fpn_pvtv2-b2-linear_8xb4-40k_ade20k-512x512.py']
-
-classes = ('sky', 'floor', 'cross', 'disc', 'ring', 'square', 'star', 'triangle')
-palette = [
-    [176, 212, 240],
-    [150, 120, 90],
-    [220, 20, 60],
-    [255, 140, 0],
-    [255, 220, 0],
-    [60, 160, 60],
-    [30, 80, 220],
-    [160, 60, 200],
+_base_ = [
+    '../../transfer/ade20k/fpn_pvtv2-b2-linear_8xb4-40k_ade20k-512x512.py',
+    './_base_/ade20k_shapes.py',
 ]
+
 width = 64
 norm_cfg = dict(type='BN', requires_grad=True)
-crop_size = (96, 96)
 checkpoint = '{{$CHECKPOINT:work_dirs/tour/pvtv2.pth}}'
 model = dict(
-    data_preprocessor=dict(size=crop_size),
+    data_preprocessor=dict(size={{_base_.shapes_crop}}),
     backbone=dict(
         arch=dict(
             _delete_=True,
@@ -37,49 +28,11 @@ model = dict(
         init_cfg=dict(checkpoint=checkpoint),
     ),
     neck=dict(in_channels=[24, 48, 96, 128], out_channels=width),
-    decode_head=dict(
-        in_channels=[width] * 4, channels=width, num_classes=len(classes), norm_cfg=norm_cfg
-    ),
+    decode_head=dict(in_channels=[width] * 4, channels=width, num_classes=8, norm_cfg=norm_cfg),
 )
 
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', reduce_zero_label=True),
-    dict(type='RandomCrop', crop_size=crop_size),
-    dict(type='RandomFlip', prob=0.5),
-    dict(type='PackSegInputs'),
-]
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', reduce_zero_label=True),
-    dict(type='PackSegInputs'),
-]
-dataset = dict(
-    _delete_=True,
-    type='BaseSegDataset',
-    metainfo=dict(classes=classes, palette=palette),
-    reduce_zero_label=True,
-    data_root='data/shapes/ade20k',
-)
-train_dataloader = dict(
-    batch_size=8,
-    num_workers=0,
-    persistent_workers=False,
-    dataset=dict(
-        **dataset,
-        data_prefix=dict(img_path='images/training', seg_map_path='annotations/training'),
-        pipeline=train_pipeline,
-    ),
-)
-val_dataloader = dict(
-    num_workers=0,
-    persistent_workers=False,
-    dataset=dict(
-        **dataset,
-        data_prefix=dict(img_path='images/validation', seg_map_path='annotations/validation'),
-        pipeline=test_pipeline,
-    ),
-)
+train_dataloader = {{_base_.shapes_train}}
+val_dataloader = {{_base_.shapes_val}}
 test_dataloader = val_dataloader
 
 optim_wrapper = dict(optimizer=dict(lr=1e-3))
