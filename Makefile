@@ -59,13 +59,16 @@ ops: $(VENV)/ops
 $(VENV)/ops: $(VENV)/ready
 	$(VENV)/bin/pip install ninja psutil wheel 'setuptools>=80,<82'
 	@set -e; \
-	kept=$(WHEELS)/$$($(VENV)/bin/python -c 'import sys, torch; from importlib.metadata import version; \
+	kept="$(WHEELS)/$$($(VENV)/bin/python -c 'import platform, sys, torch; \
+	    from importlib.metadata import version; \
 	    print("mmcv", version("onedl-mmcv"), "torch", torch.__version__, sys.implementation.cache_tag, \
-	          *["cuda"] * torch.cuda.is_available(), sep="-")'); \
-	ls "$$kept"/*.whl 2>/dev/null || { \
+	          platform.machine(), *["cuda"] * torch.cuda.is_available(), sep="-")')"; \
+	test -d "$$kept" || { \
 	    echo "compiling the operators of mmcv into $$kept: ten minutes on two cores"; \
+	    rm -rf "$$kept.partial"; \
 	    $(VENV)/bin/pip wheel --no-deps --no-build-isolation --no-cache-dir -c constraints.txt \
-	        -w "$$kept" onedl-mmcv; }; \
+	        -w "$$kept.partial" onedl-mmcv; \
+	    mv "$$kept.partial" "$$kept"; }; \
 	$(VENV)/bin/pip install --force-reinstall --no-deps "$$kept"/*.whl
 	$(VENV)/bin/python -c 'import torch, mmcv._ext'
 	touch $@

@@ -37,6 +37,7 @@ from .backbones import (  # noqa: E402
     ElasticSwinTransformer,
     ElasticVisionTransformer,
 )
+from .classes import ClassCountHook  # noqa: E402
 from .hook import StageSwitchHook  # noqa: E402
 from .loop import BudgetedTrainLoop  # noqa: E402
 from .plan import Plan, make_plan  # noqa: E402
@@ -45,6 +46,7 @@ from .schedulers import REXLR, LinearDecayLR  # noqa: E402
 __all__ = [
     'REXLR',
     'BudgetedTrainLoop',
+    'ClassCountHook',
     'ElasticPVTv2',
     'ElasticSwinTransformer',
     'ElasticVisionTransformer',

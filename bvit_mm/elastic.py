@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from mmcv.cnn.bricks.transformer import FFN
+from mmengine.model import PretrainedInit
 from mmpretrain.models.utils import MultiheadAttention
 from torch import Tensor, nn
 
@@ -203,7 +204,7 @@ class ElasticBackbone:
     def init_weights(self) -> None:
         given = self.init_cfg or []
         given = [given] if isinstance(given, dict) else list(given)
-        pretrained = [init for init in given if init['type'] == 'Pretrained']
+        pretrained = [init for init in given if _is_pretrained(init['type'])]
         self.init_cfg, kept = [init for init in given if init not in pretrained], self.init_cfg
         super().init_weights()
         self.init_cfg = kept
@@ -299,6 +300,11 @@ class ElasticBackbone:
                 'the backbone with the training_stages of that run, or load a finished checkpoint'
             )
         self.set_training_stage(self.training_stages.index(recorded))
+
+
+def _is_pretrained(kind: str | type) -> bool:
+    """Also ``'mmengine.Pretrained'``, and the class of configs in Python's own style."""
+    return kind is PretrainedInit or str(kind).rpartition('.')[2] == 'Pretrained'
 
 
 def _record_training_stage(backbone, state_dict, prefix, local_metadata) -> None:

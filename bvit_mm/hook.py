@@ -100,7 +100,7 @@ class StageSwitchHook(Hook):
 
     def before_test(self, runner: Runner) -> None:
         backbone = find_backbone(runner.model)
-        if not backbone.is_whole:
+        if not backbone.is_whole and backbone.num_training_stages > 1:
             k = backbone.training_stage
             runner.logger.warning(
                 f'the checkpoint is of an unfinished run: this is the network of training stage '

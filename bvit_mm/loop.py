@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
+from .classes import check_classes
 from .cost import build_to_count, find_backbone, plan_for
 from .hook import StageSwitchHook
 from .plan import Plan
@@ -85,7 +86,7 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
             val_interval=val_interval,
             dynamic_intervals=dynamic_intervals,
         )
-        _check_classes(model, self.dataloader)
+        check_classes(model, self.dataloader.dataset)
         # Set by the hook when it resumes from a checkpoint taken within an epoch.
         self.batches_done = 0
         self.resumed_random_state: dict[str, Any] | None = None
@@ -181,17 +182,6 @@ def _check_strategy(runner: Runner) -> None:
         f'{problem} shards or copies the parameters, so weights that grow would be overwritten; '
         'train with one process or with DistributedDataParallel'
     )
-
-
-def _check_classes(model: nn.Module, dataloader: DataLoader) -> None:
-    model = model.module if is_model_wrapper(model) else model
-    outputs = getattr(getattr(model, 'head', None), 'num_classes', None)
-    classes = (getattr(dataloader.dataset, 'metainfo', None) or {}).get('classes') or ()
-    if outputs is not None and len(classes) > outputs:
-        raise ValueError(
-            f'the training data has {len(classes)} classes ({", ".join(classes[:3])}, ...), but '
-            f'the head has num_classes={outputs}; give model.head.num_classes={len(classes)}'
-        )
 
 
 def _check_schedulers(runner: Runner, plan: Plan) -> None:

@@ -52,7 +52,7 @@ def publish(file: str, weights: str | None = None, stage: int | None = None) -> 
     """
     advice = 'give a checkpoint of BudgetedTrainLoop, such as work_dirs/.../epoch_300.pth'
     checkpoint = read_checkpoint(file, advice)
-    meta = checkpoint.get('meta', {})
+    meta = checkpoint.get('meta') or {}
     if 'batches_done' not in meta.get('bvit_mm', {'batches_done': None}):
         raise ValueError(f'{file} is published already; {advice}')
     if 'state_dict' not in checkpoint or 'bvit_mm' not in meta or 'cfg' not in meta:
@@ -72,14 +72,14 @@ def publish(file: str, weights: str | None = None, stage: int | None = None) -> 
     backbone = find_backbone(model)
     k, last = backbone.training_stage, backbone.num_training_stages - 1
     only = None if k == last else k
-    _check_stage(stage, k, last, file, meta['epoch'])
-    plan = meta['bvit_mm']['plan']
+    plan = _plan(meta)
+    _check_stage(stage, k, last, file, plan, meta)
     about = dict(
-        plan=plan,
-        spent=_spent(plan, meta['epoch']),
+        plan=meta['bvit_mm']['plan'],
+        spent=plan.spent(meta['epoch']),
         epoch=meta['epoch'],
         training_stage=k + 1,
-        gflops=plan['stages'][k]['gflops'],
+        gflops=plan.gflops[k],
         weights=weights,
         backbone=type(backbone).__name__,
     )
@@ -99,7 +99,7 @@ def write_published(published: Published, out: Path) -> tuple[Path, Path]:
         The two files.
 
     Raises:
-        ValueError: If ``out`` is in no folder that exists.
+        ValueError: If ``out`` is a folder.
     """
     weights = write_hashed(published.checkpoint, out)
     config = weights.with_suffix('.py')
@@ -109,8 +109,9 @@ def write_published(published: Published, out: Path) -> tuple[Path, Path]:
 
 def write_hashed(content: dict, out: Path) -> Path:
     """Saves ``content`` as ``OUT-<hash>.pth``; a file of that name has the same content."""
-    if not out.parent.is_dir():
-        raise ValueError(f'{out.parent} is no folder; give a name in one that exists')
+    if not out.name or out.is_dir():
+        raise ValueError(f'{out} is a folder; give a name in it, such as {out / "model"}')
+    out.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     torch.save(content, buffer)
     data = buffer.getvalue()
@@ -146,7 +147,19 @@ def _choose_weights(
     return wanted, checkpoint['state_dict']
 
 
-def _check_stage(stage: int | None, k: int, last: int, file: str, epoch: int) -> None:
+def _check_stage(
+    stage: int | None, k: int, last: int, file: str, plan: Plan, meta: dict[str, Any]
+) -> None:
+    epoch = meta['epoch']
+    trained = plan.stage_at(epoch if meta['bvit_mm']['batches_done'] else max(epoch - 1, 0))
+    if k != trained:
+        raise ValueError(
+            f'{file} was saved after {epoch} epochs, in training stage {trained + 1} of its plan, '
+            f'but its weights say stage {k + 1}: another program has saved it again, without '
+            'the metadata of its state_dict. Give the file that the run left'
+        )
+    if stage is not None and not 1 <= stage <= last + 1:
+        raise ValueError(f'--stage {stage} does not exist; give 1..{last + 1}')
     if stage is None and k < last:
         raise ValueError(
             f'{file} is unfinished: after {epoch} epochs it is in training stage {k + 1} of '
@@ -161,14 +174,17 @@ def _check_stage(stage: int | None, k: int, last: int, file: str, epoch: int) ->
         )
 
 
-def _spent(plan: dict[str, Any], epoch: int) -> float:
+def _plan(meta: dict[str, Any]) -> Plan:
+    plan = meta['bvit_mm']['plan']
     gflops, epochs = (tuple(s[name] for s in plan['stages']) for name in ('gflops', 'epochs'))
-    return Plan(gflops, epochs, plan['full_cost']).spent(epoch)
+    return Plan(gflops, epochs, plan['full_cost'], plan['budget'])
 
 
 def _config_of(cfg: Config, backbone: ElasticBackbone, only: int | None) -> Config:
     """The model, and how it reads an image: what mmpretrain's inferencers ask of a config."""
     model = cfg.model.to_dict()
+    if 'data_preprocessor' in cfg:  # mmpretrain's place for it, which only its tools know
+        model.setdefault('data_preprocessor', cfg.data_preprocessor.to_dict())
     for part in (model, model['backbone']):
         part.pop('init_cfg', None)
     model.pop('train_cfg', None)
@@ -180,8 +196,13 @@ def _config_of(cfg: Config, backbone: ElasticBackbone, only: int | None) -> Conf
     else:
         model['backbone']['only_stage'] = only
     published = dict(default_scope=cfg.get('default_scope', 'mmpretrain'), model=model)
+    imports = (cfg.get('custom_imports') or {}).get('imports') or []
+    imports = {imports} if isinstance(imports, str) else set(imports)
+    imports -= {'bvit_mm'}  # others may have the head, or a step of the pipeline
     if only is not None or backbone.plain_type is None:
-        published['custom_imports'] = cfg.custom_imports.to_dict()
+        imports |= {'bvit_mm'}
+    if imports:
+        published['custom_imports'] = dict(imports=sorted(imports), allow_failed_imports=False)
     loader = cfg.get('test_dataloader') or cfg.get('val_dataloader')
     with contextlib.suppress(AttributeError, KeyError, TypeError):  # a config may have no pipeline
         published['test_dataloader'] = dict(dataset=dict(pipeline=loader.dataset.pipeline))

@@ -13,7 +13,9 @@ from mmengine.registry import Registry
 
 MODELS = Registry('model', parent=ROOT_MODELS, scope='bvit_mm', locations=['bvit_mm.backbones'])
 LOOPS = Registry('loop', parent=ROOT_LOOPS, scope='bvit_mm', locations=['bvit_mm.loop'])
-HOOKS = Registry('hook', parent=ROOT_HOOKS, scope='bvit_mm', locations=['bvit_mm.hook'])
+HOOKS = Registry(
+    'hook', parent=ROOT_HOOKS, scope='bvit_mm', locations=['bvit_mm.hook', 'bvit_mm.classes']
+)
 PARAM_SCHEDULERS = Registry(
     'parameter scheduler',
     parent=ROOT_PARAM_SCHEDULERS,

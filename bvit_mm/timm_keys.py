@@ -70,7 +70,10 @@ def to_timm(state_dict: dict[str, Tensor], backbone: ElasticBackbone) -> 'Ordere
             if count:
                 break
         else:
-            raise ValueError(f"timm's network for {family} has no weight for {key}")
+            raise ValueError(
+                f"timm's network for {family} has no weight for {key}; drop --timm, or train "
+                'without what has that weight'
+            )
         if new:
             renamed[new] = value
     return renamed

@@ -69,14 +69,20 @@ def load_strictly(
             training stage that ``module`` does not have.
     """
     name = type(module).__name__
+    shapes, reason = [], []
     try:
         missing, unknown = module.load_state_dict(state_dict, strict=False)
-        shapes = []
-    except RuntimeError as error:
+    except ValueError as error:  # of another training stage
+        raise ValueError(f'{place}: {error}') from None
+    except Exception as error:  # torch's, or any kind that the class's own hooks raise
         ours, theirs = module.state_dict(), state_dict
         missing = [key for key in ours if key not in theirs]
         unknown = [key for key in theirs if key not in ours]
-        shapes = [line.strip() for line in str(error).splitlines()[1:]]
+        first, *others = str(error).splitlines() or ['']
+        if first.startswith('Error(s) in loading state_dict'):
+            shapes = [line.strip() for line in others]
+        else:
+            reason = [f'{type(error).__name__}: {first}']
     missing = [key for key in missing if key not in new]
     problems = [
         f'{len(items)} {what} ({", ".join(items[:SHOWN])}{", ..." * (len(items) > SHOWN)})'
@@ -84,6 +90,7 @@ def load_strictly(
             ('keys are missing', missing),
             ('keys are not known', unknown),
             ('do not fit', shapes),
+            ('error while they were fitted', reason),
         )
         if items
     ]
@@ -109,7 +116,14 @@ def load_pretrained(
         FileNotFoundError: If there is no such file.
         ValueError: If it is no checkpoint, or does not fit.
     """
-    checkpoint = read_checkpoint(file)
+    try:
+        checkpoint = read_checkpoint(file)
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f'{file} does not exist, the weights that {type(module).__name__} is to start from; '
+            "give another as its init_cfg['checkpoint'] (for the configs of bvit_mm, "
+            'CHECKPOINT=FILE in the environment), or init_cfg=None'
+        ) from None
     state_dict = checkpoint.get('state_dict', checkpoint)
     if prefix:
         prefix = prefix.removesuffix('.') + '.'

@@ -367,7 +367,7 @@ def test_damaged_checkpoint_is_named(tmp_path, size):
 def test_more_classes_than_the_head_has_are_refused(tmp_path):
     with pytest.raises(
         ValueError,
-        match=r'4 classes \(a, b, c, \.\.\.\), but the head has num_classes=3; give model',
+        match=r'4 classes \(a, b, c, \.\.\.\), but model\.head has num_classes=3',
     ):
         run(tmp_path, **{'model.head.num_classes': 3})
     assert not (tmp_path / 'plan.json').exists()

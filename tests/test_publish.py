@@ -22,7 +22,8 @@ from timm.models.swin_transformer import SwinTransformer as TimmSwin
 from timm.models.vision_transformer import VisionTransformer as TimmViT
 
 from bvit_mm import ElasticPVTv2
-from bvit_mm.publish import publish, write_published
+from bvit_mm.cost import build_to_count
+from bvit_mm.publish import _config_of, publish, write_published
 from bvit_mm.timm_keys import to_timm
 from bvit_mm.weights import cut_prefix
 
@@ -278,6 +279,8 @@ def damaged(kind, work_dirs, folder):
         return [stage, '--stage', '2']
     if kind == 'earlier stage':
         return [whole, '--stage', '1']
+    if kind == 'stage 0':
+        return [stage, '--stage', '0']
     if kind == 'stage for timm':
         return [stage, '--stage', '1', '--timm']
     if kind == 'nowhere':
@@ -302,6 +305,12 @@ def damaged(kind, work_dirs, folder):
         checkpoint = publish(str(whole)).checkpoint
     elif kind == 'missing key':
         del checkpoint['state_dict']['backbone.ln1.weight']
+    elif kind == 'no metadata':
+        checkpoint = torch.load(stage, weights_only=False)
+        checkpoint['state_dict'] = dict(checkpoint['state_dict'].items())
+        checkpoint['ema_state_dict'] = dict(checkpoint['ema_state_dict'].items())
+    elif kind == 'meta is None':
+        checkpoint['meta'] = None
     elif kind == 'unknown key':
         checkpoint['state_dict']['neck.weight'] = torch.zeros(1)
     elif kind == 'other shape':
@@ -325,6 +334,9 @@ def damaged(kind, work_dirs, folder):
         ('unfinished', 'after 1 epochs it is in training stage 1 of 3. Give a checkpoint of the'),
         ('later stage', '--stage 2, but'),
         ('earlier stage', 'is the network of training stage 3 of 3, whose weights went on'),
+        ('stage 0', '--stage 0 does not exist; give 1..3'),
+        ('no metadata', 'in training stage 1 of its plan, but its weights say stage 3: another'),
+        ('meta is None', 'is no training checkpoint of a budgeted run; give a checkpoint of'),
         ('stage for timm', 'timm has no network for a training stage of ElasticVisionTransformer'),
         ('nowhere', 'nowhere.pth can not be found'),
         ('a folder', 'can not be found'),
@@ -352,10 +364,30 @@ def test_bad_input(work_dirs, publish_here, capsys, tmp_path, kind, message):
     assert not list(out.iterdir())
 
 
-def test_bad_place(work_dirs, publish_here, capsys, tmp_path):
+@pytest.mark.parametrize('place', ['.', 'folder'])
+def test_bad_place(work_dirs, publish_here, capsys, tmp_path, monkeypatch, place):
+    (tmp_path / 'folder').mkdir()
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit):
-        publish_here(work_dirs['vit'] / 'epoch_3.pth', tmp_path / 'none' / 'model')
-    assert 'is no folder; give a name in one that exists' in capsys.readouterr().err
+        publish_here(work_dirs['vit'] / 'epoch_3.pth', place)
+    assert 'is a folder; give a name in it, such as' in capsys.readouterr().err
+    assert [p.name for p in tmp_path.rglob('*')] == ['folder']
+    publish_here(work_dirs['vit'] / 'epoch_3.pth', 'new/folder/model')
+    assert len(list((tmp_path / 'new' / 'folder').iterdir())) == 2
+
+
+def test_config_keeps_what_the_model_needs(work_dirs):
+    """mmpretrain's place for the preprocessor, and imports, of bvit_mm only if it needs it."""
+    checkpoint = torch.load(work_dirs['vit'] / 'epoch_3.pth', weights_only=False)
+    cfg = Config.fromstring(checkpoint['meta']['cfg'], '.py')
+    cfg.data_preprocessor = dict(cfg.model.pop('data_preprocessor'), mean=[10.0, 20.0, 30.0])
+    model = build_to_count(cfg.model)
+    whole = _config_of(cfg, model.backbone, None)
+    assert whole.model.data_preprocessor.mean == [10.0, 20.0, 30.0]
+    assert whole.custom_imports.imports == ['tests.runs']
+    cfg.pop('custom_imports')
+    assert 'custom_imports' not in _config_of(cfg, model.backbone, None)
+    assert _config_of(cfg, model.backbone, 0).custom_imports.imports == ['bvit_mm']
 
 
 def test_published_file_is_not_resumed(published, tmp_path):

@@ -4,17 +4,20 @@
 The configs are made small here: backbone, heads, images, one iteration.
 """
 
+import re
 import runpy
 import sys
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.registry import HOOKS
+from mmengine.registry import HOOKS, MODELS, DefaultScope
 from mmengine.runner import Runner
 
+from bvit_mm.classes import check_classes
 from bvit_mm.publish import publish, write_published
 
 from .runs import build
@@ -262,6 +265,31 @@ def test_trains_and_evaluates_from_a_published_checkpoint(
     metrics = runner.val_loop.run()
     for name in METRICS[cfg.default_scope]:
         assert 0 <= metrics[name] <= 100
+
+
+@pytest.mark.parametrize(
+    'name, head',
+    [
+        ('fpn_pvtv2_shapes', 'decode_head'),
+        ('upernet_swin_shapes', 'auxiliary_head'),
+        ('mask-rcnn_pvtv2_shapes', 'roi_head.mask_head'),
+        ('deit_cifar100-shapes', 'head'),
+    ],
+)
+def test_more_classes_than_a_head_has_are_refused(name, head):
+    path = ROOT / 'configs' / 'demo' / 'transfer' / f'{name}.py'
+    cfg = Config.fromfile(path)
+    assert cfg.custom_hooks == [dict(type='bvit_mm.ClassCountHook')]
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        good = MODELS.build(cfg.model)
+        cfg.merge_from_dict({f'model.{head}.num_classes': 5})
+        model = MODELS.build(cfg.model)
+    outputs = good.get_submodule(head).num_classes
+    dataset = SimpleNamespace(metainfo=dict(classes=tuple(map(str, range(outputs)))))
+    check_classes(good, dataset)
+    place = re.escape(f'classes (0, 1, 2, ...), but model.{head} has num_classes=5; give model.')
+    with pytest.raises(ValueError, match=f'{outputs} {place}'):
+        check_classes(model, dataset)
 
 
 @pytest.mark.parametrize('path', DEMOS, ids=lambda path: path.stem)

@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.model import PretrainedInit
 from mmengine.registry import MODELS, DefaultScope, init_default_scope
 from mmengine.runner import save_checkpoint
 
@@ -39,6 +40,29 @@ def test_all_weights_get_in(name, prefix, tmp_path):
     for key, value in source.state_dict().items():
         assert torch.equal(backbone.state_dict()[key], value), key
     assert backbone.init_cfg['type'] == 'Pretrained'
+
+
+@pytest.mark.parametrize('kind', ['mmengine.Pretrained', PretrainedInit])
+def test_other_spellings_of_the_initialiser(kind, tmp_path):
+    case = BASES['vit-base']
+    given = saved(case.build(), tmp_path / 'w.pth') | dict(type=kind)
+    weights = torch.load(tmp_path / 'w.pth', weights_only=False)
+    del weights['state_dict']['backbone.ln1.weight']
+    torch.save(weights, tmp_path / 'w.pth')
+    with pytest.raises(ValueError, match=r'1 keys are missing .ln1\.weight.'):
+        case.build(seed=1, init_cfg=given).init_weights()
+
+
+def test_errors_of_the_plain_class_are_passed_on(tmp_path):
+    """mmpretrain resizes bias tables before torch looks at shapes, and cannot resize this one."""
+    case = BASES['swin-base']
+    given = saved(case.build(), tmp_path / 'w.pth')
+    weights = torch.load(tmp_path / 'w.pth', weights_only=False)
+    key = 'backbone.stages.0.blocks.0.attn.w_msa.relative_position_bias_table'
+    weights['state_dict'][key] = torch.zeros(50, 2)
+    torch.save(weights, tmp_path / 'w.pth')
+    with pytest.raises(ValueError, match=r'does not fit ElasticSwin.* 1 error while they were fit'):
+        case.build(seed=1, init_cfg=given).init_weights()
 
 
 @every_base
@@ -87,7 +111,10 @@ def test_norms_of_other_levels_are_new(tmp_path):
         ('no prefix', r'keys are not known .backbone\.'),
         ('cut', 'cannot be read as a checkpoint, it is damaged or something else'),
         ('text', 'cannot be read as a checkpoint, it is damaged or something else'),
-        ('nowhere', 'can not be found'),
+        (
+            'nowhere',
+            'does not exist, the weights that .* CHECKPOINT=FILE in the environment',
+        ),
     ],
 )
 def test_weights_that_do_not_fit(name, damage, message, tmp_path):

@@ -30,7 +30,7 @@ def main() -> None:
         '--timm', action='store_true', help="also write OUT-timm-<hash>.pth with timm's keys"
     )
     args = parser.parse_args()
-    args.out = args.out.with_name(args.out.name.removesuffix('.pth'))
+    args.out = Path(str(args.out).removesuffix('.pth'))
     try:
         published = publish(args.checkpoint, args.weights, args.stage)
         if args.timm:

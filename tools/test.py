@@ -5,7 +5,7 @@ A config of mmdet or mmseg (its ``default_scope``) goes to that package's own to
 that does not fit the config is refused first, where mmengine warns and tests random weights.
 """
 
-import argparse
+import sys
 
 from _stock import stock_tool
 from mmengine.config import Config
@@ -29,7 +29,8 @@ def main() -> None:
         weights = checkpoint.get('state_dict', checkpoint)
         load_strictly(build_to_count(cfg.model), weights, args.checkpoint)
     except (ValueError, FileNotFoundError) as error:
-        argparse.ArgumentParser().error(str(error))
+        print(f'test.py: error: {error}', file=sys.stderr)
+        raise SystemExit(2) from None
     stock.main()
 
 

@@ -92,6 +92,7 @@ def pretrain(folder: Path) -> dict[str, str]:
 def fine_tune(task: Task, folder: Path, checkpoint: str | None, seed: int) -> dict[str, float]:
     """Trains a task from a checkpoint or, of None, from random weights; its metrics in percent."""
     config = DEMO / 'transfer' / f'{task.config}.py'
+    given = {'CHECKPOINT': checkpoint} if checkpoint else {}
     start = [] if checkpoint else ['model.backbone.init_cfg=None']
     run(
         'train',
@@ -101,7 +102,7 @@ def fine_tune(task: Task, folder: Path, checkpoint: str | None, seed: int) -> di
         '--cfg-options',
         f'randomness.seed={seed}',
         *start,
-        CHECKPOINT=checkpoint or '',
+        **given,
     )
     last = (folder / 'last_checkpoint').read_text()
     pictures = (folder / 'pictures').resolve()  # mmdet would put another under its work_dir
@@ -149,8 +150,11 @@ def kept_metrics(task: Task, folder: Path, checkpoint: str | None, seed: int) ->
     kept = folder / 'metrics.json'
     if not kept.is_file():
         metrics = fine_tune(task, folder, checkpoint, seed)
-        kept.write_text(json.dumps(metrics))
-    return json.loads(kept.read_text())
+        kept.write_text(json.dumps(dict(metrics=metrics, checkpoint=checkpoint)))
+    made = json.loads(kept.read_text())
+    if made['checkpoint'] != checkpoint:
+        raise SystemExit(f'{kept} is of {made["checkpoint"]}, not {checkpoint}; remove {folder}')
+    return made['metrics']
 
 
 def compare(files: dict[str, str], folder: Path, seeds: int) -> list[str]:

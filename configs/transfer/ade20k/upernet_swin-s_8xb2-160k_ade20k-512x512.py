@@ -12,6 +12,7 @@ that has been trained to its end; also --cfg-options model.backbone.init_cfg.che
 
 _base_ = ['../_base_/ade20k.py']
 custom_imports = dict(imports=['bvit_mm'], allow_failed_imports=False)
+custom_hooks = [dict(type='bvit_mm.ClassCountHook')]
 
 checkpoint = '{{$CHECKPOINT:work_dirs/published/swin-small.pth}}'
 norm_cfg = dict(type='SyncBN', requires_grad=True)

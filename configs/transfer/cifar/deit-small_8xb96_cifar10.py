@@ -23,6 +23,7 @@ that has been trained to its end; also --cfg-options model.backbone.init_cfg.che
 
 _base_ = ['mmpretrain::deit/deit-small_4xb256_in1k.py']
 custom_imports = dict(imports=['bvit_mm'], allow_failed_imports=False)
+custom_hooks = [dict(type='bvit_mm.ClassCountHook')]
 
 checkpoint = '{{$CHECKPOINT:work_dirs/published/deit-small.pth}}'
 model = dict(

@@ -19,6 +19,7 @@ _base_ = [
     'mmdet::_base_/default_runtime.py',
 ]
 custom_imports = dict(imports=['bvit_mm'], allow_failed_imports=False)
+custom_hooks = [dict(type='bvit_mm.ClassCountHook')]
 
 checkpoint = '{{$CHECKPOINT:work_dirs/published/pvtv2-b2-linear.pth}}'
 model = dict(

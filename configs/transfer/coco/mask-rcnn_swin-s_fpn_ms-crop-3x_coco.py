@@ -14,6 +14,7 @@ that has been trained to its end; also --cfg-options model.backbone.init_cfg.che
 
 _base_ = ['mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_ms-crop-3x_coco.py']
 custom_imports = dict(imports=['bvit_mm'], allow_failed_imports=False)
+custom_hooks = [dict(type='bvit_mm.ClassCountHook')]
 
 checkpoint = '{{$CHECKPOINT:work_dirs/published/swin-small.pth}}'
 model = dict(
