@@ -82,7 +82,7 @@ def pretrain(folder: Path) -> dict[str, str]:
     for family, config in PRETRAINED.items():
         run('train', config, '--work-dir', folder / family, '--resume')
         last = (folder / family / 'last_checkpoint').read_text()
-        printed = run('publish', last, folder / family)
+        printed = run('publish', last, folder / 'published' / family)
         files[family] = next(
             line.rsplit(' (', 1)[0] for line in printed.splitlines() if '.pth (' in line
         )

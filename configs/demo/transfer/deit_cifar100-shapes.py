@@ -7,7 +7,7 @@ AdamW, and without strong augmentation: there are few iterations. The position e
 
 _base_ = ['../../transfer/cifar/deit-small_8xb96_cifar100.py']
 
-checkpoint = '{{$CHECKPOINT:work_dirs/tour/deit.pth}}'
+checkpoint = '{{$CHECKPOINT:work_dirs/tour/published/deit.pth}}'
 model = dict(
     backbone=dict(
         arch=dict(

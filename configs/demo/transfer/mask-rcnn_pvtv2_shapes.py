@@ -8,7 +8,7 @@ _base_ = ['../../transfer/coco/mask-rcnn_pvtv2-b2-linear_fpn_1x_coco.py']
 
 classes = ('cross', 'disc', 'ring', 'square', 'star', 'triangle')
 width = 64
-checkpoint = '{{$CHECKPOINT:work_dirs/tour/pvtv2.pth}}'
+checkpoint = '{{$CHECKPOINT:work_dirs/tour/published/pvtv2.pth}}'
 model = dict(
     backbone=dict(
         arch=dict(

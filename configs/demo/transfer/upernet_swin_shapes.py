@@ -11,7 +11,7 @@ _base_ = [
 
 width = 64
 norm_cfg = dict(type='BN', requires_grad=True)
-checkpoint = '{{$CHECKPOINT:work_dirs/tour/swin.pth}}'
+checkpoint = '{{$CHECKPOINT:work_dirs/tour/published/swin.pth}}'
 model = dict(
     data_preprocessor=dict(size={{_base_.shapes_crop}}),
     backbone=dict(
