@@ -62,3 +62,25 @@ def test_bad_input(arguments, message, tmp_path):
     )
     assert done.returncode == 2 and message in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_publishes_beside_what_it_trains(tour, tmp_path, monkeypatch):
+    """Each step with its arguments, but for training itself."""
+    names = tour['pretrain'].__globals__
+    calls = []
+
+    def run(tool, *arguments):
+        calls.append(tool)
+        if tool == 'publish':
+            last, out = arguments
+            assert last.endswith('epoch_1.pth') and not out.exists() and out.suffix == ''
+            return f'a line\n{out}-01234567.pth (1.00 MB)\n{out}-01234567.py (0.00 MB)\n'
+        work_dir = arguments[arguments.index('--work-dir') + 1]
+        work_dir.mkdir(parents=True)
+        (work_dir / 'last_checkpoint').write_text(f'{work_dir}/epoch_1.pth')
+        return ''
+
+    monkeypatch.setitem(names, 'run', run)
+    files = tour['pretrain'](tmp_path)
+    assert calls == ['train', 'publish'] * 3
+    assert files == {f: f'{tmp_path}/published/{f}-01234567.pth' for f in tour['PRETRAINED']}
