@@ -21,13 +21,15 @@ model = dict(
     train_cfg=None,
 )
 
+# RGB all the way, for the pictures: what is drawn on them is the model's input.
+data_preprocessor = dict(to_rgb=False)
 train_pipeline = [
-    dict(type='PILToNumpy', to_bgr=True),
+    dict(type='PILToNumpy'),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackInputs'),
 ]
 test_pipeline = [
-    dict(type='PILToNumpy', to_bgr=True),
+    dict(type='PILToNumpy'),
     dict(type='PackInputs'),
 ]
 loader = dict(batch_size=32, num_workers=0, persistent_workers=False)
@@ -48,5 +50,9 @@ param_scheduler = [
     dict(type='CosineAnnealingLR', eta_min=1e-6, begin=1, convert_to_iter_based=True),
 ]
 train_cfg = dict(max_epochs=4, val_interval=4)
-default_hooks = dict(checkpoint=dict(max_keep_ckpts=1), logger=dict(interval=25))
+default_hooks = dict(
+    checkpoint=dict(max_keep_ckpts=1),
+    logger=dict(interval=25),
+    visualization=dict(rescale_factor=8),  # or nobody could read what is written on 32 pixels
+)
 randomness = dict(seed=0)
