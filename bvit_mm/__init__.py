@@ -4,7 +4,8 @@
 A budget becomes a plan (``plan``); the plan sets the length of the run (``loop``); at each
 epoch the hook asks which training stage it is (``hook``); the elastic backbone computes with
 only the active heads, hidden units and tokens (``elastic``, ``backbones``); when the stage
-changes, the weights grow (``growth``); the checkpoint is a plain mmpretrain checkpoint.
+changes, the weights grow (``growth``); the checkpoint is a plain mmpretrain checkpoint, which
+``publish`` hands on; transfer needs none of this.
 """
 
 from importlib import metadata

@@ -212,7 +212,10 @@ class ElasticBackbone:
             load_pretrained(self, init['checkpoint'], init.get('prefix'), self.new_in_transfer())
 
     def new_in_transfer(self) -> set[str]:
-        """Keys that a classifier's weights do not have: they keep their initial values."""
+        """Keys that only one of this network and a classifier's weights has.
+
+        Those of the network keep their initial values.
+        """
         return set()
 
     @property

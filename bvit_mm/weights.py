@@ -62,7 +62,7 @@ def load_strictly(
         module: What to load them into.
         state_dict: The weights.
         place: Where they are from, for the message.
-        new: Keys that may be missing.
+        new: Keys that may be missing, or be there though the module has no such.
 
     Raises:
         ValueError: If a key is missing, not known, or of another shape, or the weights are of a
@@ -83,7 +83,7 @@ def load_strictly(
             shapes = [line.strip() for line in others]
         else:
             reason = [f'{type(error).__name__}: {first}']
-    missing = [key for key in missing if key not in new]
+    missing, unknown = ([key for key in keys if key not in new] for keys in (missing, unknown))
     problems = [
         f'{len(items)} {what} ({", ".join(items[:SHOWN])}{", ..." * (len(items) > SHOWN)})'
         for what, items in (
@@ -110,7 +110,7 @@ def load_pretrained(
         module: Usually a backbone.
         file: A checkpoint, or a bare state dict.
         prefix: Of the module's keys in the file, such as ``'backbone.'``.
-        new: Keys that may be missing.
+        new: Keys that may be missing, or be there though the module has no such.
 
     Raises:
         FileNotFoundError: If there is no such file.

@@ -97,6 +97,9 @@ def test_norms_of_other_levels_are_new(tmp_path):
     backbone.init_weights()
     assert torch.equal(backbone.norm0.weight, before)
     assert not torch.equal(backbone.norm2.weight, before)
+    without_last = case.build(seed=1, init_cfg=given, out_indices=(0, 1))
+    without_last.init_weights()
+    assert not hasattr(without_last, 'norm2')
 
 
 @every_base

@@ -133,8 +133,8 @@ class ElasticSwinTransformer(ElasticBackbone, SwinTransformer):
                     )
 
     def new_in_transfer(self) -> set[str]:
-        """Norms of all but the last level, which a classifier does not read."""
-        levels = set(self.out_indices) - {len(self.stages) - 1}
+        """Norms: a classifier has that of the last level, this network those of ``out_indices``."""
+        levels = set(self.out_indices) ^ {len(self.stages) - 1}
         return {f'norm{i}.{name}' for i in levels for name in ('weight', 'bias')}
 
     def units(self, k: int) -> Iterator[tuple[ElasticModule, int]]:
