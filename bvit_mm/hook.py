@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from mmengine.hooks import EMAHook, Hook
+from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
@@ -16,7 +16,8 @@ from .cost import find_backbone
 from .elastic import ElasticBackbone
 from .growth import check_growth, check_optimizer, correct_bias_, drawn_anew, grow_
 from .plan import Plan
-from .randomness import random_state, set_random_state
+from .processes import mean_gradients, shared_seed
+from .randomness import kept_random_state
 from .registry import HOOKS
 
 
@@ -27,10 +28,10 @@ class StageSwitchHook(Hook):
     The network that trains, its exponential moving average (any of mmengine's ``EMAHook``s) and
     the optimizer's moments grow together, in place, just before the first iteration of a
     stage; the log says what grew, what is spent, and the loss of that iteration's batch before
-    and after. Each checkpoint keeps the plan, and what mmengine's own leaves out of an exact
-    resume: random states, and gradients that are being accumulated. At the end of each stage but
-    the last, ``stage_1.pth`` and so on keep its weights, which ``tools/publish.py --stage``
-    makes a smaller model of.
+    and after. Each checkpoint keeps the plan, the ledger, and what mmengine's own leaves out of
+    an exact resume: the place within the epoch, and gradients that are being accumulated. At the
+    end of each stage but the last, ``stage_1.pth`` and so on keep its weights, which
+    ``tools/publish.py --stage`` makes a smaller model of.
 
     Args:
         init: What new weights start from: ``'copy'``, ``'random'``, ``'half'`` or ``'noise'``;
@@ -49,7 +50,7 @@ class StageSwitchHook(Hook):
         check_growth(init, moments)
         self.init = init
         self.moments = moments
-        self._position = (-1, -1)  # epoch and batch of the last iteration
+        self._averaged: tuple[int, dict[str, torch.Tensor]] = (-1, {})  # iteration, gradients
         self._pending: dict[str, torch.Tensor] = {}
 
     def before_train(self, runner: Runner) -> None:
@@ -83,12 +84,23 @@ class StageSwitchHook(Hook):
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any | None = None
     ) -> None:
-        self._position = (runner.epoch, batch_idx)
         stage = _plan(runner).stage_at(runner.epoch)
         if stage != self._backbone.training_stage:
             self._switch(runner, stage, data_batch)
 
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any | None = None,
+        outputs: dict | None = None,
+    ) -> None:
+        savers = [h for h in runner.hooks if isinstance(h, CheckpointHook) and not h.by_epoch]
+        if any(h.every_n_train_iters(runner, h.interval, h.save_begin) for h in savers):
+            self.average_gradients(runner)
+
     def after_train_epoch(self, runner: Runner) -> None:
+        self.average_gradients(runner)
         plan, done = _plan(runner), runner.epoch + 1
         if done < plan.total_epochs and plan.stage_at(done) != plan.stage_at(runner.epoch):
             runner.save_checkpoint(
@@ -108,19 +120,20 @@ class StageSwitchHook(Hook):
             )
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        epoch, batch_idx = self._position
-        checkpoint['meta']['bvit_mm'] = dict(
-            plan=_plan(runner).as_dict(),
-            batches_done=batch_idx + 1 if checkpoint['meta']['epoch'] == epoch else 0,
-            random_state=random_state(),
-        )
-        gradients = {
-            name: param.grad.detach().cpu()
-            for name, param in _unwrapped(runner.model).named_parameters()
-            if param.grad is not None
-        }
+        checkpoint['meta']['bvit_mm'] = runner.train_loop.state(checkpoint['meta']['epoch'])
+        place, gradients = self._averaged
+        if runner.world_size == 1:
+            gradients = mean_gradients(_unwrapped(runner.model))
+        elif place != sum(runner.train_loop.ledger.iterations):
+            gradients = {}  # saved by a hook of one process only, without those of the others
         if gradients:
             checkpoint['accumulated_gradients'] = gradients
+
+    def average_gradients(self, runner: Runner) -> None:
+        """Before all processes save: averages what they have accumulated, each by itself."""
+        if runner.world_size > 1:
+            place = sum(runner.train_loop.ledger.iterations)
+            self._averaged = place, mean_gradients(_unwrapped(runner.model))
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         if not runner._resume:
@@ -131,15 +144,14 @@ class StageSwitchHook(Hook):
                 'the checkpoint to resume has no optimizer state (mmengine saves best_*.pth so), '
                 'so this run will not equal the uninterrupted one; one from epoch_*.pth would'
             )
-        runner.train_loop.batches_done = saved['batches_done']
-        runner.train_loop.resumed_random_state = saved['random_state']
+        runner.train_loop.load_state(saved)
         self._pending = checkpoint.get('accumulated_gradients', {})
 
     def _switch(self, runner: Runner, stage: int, data_batch: Any) -> None:
         plan, backbone = _plan(runner), self._backbone
         old = backbone.training_stage
         model = _unwrapped(runner.model)
-        seed = runner.seed + stage
+        seed = shared_seed(runner) + stage
         states: dict[nn.Parameter, dict[str, Any]] = {}
         for optimizer in _optimizers(runner):
             states.update(optimizer.state)
@@ -156,12 +168,13 @@ class StageSwitchHook(Hook):
             seed=seed,
         )
         after = _loss(model, data)
-        spent = plan.spent(runner.epoch)
+        spent, share = runner.train_loop.ledger.cost, runner.train_loop.spent
+        budget = f'{plan.seconds:.6g} s' if plan.seconds else f'{plan.cost:.4g} GFLOPs x epochs'
         runner.logger.info(
             f'training stage {stage + 1} of {backbone.num_training_stages} begins: '
             f'{_what_grew(backbone, old, stage)}, '
             f'GFLOPs {plan.gflops[old]:.4g} -> {plan.gflops[stage]:.4g}; '
-            f'spent {spent:.4g} of {plan.cost:.4g} GFLOPs x epochs ({spent / plan.cost:.1%}); '
+            f'spent {spent:.4g} GFLOPs x epochs, {share:.1%} of {budget}; '
             f'loss of one batch {before:.4f} -> {after:.4f}'
         )
 
@@ -198,10 +211,8 @@ def _preprocessed(model: nn.Module, data_batch: Any) -> Any:
 
     On a copy, because preprocessing writes into the samples; and it draws the same numbers.
     """
-    state = random_state()
-    data = model.data_preprocessor(copy.deepcopy(data_batch), True)
-    set_random_state(state)
-    return data
+    with kept_random_state():
+        return model.data_preprocessor(copy.deepcopy(data_batch), True)
 
 
 @torch.no_grad()

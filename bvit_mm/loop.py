@@ -1,44 +1,67 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
-"""The plan sets the length of the run."""
+"""The plan sets the length of the run; the ledger says what of it is spent."""
 
+import copy
 import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.dist import is_main_process
-from mmengine.model import is_model_wrapper
-from mmengine.runner import (
-    EpochBasedTrainLoop,
-    Runner,
-    find_latest_checkpoint,
-)
+from mmengine.hooks import LoggerHook
+from mmengine.optim import OptimWrapperDict
+from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
+from .checks import (
+    PLAN_FILE,
+    check_length,
+    check_parts,
+    check_resumed,
+    check_schedule,
+    check_schedulers,
+    check_strategy,
+    check_work_dir,
+    find_hook,
+)
 from .classes import check_classes
 from .cost import build_to_count, find_backbone, plan_for
-from .hook import StageSwitchHook
-from .plan import Plan
-from .randomness import seed_epoch, set_random_state
+from .hours import Pace, TimeBudget, check_enough
+from .ledger import Ledger
+from .micro_batches import count_samples, train_in_parts
+from .processes import Agreement, shared_seed
+from .randomness import seed_epoch, seed_iteration
 from .registry import LOOPS
-from .report import plan_table
-from .weights import read_checkpoint
+from .rehearsal import Measurement, measure, measure_validation, parts_that_fit, rehearsal
+from .report import ledger_table, plan_table
+from .resumable import INTERRUPTED, write_last
+from .schedule import rebuild_schedulers, replace_scheduler_hook
+from .signals import StopSignals
 
-PLAN_FILE = 'plan.json'
-STRATEGIES = ('SingleDeviceStrategy', 'DDPStrategy')
+# Share of a budget in hours that timing the stages may take, validation as well: 1.5 % in all.
+REHEARSED = 0.01
+NEVER = 1 << 30  # parts of a batch that fits into no memory
 
 
 @LOOPS.register_module()
 class BudgetedTrainLoop(EpochBasedTrainLoop):
-    """Trains for as many epochs as a budget buys, in training stages.
+    """Trains for as long as a budget lasts, in training stages.
 
     The runner builds the train loop before optimizers and schedulers, whose ``end`` defaults
     to ``max_epochs``; so the length is planned here, and schedulers follow by themselves.
     ``StageSwitchHook`` then switches the stages.
 
-    It also seeds each epoch by its number, so that a resumed run equals an uninterrupted one
-    (``randomness``), and goes on in the middle of an epoch where a checkpoint was taken there.
+    Before the first iteration the last stage is tried, so that a run does not die of memory when
+    it gets there. With a budget in hours all stages are timed as well; after each epoch what is
+    left is planned anew, and the last epoch ends when the time is over.
+
+    Every iteration is seeded by its number, so that a resumed run equals an uninterrupted one
+    (``randomness``), also from a checkpoint in the middle of an epoch. SIGTERM and SIGINT save
+    such a checkpoint and end the process.
 
     Args:
         runner: The runner.
@@ -46,13 +69,22 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
         val_begin: First epoch after which to validate.
         val_interval: Epochs between validations.
         dynamic_intervals: As in mmengine's ``EpochBasedTrainLoop``.
+        schedule: Whether schedulers without an ``end`` of their own go by ``'epochs'`` or by
+            the share of the ``'budget'`` that is spent (``BudgetSchedulerHook``). Defaults to
+            ``'budget'`` for hours, else to ``'epochs'``.
+        accumulative_counts: Into how many parts each training stage divides a batch, whose
+            gradients are accumulated, to save memory: ``[1, 1, 4]``; or ``'auto'``, the fewest
+            that fit. Not to be mistaken for the optimizer's, which accumulates over batches.
         **plan: What ``make_plan`` takes: ``budget`` with ``full_epochs``, ``alpha``, ``seed`` (of
             the plan, not of training), ``family`` and ``max_epochs``; or ``epochs``.
 
     Raises:
         ValueError: If there is no such plan, the model, hooks, strategy or schedulers do not fit
             it, or ``work_dir`` or the checkpoint to resume holds a run with another plan. It is
-            raised before any data is read. Also if the data has more classes than the head.
+            raised before any data is read. Also if the data has more classes than the head, a
+            resumed run has epochs of another length, and, after timing, if hours are too few.
+        MemoryError: If the last stage does not fit.
+        SystemExit: After a signal, with 128 + its number.
     """
 
     def __init__(
@@ -62,21 +94,37 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
         val_begin: int = 1,
         val_interval: int = 1,
         dynamic_intervals: list[tuple[int, int]] | None = None,
+        schedule: str | None = None,
+        accumulative_counts: Sequence[int] | str | None = None,
         **plan: Any,
     ) -> None:
-        hook = _find_hook(runner)
-        _check_strategy(runner)
+        self._agree = Agreement()
+        _, self._mark = self._agree(0, time.perf_counter())
+        self._hook = find_hook(runner)
+        check_strategy(runner)
         model = runner.model
         if isinstance(model, dict):  # FlexibleRunner builds the loop before the model
             model = build_to_count(model)
-        backbone = find_backbone(model)
+        self._stages = find_backbone(model).training_stages
         self.plan = plan_for(model, **plan)
-        _check_schedulers(runner, self.plan)
+        self.hours: TimeBudget | None = None
+        if self.plan.seconds is not None:
+            self.hours = TimeBudget(plan['budget'], self.plan.weights)
+        schedule = check_schedule(schedule, self.hours is not None)
+        self.parts = check_parts(accumulative_counts, len(self._stages))
+        self._finds_parts = accumulative_counts == 'auto'
+        self._scheduler_configs = copy.deepcopy(runner.param_schedulers)
+        check_schedulers(runner, self._scheduler_configs, self.plan)
         check_work_dir(runner.work_dir, self.plan)
-        _check_resumed(runner, self.plan)
+        saved = check_resumed(runner, self.plan)
         if isinstance(runner.model, nn.Module):  # the runner would build it just after the loop
             runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
-            hook.check_optimizers(runner)
+            self._hook.check_optimizers(runner)
+            if accumulative_counts and isinstance(runner.optim_wrapper, OptimWrapperDict):
+                raise ValueError(
+                    f'accumulative_counts={accumulative_counts} of train_cfg divides batches for '
+                    'one optimizer, but there are several; leave it out'
+                )
 
         super().__init__(
             runner,
@@ -87,118 +135,340 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
             dynamic_intervals=dynamic_intervals,
         )
         check_classes(model, self.dataloader.dataset)
-        # Set by the hook when it resumes from a checkpoint taken within an epoch.
-        self.batches_done = 0
-        self.resumed_random_state: dict[str, Any] | None = None
+        if saved is not None:
+            check_length(saved, len(self.dataloader), runner)
+        self.ledger = Ledger(self.plan.gflops, len(self.dataloader))
+        self.batches_done = 0  # of this epoch
+        self._signals = StopSignals()
+        self._compiled_stage: int | None = None
+        self._has_compiled = False  # since the last booking
+        if schedule == 'budget':
+            replace_scheduler_hook(runner, self._scheduler_configs)
         sampler = self.dataloader.sampler
-        self._sampler_follows_seed = getattr(sampler, 'seed', None) == runner.seed
-        runner.logger.info('The plan:\n' + plan_table(self.plan, backbone.training_stages))
+        stated = isinstance(dataloader, dict) and 'seed' in dataloader.get('sampler', {})
+        self._sampler_follows_seed = hasattr(sampler, 'seed') and not stated
+        if self.hours is None:
+            runner.logger.info('The plan:\n' + plan_table(self.plan, self._stages))
+
+    @property
+    def stage(self) -> int:
+        """The training stage that the model is at."""
+        return find_backbone(self.runner.model).training_stage
+
+    @property
+    def spent(self) -> float:
+        """The share of the budget that is spent."""
+        if self.hours is None:
+            return min(1.0, self.ledger.cost / self.plan.cost)
+        return min(1.0, self.ledger.elapsed / self.hours.end)
+
+    def state(self, epoch: int) -> dict[str, Any]:
+        """What a checkpoint of an epoch must keep for ``load_state``, in plain numbers."""
+        return dict(
+            plan=self.plan.as_dict(),
+            batches_done=self.batches_done if epoch == self._epoch else 0,
+            ledger=self.ledger.as_dict(),
+            pace=asdict(self.hours.pace) if self.hours else None,
+        )
+
+    def load_state(self, saved: dict[str, Any]) -> None:
+        """Goes on from what ``state`` returned."""
+        self.batches_done = saved['batches_done']
+        self.ledger = Ledger.from_dict(saved['ledger'])
+        if self.hours is not None:
+            pace = saved['pace']
+            self.hours.pace = Pace(**{**pace, 'train': tuple(pace['train'])})
+            self._set_lengths([stage['epochs'] for stage in saved['plan']['stages']])
 
     def run(self) -> nn.Module:
         """Trains the plan, and leaves it in ``work_dir``."""
-        if is_main_process():
-            plan_file = Path(self.runner.work_dir) / PLAN_FILE
-            partial = plan_file.with_suffix('.partial')  # a kill must not leave half a file
-            partial.write_text(json.dumps(self.plan.as_dict(), indent=2) + '\n')
-            partial.replace(plan_file)
-        return super().run()
+        with self._signals:
+            self._charge('setup')
+            if self._epoch < self._max_epochs:
+                self.rehearse()
+            self._write_plan()
+            self.runner.call_hook('before_train')
+            self._charge('setup')
+            while self._epoch < self._max_epochs and not self.stop_training:
+                self.run_epoch()
+                self._decide_current_val_interval()
+                if self._is_time_to_validate():
+                    self.runner.val_loop.run()
+                    self._learn(validation=self._charge('validation'))
+            self.runner.call_hook('after_train')
+        self._charge('saving')
+        self.runner.logger.info('Planned and spent:\n' + ledger_table(self.plan, self.ledger))
+        return self.runner.model
 
     def run_epoch(self) -> None:
         """Trains one epoch, or what is left of the one that a checkpoint was taken in."""
         self._seed_epoch()
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
+        stage, first = self.plan.stage_at(self._epoch), self.batches_done
         batches = iter(self.dataloader)
-        for _ in range(self.batches_done):
+        for _ in range(first):
             next(batches)
-        if self.batches_done:
-            set_random_state(self.resumed_random_state)
-        for idx, data_batch in enumerate(batches, start=self.batches_done):
+        self._charge('setup')
+        before = self.ledger.seconds[stage]
+        for idx in range(first, len(self.dataloader)):
+            self._seed_iteration(idx)
+            data_batch = self._fetch(batches)
+            signal = self._book_and_agree(stage)
+            if signal:
+                self._leave(signal)
+            if self._is_over(stage) and idx > first:
+                break
             self.run_iter(idx, data_batch)
-        self.batches_done = 0
+        self._book_and_agree(stage)
+        if self.hours:
+            trained = max(1, self.batches_done - first)
+            seconds = self.ledger.seconds[stage] - before
+            self._plan_anew(stage, seconds * len(self.dataloader) / trained)
         self.runner.call_hook('after_train_epoch')
         self._epoch += 1
+        self.batches_done = 0
+        self._learn(saving=self._charge('saving'))
+
+    def run_iter(self, idx: int, data_batch: Any) -> None:
+        """Trains an iteration."""
+        self.runner.call_hook('before_train_iter', batch_idx=idx, data_batch=data_batch)
+        samples = count_samples(data_batch) * self.runner.world_size
+        outputs = self._train_step(idx, data_batch)
+        self.ledger.train(self.stage, samples)
+        self.batches_done = idx + 1
+        self._log_spent(idx)
+        self.runner.call_hook(
+            'after_train_iter', batch_idx=idx, data_batch=data_batch, outputs=outputs
+        )
+        self._iter += 1
+
+    def rehearse(self) -> list[Measurement]:
+        """Tries the last stage; times all of them at the beginning of a budget in hours."""
+        measurements = []
+        times = self.hours is not None and self.hours.pace is None
+        with rehearsal(self.runner):
+            self._find_parts()
+            if times:
+                measurements = self._measure()
+        self._compiled_stage = None
+        self._charge('rehearsal')
+        if times:
+            check_enough(self.hours, self.ledger.elapsed)
+            self._set_lengths(self.hours.lengths([0] * len(self._stages), self.ledger.elapsed))
+            check_schedulers(self.runner, self._scheduler_configs, self.plan)
+            rebuild_schedulers(self.runner, self._scheduler_configs)
+            self.runner.logger.info(
+                f'The plan for {self.hours.text}, until the speed changes:\n'
+                + plan_table(self.plan, self._stages)
+            )
+        if self.hours:  # nobody knows which iteration will be the last to accumulate
+            self.runner.optim_wrapper.initialize_count_status(self.runner.model, self._iter, -1)
+        return measurements
+
+    # What is spent.
+
+    def _charge(self, name: str) -> float:
+        """Books the seconds since the last booking, in which nothing was trained."""
+        _, now = self._agree(0, time.perf_counter())
+        seconds, self._mark = now - self._mark, now
+        self.ledger.charge(name, seconds)
+        return seconds
+
+    def _book_and_agree(self, stage: int) -> int:
+        """Books the seconds since the last booking; the signal that any process got, or 0."""
+        stop, now = self._agree(self._signals.received, time.perf_counter())
+        if self._has_compiled:
+            self.ledger.charge('compilation', now - self._mark)
+        else:
+            self.ledger.seconds[stage] += now - self._mark
+        self._has_compiled = False
+        self._mark = now
+        return stop
+
+    def _log_spent(self, idx: int) -> None:
+        """Hands what is spent to mmengine's logger, when that is about to write."""
+        loggers = [hook for hook in self.runner.hooks if isinstance(hook, LoggerHook)]
+        if any(hook.every_n_inner_iters(idx, hook.interval) for hook in loggers):
+            hub, ledger = self.runner.message_hub, self.ledger
+            hub.update_scalar('train/spent', self.spent)
+            hub.update_scalar('train/gflops_epochs', ledger.cost)
+            hub.update_scalar('train/samples', sum(ledger.samples))
+            hub.update_scalar('train/hours', ledger.elapsed / 3600)
+
+    # What comes next.
+
+    def _set_lengths(self, epochs: Sequence[int]) -> None:
+        self.plan = replace(self.plan, epochs=tuple(epochs))
+        self._max_epochs = self.plan.total_epochs
+        self._max_iters = self._max_epochs * len(self.dataloader)
+
+    def _is_over(self, stage: int) -> bool:
+        return self.hours is not None and self.ledger.elapsed >= self.hours.deadline(stage)
+
+    def _plan_anew(self, stage: int, seconds: float) -> None:
+        """Plans what is left of the hours, after an epoch that trained in ``seconds``."""
+        done = self.plan.done(self._epoch + 1)
+        self._learn(train=self.hours.pace.drifted(stage, seconds).train)
+        if not self._is_over(stage):
+            saved = self.ledger.elapsed + self.hours.pace.saving
+            self._set_lengths(self.hours.lengths(done, saved))
+        else:
+            later = [min(1, n) for n in self.plan.epochs[stage + 1 :]]
+            self._set_lengths([*done[: stage + 1], *later])
+
+    def _learn(self, **seconds: Any) -> None:
+        """Keeps how long something took, to plan the hours by."""
+        if self.hours:
+            self.hours.pace = replace(self.hours.pace, **seconds)
+
+    def _is_time_to_validate(self) -> bool:
+        if self.runner.val_loop is None or self._epoch < self.val_begin:
+            return False
+        if self._epoch == self._max_epochs:
+            return True
+        if self.hours and not self.hours.has_time_to_validate(self.ledger.elapsed):
+            return False
+        return self._epoch % self.val_interval == 0
+
+    # Training.
 
     def _seed_epoch(self) -> None:
-        diff_rank_seed = self.runner._randomness_cfg.get('diff_rank_seed', False)
-        seed_epoch(self.dataloader, self.runner.seed, self._epoch, diff_rank_seed)
+        seed = shared_seed(self.runner)
+        seed_epoch(self.dataloader, seed, self._epoch, self._diff_rank_seed)
         if self._sampler_follows_seed:  # a resumed run has the seed of its checkpoint
-            self.dataloader.sampler.seed = self.runner.seed
+            self.dataloader.sampler.seed = seed
 
+    def _seed_iteration(self, idx: int) -> None:
+        seed_iteration(shared_seed(self.runner), self._epoch, idx, self._diff_rank_seed)
 
-def check_work_dir(work_dir: str | Path, plan: Plan) -> None:
-    """Raises ValueError if the folder holds a run with another plan."""
-    plan_file = Path(work_dir) / PLAN_FILE
-    if not plan_file.is_file():
-        return
-    try:
-        other = json.loads(plan_file.read_text())
-    except ValueError:
-        raise ValueError(f'{plan_file} is damaged; remove it, or give another work_dir') from None
-    plan.check_same(other, f'{work_dir} holds a run')
+    @property
+    def _diff_rank_seed(self) -> bool:
+        return self.runner._randomness_cfg.get('diff_rank_seed', False)
 
+    def _fetch(self, batches: Iterator[Any]) -> Any:
+        try:
+            return next(batches)
+        except RuntimeError:
+            if not self._signals.received:
+                raise
+            return None  # the signal ended the data workers too
 
-def _check_resumed(runner: Runner, plan: Plan) -> None:
-    if not runner._resume:
-        return
-    file = runner._load_from or find_latest_checkpoint(runner.work_dir)
-    if file is None:
-        return
-    checkpoint = read_checkpoint(file, advice='give --resume an earlier one')
-    saved = checkpoint.get('meta', {}).get('bvit_mm')
-    if saved is None:
-        raise ValueError(
-            f'{file} is not of a budgeted run and cannot be resumed; start from its weights with '
-            'load_from and without resume, or give a checkpoint of BudgetedTrainLoop'
-        )
-    if 'batches_done' not in saved:
-        raise ValueError(
-            f'{file} is published, without what resuming needs; start from its weights with '
-            'load_from and without resume, or give a checkpoint of the run'
-        )
-    plan.check_same(saved['plan'], f'{file} is of a run')
+    def _train_step(self, idx: int, data_batch: Any) -> dict[str, torch.Tensor]:
+        """Trains a batch; compiles first if that was asked for and the stage is new."""
+        parts = self.parts[self.stage]
+        if parts > 1 or 'train_step' not in vars(self.runner.model):
+            return self._train_eagerly(data_batch, parts)
+        if self._compiled_stage == self.stage:
+            return self.runner.model.train_step(data_batch, self.runner.optim_wrapper)
+        torch.compiler.reset()  # sizes of another stage are not to be guessed at as dynamic ones
+        self._compiled_stage, self._has_compiled = self.stage, True
+        unused = copy.deepcopy(data_batch)  # preprocessing writes into samples
+        from torch._dynamo.exc import TorchDynamoException  # takes seconds, and few need it
 
-
-def _find_hook(runner: Runner) -> StageSwitchHook:
-    for hook in runner.hooks:
-        if isinstance(hook, StageSwitchHook):
-            return hook
-    raise ValueError(
-        'BudgetedTrainLoop plans training stages, but nothing switches them; '
-        "add dict(type='bvit_mm.StageSwitchHook') to custom_hooks"
-    )
-
-
-def _check_strategy(runner: Runner) -> None:
-    strategy = type(getattr(runner, 'strategy', None)).__name__
-    wrapper = runner.model if is_model_wrapper(runner.model) else None
-    if strategy not in (*STRATEGIES, 'NoneType'):
-        problem = f'the strategy {strategy}'
-    elif wrapper is not None and not isinstance(wrapper, DistributedDataParallel):
-        problem = f'the model wrapper {type(wrapper).__name__}'
-    else:
-        return
-    raise ValueError(
-        f'{problem} shards or copies the parameters, so weights that grow would be overwritten; '
-        'train with one process or with DistributedDataParallel'
-    )
-
-
-def _check_schedulers(runner: Runner, plan: Plan) -> None:
-    schedulers = runner.param_schedulers or []
-    schedulers = schedulers if isinstance(schedulers, (list, tuple)) else [schedulers]
-    schedulers = [s for s in schedulers if isinstance(s, dict) and s.get('by_epoch', True)]
-    for scheduler in schedulers:
-        begin = scheduler.get('begin', 0)
-        if begin >= plan.total_epochs:
-            raise ValueError(
-                f'the plan has {plan.total_epochs} epochs {list(plan.epochs)}, but the scheduler '
-                f'{scheduler.get("type")} begins at epoch {begin}; '
-                'raise the budget, or shorten what comes before it (warm-up)'
+        try:
+            return self.runner.model.train_step(data_batch, self.runner.optim_wrapper)
+        except TorchDynamoException as error:
+            reason = str(error).strip().splitlines()[0]
+            self.runner.logger.warning(
+                f'torch.compile failed in training stage {self.stage + 1} '
+                f'({type(error).__name__}: {reason}); going on without it'
             )
-    stated = [s.get('end') for s in schedulers]
-    if stated and None not in stated and max(stated) != plan.total_epochs:
-        runner.logger.warning(
-            f'the schedulers are stated up to epoch {max(stated)}, but the plan has '
-            f'{plan.total_epochs} epochs; leave out `end` (and `T_max`) and they follow the budget'
+        del self.runner.model.train_step  # what was compiled hides the class's own
+        self._seed_iteration(idx)
+        return self._train_eagerly(unused, parts)
+
+    def _train_eagerly(self, data_batch: Any, parts: int) -> dict[str, torch.Tensor]:
+        model, wrapper = self.runner.model, self.runner.optim_wrapper
+        if parts == 1:
+            return type(model).train_step(model, data_batch, wrapper)
+        return train_in_parts(model, data_batch, wrapper, parts)
+
+    def _leave(self, signal: int) -> None:
+        """Saves a checkpoint to resume from, and ends the process."""
+        runner = self.runner
+        self._hook.average_gradients(runner)
+        partial = f'{INTERRUPTED}.partial'
+        runner.save_checkpoint(
+            runner.work_dir,
+            partial,
+            meta=dict(epoch=self._epoch, iter=self._iter),
+            by_epoch=False,
         )
+        if is_main_process():
+            file = Path(runner.work_dir) / INTERRUPTED
+            file.with_name(partial).replace(file)
+            write_last(runner.work_dir, file)
+            runner.logger.warning(
+                f'stopped by signal {signal} in epoch {self._epoch + 1} after '
+                f'{self.batches_done} of {len(self.dataloader)} iterations; saved {file}, from '
+                'which --resume goes on'
+            )
+        self._agree.wait()  # launchers end everyone when the first process is gone
+        raise SystemExit(128 + signal)
+
+    # Before training.
+
+    def _find_parts(self) -> None:
+        """Tries whether the last stage fits; with ``'auto'``, how each does."""
+        batch = next(iter(self.dataloader))
+
+        def fit(stage: int) -> int:
+            parts = parts_that_fit(
+                self.runner, self._train_eagerly, batch, stage, self.parts[stage]
+            )
+            return self._agree(parts or NEVER, 0.0)[0]
+
+        last = len(self._stages) - 1
+        needed = fit(last)
+        if needed == self.parts[last] and not self._finds_parts:
+            return
+        fitting = (*(fit(k) for k in range(last)), needed)
+        size = count_samples(batch)
+        if needed == NEVER:
+            advice = 'not even one of them does; give a smaller model or image'
+        else:
+            advice = (
+                f'train_cfg.accumulative_counts={list(fitting)} divides the batches and fits, '
+                "at the same global batch; give that, 'auto', or a smaller "
+                'train_dataloader.batch_size'
+            )
+        if needed == NEVER or not self._finds_parts:
+            raise MemoryError(
+                f'training stage {last + 1} of {last + 1} does not fit into memory with a batch '
+                f'of {size} images in {self.parts[last]} parts: {advice}'
+            )
+        self.parts = fitting
+        if max(fitting) > 1:
+            self.runner.logger.info(
+                f'to fit into memory, batches of {size} images are divided into {list(fitting)} '
+                'parts in the training stages'
+            )
+
+    def _measure(self) -> list[Measurement]:
+        """Times all stages, and what follows an epoch."""
+        allowed = REHEARSED * self.hours.seconds
+        stages = range(len(self._stages))
+        measurements = [
+            measure(
+                self.runner,
+                lambda batch: self._train_step(0, batch),
+                stage,
+                allowed / len(stages),
+                self._agree,
+            )
+            for stage in stages
+        ]
+        self.hours.pace = Pace(
+            train=tuple(m.seconds * len(self.dataloader) for m in measurements),
+            validation=measure_validation(self.runner, allowed / 2, self._agree),
+            val_interval=self.val_interval,
+        )
+        return measurements
+
+    def _write_plan(self) -> None:
+        if is_main_process():
+            plan_file = Path(self.runner.work_dir) / PLAN_FILE
+            partial = plan_file.with_suffix('.partial')  # a kill must not leave half a file
+            partial.write_text(json.dumps(self.plan.as_dict(), indent=2) + '\n')
+            partial.replace(plan_file)

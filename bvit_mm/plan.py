@@ -8,8 +8,10 @@ every resume and on every machine.
 import math
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise, product
+
+from .hours import parse_duration
 
 Budget = float | str
 
@@ -51,12 +53,16 @@ class Plan:
         epochs: Epochs of each training stage.
         full_cost: What ``full_epochs`` of the whole network cost.
         budget: What the plan may cost; None when the epochs were stated.
+        seconds: The budget of a plan in hours, whose epochs follow the speed of the machine.
+        weights: Relative lengths of the training stages, of a plan in hours.
     """
 
     gflops: tuple[float, ...]
     epochs: tuple[int, ...]
     full_cost: float
     budget: float | None = None
+    seconds: float | None = None
+    weights: tuple[float, ...] | None = None
 
     @property
     def total_epochs(self) -> int:
@@ -81,19 +87,36 @@ class Plan:
             end += self.epochs[stage]
         return stage
 
+    def done(self, epoch: int) -> tuple[int, ...]:
+        """The first ``epoch`` epochs by training stage."""
+        done, left = [], epoch
+        for epochs in self.epochs:
+            done.append(min(left, epochs))
+            left -= done[-1]
+        return tuple(done)
+
     def spent(self, epoch: int) -> float:
         """Cost of the first ``epoch`` epochs."""
-        left, total = epoch, 0.0
-        for gflops, epochs in zip(self.gflops, self.epochs):
-            total += gflops * min(left, epochs)
-            left -= min(left, epochs)
-        return total
+        return sum(gflops * epochs for gflops, epochs in zip(self.gflops, self.done(epoch)))
 
     def check_same(self, other: dict, where: str) -> None:
-        """Raises ValueError if ``other``, a plan's ``as_dict``, trains other stages or epochs."""
+        """Raises ValueError if ``other``, a plan's ``as_dict``, trains other stages or epochs.
+
+        Of plans in hours the budget must be the same, not the epochs.
+        """
         epochs = [stage['epochs'] for stage in other['stages']]
         gflops = [stage['gflops'] for stage in other['stages']]
-        if epochs != list(self.epochs) or gflops != list(self.gflops):
+        seconds = other.get('seconds')
+        if seconds != self.seconds:
+            theirs, ours = (
+                'a plan in epochs' if each is None else f'a budget of {each:.6g} s'
+                for each in (seconds, self.seconds)
+            )
+            raise ValueError(
+                f'{where} with {theirs}, and this one has {ours}; give another work_dir, or the '
+                'options of that run'
+            )
+        if (seconds is None and epochs != list(self.epochs)) or gflops != list(self.gflops):
             theirs, ours = ([float(f'{g:.6g}') for g in each] for each in (gflops, self.gflops))
             raise ValueError(
                 f'{where} with another plan: epochs={epochs} at {theirs} GFLOPs, and this one is '
@@ -103,6 +126,7 @@ class Plan:
 
     def as_dict(self) -> dict:
         """Plain numbers, as ``tools/plan.py --json`` prints and checkpoints keep them."""
+        hours = {} if self.seconds is None else dict(seconds=self.seconds)
         return dict(
             stages=[
                 dict(gflops=g, epochs=n, cost=c)
@@ -112,6 +136,7 @@ class Plan:
             cost=self.cost,
             budget=self.budget,
             full_cost=self.full_cost,
+            **hours,
         )
 
 
@@ -130,7 +155,9 @@ def make_plan(
     Args:
         gflops: Forward GFLOPs of each training stage, rising, classifier included.
         budget: A share of the full cost in (0, 1]; or an absolute cost in GFLOPs x epochs,
-            as a number above 1 or as text such as ``'691.2 GFLOPs'``.
+            as a number above 1 or as text such as ``'691.2 GFLOPs'``; or a time such as
+            ``'8h'`` or ``'90min'``, for which the plan is one of the full cost until
+            ``BudgetedTrainLoop`` has measured how long epochs take.
         full_epochs: Epochs of the whole network that are the full cost.
         alpha: Bias of the exponential family: above 0 later stages are longer, below 0
             earlier ones, at 0 all are equal (Table 4).
@@ -159,6 +186,16 @@ def make_plan(
         return Plan(gflops, _check_epochs(epochs, len(gflops), max_epochs), full_cost)
     if budget is None:
         raise ValueError('give a budget, or epochs to state a schedule')
+    seconds = parse_duration(budget)
+    if seconds is not None:
+        if max_epochs is not None:
+            raise ValueError(
+                f'budget={budget!r} is spent to the end, whatever the epochs; '
+                f'give max_epochs={max_epochs} with a budget in GFLOPs, or none'
+            )
+        whole = make_plan(gflops, 1.0, full_epochs, alpha, seed, family=family)
+        weights = tuple(stage_weights(len(gflops), alpha, seed, family))
+        return replace(whole, budget=None, seconds=seconds, weights=weights)
 
     cost = parse_budget(budget, full_cost, full_epochs)
     least = math.fsum(gflops)
@@ -170,7 +207,7 @@ def make_plan(
             f'budget={budget} of {full_epochs} epochs is {_cost(cost)} GFLOPs x epochs, less '
             f'than one epoch of each stage ({_cost(least)}); {enough}'
         )
-    weights = _shares(len(gflops), alpha, seed, family)
+    weights = stage_weights(len(gflops), alpha, seed, family)
     reachable = cost
     if max_epochs is not None:
         if max_epochs < len(gflops):
@@ -200,7 +237,7 @@ def parse_budget(budget: Budget, full_cost: float, full_epochs: int) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise ValueError(
             f'budget={budget!r} is not a budget; give a share of the full cost such as 0.5, '
-            "or a cost in GFLOPs x epochs such as '691.2 GFLOPs'"
+            "a cost in GFLOPs x epochs such as '691.2 GFLOPs', or a time such as '8h' or '90min'"
         )
     if value <= 0:
         raise ValueError(
@@ -277,7 +314,7 @@ def _walk(
     return last
 
 
-def _shares(k: int, alpha: float, seed: int, family: str) -> list[float]:
+def stage_weights(k: int, alpha: float, seed: int, family: str) -> list[float]:
     """Relative durations of ``k`` stages, summing to 1 (Section 4.3)."""
     if family not in FAMILIES:
         raise ValueError(f'family={family!r} is not known; give one of {sorted(FAMILIES)}')

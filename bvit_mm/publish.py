@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .cost import build_to_count, find_backbone
 from .elastic import ElasticBackbone
+from .ledger import Ledger
 from .plan import Plan
 from .weights import cut_prefix, load_strictly, read_checkpoint
 
@@ -76,7 +77,7 @@ def publish(file: str, weights: str | None = None, stage: int | None = None) -> 
     _check_stage(stage, k, last, file, plan, meta)
     about = dict(
         plan=meta['bvit_mm']['plan'],
-        spent=plan.spent(meta['epoch']),
+        spent=Ledger.from_dict(meta['bvit_mm']['ledger']).cost,
         epoch=meta['epoch'],
         training_stage=k + 1,
         gflops=plan.gflops[k],

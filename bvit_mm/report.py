@@ -1,9 +1,12 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
-"""Plans as text, for logs and ``tools/plan.py``."""
+"""Plans, and what was spent, as text for logs and ``tools/plan.py``."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from .hours import duration
+from .ledger import Ledger
 from .plan import Plan
+from .rehearsal import Measurement
 from .training_stages import TrainingStage
 
 
@@ -21,10 +24,60 @@ def plan_table(plan: Plan, stages: Sequence[TrainingStage]) -> str:
         rows.append((k, *_sizes(stage), f'{gflops:.4g}', epochs, f'{cost:.4g}', share))
     blank = [''] * (len(names) + 1)
     rows.append(('total', *blank, plan.total_epochs, f'{plan.cost:.4g}', '100.0%'))
+    return '\n'.join([*_aligned(rows), summary(plan)])
+
+
+def ledger_table(plan: Plan, ledger: Ledger) -> str:
+    """What each training stage was to cost and did cost, and where the time went.
+
+    Seconds are on the clock, of all sessions of the run together.
+    """
+    rows = [('stage', 'epochs', 'planned', 'cost', 'planned', 'samples', 'seconds', 'images/s')]
+    for k, (epochs, planned, cost, price, samples, seconds) in enumerate(
+        zip(ledger.epochs, plan.epochs, ledger.costs, plan.costs, ledger.samples, ledger.seconds),
+        start=1,
+    ):
+        speed = f'{samples / seconds:.4g}' if seconds else '-'
+        numbers = f'{epochs:.4g}', planned, f'{cost:.4g}', f'{price:.4g}', samples
+        rows.append((k, *numbers, f'{seconds:.1f}', speed))
+    total = f'{sum(ledger.epochs):.4g}', plan.total_epochs, f'{ledger.cost:.4g}', f'{plan.cost:.4g}'
+    rows.append(('total', *total, sum(ledger.samples), f'{sum(ledger.seconds):.1f}', ''))
+    other = ', '.join(f'{name} {seconds:.1f} s' for name, seconds in ledger.other.items())
+    line = f'and {other}; in all {ledger.elapsed:.1f} s'
+    if plan.seconds:
+        line += f', {ledger.elapsed / plan.seconds:.2%} of the budget of {duration(plan.seconds)}'
+    return '\n'.join([*_aligned(rows), line])
+
+
+def measurement_table(plan: Plan, measurements: Sequence[Measurement], length: int) -> str:
+    """What each training stage takes on this machine, with the epochs that a budget buys.
+
+    Args:
+        plan: In hours.
+        measurements: Of each training stage.
+        length: Iterations of an epoch.
+    """
+    rows = [('stage', 'epochs', 'hours', 'images/s', 'waiting', 'bound by', 'peak memory')]
+    for k, (epochs, m) in enumerate(zip(plan.epochs, measurements), start=1):
+        hours = epochs * length * m.seconds / 3600
+        rows.append(
+            (
+                k,
+                epochs,
+                f'{hours:.4g}',
+                f'{m.samples / m.seconds:.4g}',
+                f'{m.waiting / m.seconds:.0%}',
+                'data' if m.data_bound else 'compute',
+                f'{m.memory / 2**30:.2f} GiB',
+            )
+        )
+    return '\n'.join(_aligned(rows))
+
+
+def _aligned(rows: Iterable[Sequence[object]]) -> list[str]:
     cells = [[str(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells)]
-    lines = ['  '.join(cell.rjust(w) for cell, w in zip(row, widths)) for row in cells]
-    return '\n'.join([*lines, summary(plan)])
+    return ['  '.join(cell.rjust(w) for cell, w in zip(row, widths)) for row in cells]
 
 
 def _sizes(stage: TrainingStage) -> list[str]:

@@ -1,19 +1,32 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
-"""Prints the plan of a config: what a budget buys, stage by stage. It trains nothing."""
+"""Prints the plan of a config: what a budget buys, stage by stage. It trains nothing.
+
+A budget in hours depends on the machine: a few iterations of each training stage are timed, with
+the real data, optimizer and processes, and forgotten. Pass --amp and --launcher as to train.py.
+"""
 
 import argparse
 import contextlib
 import json
 import sys
+import tempfile
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
+from _processes import connect_cpu_processes
+from _stock import stock_tool
 from mmengine.config import Config, DictAction
+from mmengine.dist import is_main_process
+from mmengine.runner import Runner
 
 with contextlib.redirect_stdout(sys.stderr):  # some packages talk while they are imported
     from bvit_mm.cost import plan_of_config
+    from bvit_mm.loop import BudgetedTrainLoop
     from bvit_mm.plan import Plan
-    from bvit_mm.report import plan_table
+    from bvit_mm.registry import LOOPS
+    from bvit_mm.rehearsal import Measurement
+    from bvit_mm.report import measurement_table, plan_table
     from bvit_mm.training_stages import TrainingStage
 
 PANELS = 2  # active shares and cost; a third for accuracy with --run
@@ -25,11 +38,18 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', help='a training config')
     length = parser.add_mutually_exclusive_group()
     length.add_argument(
-        '--budget', help="share of the full cost such as 0.5, or a cost such as '691.2 GFLOPs'"
+        '--budget',
+        help="share of the full cost such as 0.5, a cost such as '691.2 GFLOPs', or a time "
+        "such as '90min'",
     )
+    length.add_argument('--hours', type=float, help='the budget in hours on this machine')
     length.add_argument('--epochs', help='state the schedule instead, for example 55,55,193')
     parser.add_argument('--alpha', type=float, help='above 0 later stages are longer')
     parser.add_argument('--seed', type=int, help='draws the plan')
+    parser.add_argument('--amp', action='store_true', help='time with mixed precision')
+    parser.add_argument(
+        '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='of jobs'
+    )
     parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
     parser.add_argument('--plot', metavar='FILE', type=Path, help='draw the plan into a picture')
     parser.add_argument(
@@ -41,14 +61,19 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if args.run and not args.plot:
         parser.error('--run is drawn into a picture; give --plot FILE too')
+    if args.hours is not None:
+        args.budget = f'{args.hours * 3600}s'
     try:
-        args.plan, args.stages = _plan(args)
-    except (ValueError, TypeError, FileNotFoundError) as error:
+        args.plan, args.stages, args.measured = _plan(args)
+    except (ValueError, TypeError, FileNotFoundError, MemoryError) as error:
         parser.error(str(error))
     return args
 
 
-def _plan(args: argparse.Namespace) -> tuple[Plan, tuple[TrainingStage, ...]]:
+def _plan(
+    args: argparse.Namespace,
+) -> tuple[Plan, tuple[TrainingStage, ...], tuple[list[Measurement], int] | None]:
+    """The plan, its stages, and for a budget in hours what was timed, with the epoch's length."""
     cfg = Config.fromfile(args.config)
     if args.cfg_options:
         cfg.merge_from_dict(args.cfg_options)
@@ -65,7 +90,53 @@ def _plan(args: argparse.Namespace) -> tuple[Plan, tuple[TrainingStage, ...]]:
             ) from None
         changes.update(epochs=epochs, budget=None)
     plan, backbone = plan_of_config(cfg, **changes)
-    return plan, backbone.training_stages
+    if plan.seconds is None:
+        return plan, backbone.training_stages, None
+    loop = _timed(args, changes)
+    return loop.plan, backbone.training_stages, (loop.measurements, len(loop.dataloader))
+
+
+@LOOPS.register_module()
+class RehearsalLoop(BudgetedTrainLoop):
+    """Times the training stages, and trains nothing."""
+
+    def run(self) -> None:
+        self._charge('setup')
+        self.measurements = self.rehearse()
+
+
+def _timed(args: argparse.Namespace, changes: dict) -> RehearsalLoop:
+    """The loop that ``tools/train.py`` would train with, after it has timed the stages."""
+    stock = stock_tool('train')
+    flags = ['--amp'] * args.amp + ['--launcher', args.launcher]
+    with mock.patch.object(sys, 'argv', ['train.py', args.config, *flags]):
+        train_args = stock.parse_args()
+    train_args.cfg_options = args.cfg_options
+    cfg = stock.merge_args(Config.fromfile(args.config), train_args)
+    cfg.train_cfg.update(changes)
+    cfg.train_cfg.type = 'bvit_mm.RehearsalLoop'
+    cfg.load_from, cfg.resume = None, False
+    connect_cpu_processes(cfg, args.launcher)
+    # What mmengine logs is no answer, so it goes where errors go.
+    with tempfile.TemporaryDirectory() as work_dir, contextlib.redirect_stdout(sys.stderr):
+        cfg.work_dir = work_dir
+        runner = Runner.from_cfg(cfg)
+        runner.train()
+        return runner.train_loop
+
+
+def _as_json(args: argparse.Namespace) -> dict:
+    plan = args.plan.as_dict()
+    if args.measured is not None:
+        measurements, length = args.measured
+        for stage, m in zip(plan['stages'], measurements):
+            stage.update(
+                hours=stage['epochs'] * length * m.seconds / 3600,
+                images_per_second=m.samples / m.seconds,
+                peak_memory=m.memory,
+                bound_by='data' if m.data_bound else 'compute',
+            )
+    return plan
 
 
 def read_accuracy(work_dir: Path) -> tuple[str, dict[int, float]]:
@@ -152,10 +223,15 @@ def draw(plan: Plan, stages: tuple[TrainingStage, ...], file: Path, run: Path | 
 def main() -> None:
     """Runs the tool."""
     args = parse_args()
+    if not is_main_process():
+        return
     if args.json:
-        print(json.dumps(args.plan.as_dict()))
+        print(json.dumps(_as_json(args)))
     else:
         print(plan_table(args.plan, args.stages))
+        if args.measured is not None:
+            measurements, length = args.measured
+            print(measurement_table(args.plan, measurements, length))
     if args.plot:
         draw(args.plan, args.stages, args.plot, args.run)
         if not args.json:

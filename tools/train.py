@@ -3,14 +3,18 @@
 
 A config of mmdet or mmseg (its ``default_scope``) goes to that package's own tool. Two checks
 come first: a ``work_dir`` that holds a run with another plan is refused before mmengine writes
-its copy of the config there, and stages that no loop plans before data is read.
+its copy of the config there, and stages that no loop plans before data is read. Several processes
+(``--launcher pytorch``) also work without a GPU.
 """
 
+from _processes import connect_cpu_processes
 from _stock import stock_tool
 from mmengine.config import Config
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
 
+from bvit_mm.checks import check_work_dir
 from bvit_mm.cost import is_budgeted, plan_of_config
-from bvit_mm.loop import check_work_dir
 
 
 def main() -> None:
@@ -27,7 +31,9 @@ def main() -> None:
     if is_budgeted(cfg) or 'bvit_mm.StageSwitchHook' in hooks:
         plan, _ = plan_of_config(cfg)
         check_work_dir(cfg.work_dir, plan)
-    stock.main()
+    connect_cpu_processes(cfg, args.launcher)
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner.train()
 
 
 if __name__ == '__main__':

@@ -1,0 +1,53 @@
+# Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
+"""What several processes of one run must see alike."""
+
+import torch
+from mmengine.dist import all_reduce, get_rank, get_world_size
+from mmengine.runner import Runner
+from torch import Tensor, distributed, nn
+
+
+def shared_seed(runner: Runner) -> int:
+    """The seed of the run, without the rank that mmengine adds with ``diff_rank_seed``."""
+    return runner.seed - get_rank() * bool(runner._randomness_cfg.get('diff_rank_seed', False))
+
+
+class Agreement:
+    """The clock of the first process, and whether any process was told to stop.
+
+    Processes that looked at clocks and signals of their own would stop at different iterations,
+    or train with different learning rates. A group of its own on the CPUs, so that nobody waits
+    for an accelerator.
+    """
+
+    def __init__(self) -> None:
+        several = get_world_size() > 1
+        self.group = distributed.new_group(backend='gloo') if several else None
+
+    def __call__(self, stop: int, seconds: float) -> tuple[int, float]:
+        """The largest ``stop`` (0: none), and the ``seconds`` of the first process."""
+        if self.group is None:
+            return stop, seconds
+        seconds = seconds if get_rank() == 0 else 0.0
+        both = torch.tensor([stop, seconds], dtype=torch.float64)
+        distributed.all_reduce(both, distributed.ReduceOp.MAX, group=self.group)
+        return int(both[0]), both[1].item()
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.group is not None:
+            distributed.barrier(self.group)
+
+
+def mean_gradients(model: nn.Module) -> dict[str, Tensor]:
+    """Gradients that are being accumulated, on the CPU, averaged over the processes.
+
+    Each process goes on from the average: what they sum up to is the same.
+    """
+    gradients = {}
+    for name, param in model.named_parameters():
+        if param.grad is not None:
+            gradient = param.grad.detach().clone()
+            all_reduce(gradient, 'mean')
+            gradients[name] = gradient.cpu()
+    return gradients

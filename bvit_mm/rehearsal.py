@@ -1,0 +1,235 @@
+# Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
+"""Training stages tried for a few iterations, which are then forgotten.
+
+It tells before a run starts whether its last and largest stage fits into memory, and how long
+an iteration of each stage takes here.
+"""
+
+import copy
+import resource
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapperDict
+from mmengine.runner import Runner
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from .cost import find_backbone
+from .micro_batches import count_samples
+from .processes import Agreement
+from .randomness import kept_random_state
+
+TrainStep = Callable[[Any], Any]
+
+WARM_UP = 1  # iterations that are not timed
+LEAST, MOST = 2, 50  # iterations that are
+# Share of an iteration that may pass with waiting for data before that is what binds it. Without
+# workers, loading and computing take turns, and the longer of the two does.
+WAITING, WAITING_ALONE = 0.1, 0.5
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What an iteration of a training stage took.
+
+    Attributes:
+        seconds: On the clock.
+        waiting: Seconds of these that passed with waiting for data.
+        samples: In all processes together.
+        memory: Peak bytes: of the accelerator; without one, of this process so far.
+        data_bound: Whether loading, not computing, says how long it takes.
+    """
+
+    seconds: float
+    waiting: float
+    samples: int
+    memory: int
+    data_bound: bool
+
+
+@contextmanager
+def rehearsal(runner: Runner) -> Iterator[None]:
+    """Whatever is trained within leaves weights, optimizer, stage, random states as they were."""
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    wrapper = runner.optim_wrapper
+    wrappers = list(wrapper.values()) if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+    backbone = find_backbone(model)
+    stage, hub = backbone.training_stage, runner.message_hub
+    weights = _on_cpu(model.state_dict())
+    gradients = [None if p.grad is None else p.grad.cpu() for p in model.parameters()]
+    states = [{p: _on_cpu(s) for p, s in w.optimizer.state.items()} for w in wrappers]
+    counts = [w._inner_count for w in wrappers]
+    scalers = [copy.deepcopy(w.loss_scaler.state_dict()) if _scales(w) else None for w in wrappers]
+    scalars = copy.deepcopy(hub.log_scalars)
+    try:
+        with kept_random_state():
+            yield
+    finally:
+        model.load_state_dict(weights)
+        backbone.set_training_stage(stage)
+        for param, gradient in zip(model.parameters(), gradients):
+            param.grad = None if gradient is None else gradient.to(param.device)
+        for each, state, count, scaler in zip(wrappers, states, counts, scalers):
+            _restore_state(each.optimizer, state)
+            each._inner_count = count
+            if scaler is not None:
+                each.loss_scaler.load_state_dict(scaler)
+        hub.log_scalars.clear()
+        hub.log_scalars.update(scalars)
+        runner.train_dataloader._iterator = None  # its workers went on with their numbers
+
+
+def parts_that_fit(
+    runner: Runner, train_step: Callable[[Any, int], Any], batch: Any, stage: int, parts: int
+) -> int | None:
+    """Into how many parts a batch must be divided for a stage to fit; ``parts`` or more.
+
+    Args:
+        runner: Within ``rehearsal``.
+        train_step: Trains a batch in a number of parts.
+        batch: As the data loader gives it.
+        stage: The training stage.
+        parts: The number to begin with; it is doubled.
+
+    Returns:
+        None if one sample at a time does not fit either.
+    """
+    backbone = find_backbone(runner.model)
+    backbone.set_training_stage(stage)
+    alone = runner.model.no_sync() if hasattr(runner.model, 'no_sync') else nullcontext()
+    with alone:  # a process that ran out of memory would let the others wait
+        while parts < 2 * count_samples(batch):
+            try:
+                train_step(copy.deepcopy(batch), parts)
+                return parts
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            for param in runner.model.parameters():
+                param.grad = None
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            parts *= 2
+    return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error is torch's or Python's way to say that memory is used up."""
+    cpu = "DefaultCPUAllocator: can't allocate memory"
+    return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or cpu in str(error)
+
+
+def measure(
+    runner: Runner, train_step: TrainStep, stage: int, seconds: float, agree: Agreement
+) -> Measurement:
+    """Times iterations of a training stage, with the real data loader, optimizer and precision.
+
+    Args:
+        runner: Within ``rehearsal``.
+        train_step: Trains a batch.
+        stage: The training stage.
+        seconds: About how long it may take; at least three iterations are made.
+        agree: So that all processes make as many.
+    """
+    find_backbone(runner.model).set_training_stage(stage)
+    runner.model.train()
+    batches = _endless(runner.train_dataloader)
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    start = _now()
+    for _ in range(WARM_UP):
+        train_step(next(batches))
+    first, waiting, samples, n = _now(), 0.0, 0, 0
+    while True:
+        before = time.perf_counter()
+        batch = next(batches)
+        waiting += time.perf_counter() - before
+        samples += count_samples(batch)
+        train_step(batch)
+        n += 1
+        _, passed = agree(0, time.perf_counter() - start)
+        if n >= MOST or (n >= LEAST and passed >= seconds):
+            break
+    _, took = agree(0, _now() - first)
+    allowed = WAITING if runner.train_dataloader.num_workers else WAITING_ALONE
+    return Measurement(
+        seconds=took / n,
+        waiting=waiting / n,
+        samples=round(samples * runner.world_size / n),
+        memory=_peak_memory(),
+        data_bound=waiting > allowed * took,
+    )
+
+
+@torch.no_grad()
+def measure_validation(runner: Runner, seconds: float, agree: Agreement) -> float:
+    """Seconds that one validation of the whole network takes, from a few batches.
+
+    Args:
+        runner: Within ``rehearsal``.
+        seconds: About how long measuring may take.
+        agree: So that all processes measure as much.
+    """
+    if runner.val_loop is None:
+        return 0.0
+    backbone, loader = find_backbone(runner.model), runner.val_loop.dataloader
+    backbone.set_training_stage(backbone.num_training_stages - 1)
+    runner.model.eval()
+    start, n, passed = _now(), 0, 0.0
+    for batch in loader:
+        runner.model.val_step(batch)
+        n += 1
+        _, passed = agree(0, _now() - start)
+        if passed >= seconds:
+            break
+    runner.model.train()
+    loader._iterator = None
+    return passed / n * len(loader)
+
+
+def _endless(loader: DataLoader) -> Iterator[Any]:
+    while True:
+        yield from loader
+
+
+def _now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def _peak_memory() -> int:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _scales(wrapper: Any) -> bool:
+    return hasattr(wrapper, 'loss_scaler')
+
+
+def _on_cpu(state: dict[str, Any]) -> dict[str, Any]:
+    """A copy of a state that takes no memory of the accelerator."""
+    copies = copy.copy(state)  # a state dict's metadata, which tells the stage, comes with it
+    for key, value in state.items():
+        is_tensor = isinstance(value, Tensor)
+        copies[key] = value.detach().cpu().clone() if is_tensor else copy.deepcopy(value)
+    return copies
+
+
+def _restore_state(
+    optimizer: torch.optim.Optimizer, states: dict[nn.Parameter, dict[str, Any]]
+) -> None:
+    for param in list(optimizer.state):
+        if param not in states:
+            del optimizer.state[param]
+            continue
+        for key, value in states[param].items():
+            now = optimizer.state[param].get(key)
+            optimizer.state[param][key] = value.to(now.device) if isinstance(now, Tensor) else value

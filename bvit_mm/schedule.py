@@ -1,0 +1,88 @@
+# Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
+"""Schedulers that advance with the share of the budget that is spent, not with epochs."""
+
+import math
+from itertools import chain
+from typing import Any
+
+from mmengine.hooks import ParamSchedulerHook
+from mmengine.optim.scheduler import _ParamScheduler
+from mmengine.runner import Runner
+
+from .checks import flat
+
+
+class BudgetSchedulerHook(ParamSchedulerHook):
+    """Steps any of mmengine's schedulers by what is spent; ``BudgetedTrainLoop`` puts it in.
+
+    A scheduler whose ``end`` is left out reaches its end with the budget's: where it begins it
+    has 0 of its steps done, and when the share z of what the budget had left then is spent, z of
+    them. One that states its ``end``, such as a warm-up, counts epochs or iterations as ever.
+
+    Early stages cost little, so the learning rate falls more slowly there than over epochs.
+
+    Args:
+        configs: Of the schedulers, which tell which of them state an ``end``.
+    """
+
+    def __init__(self, configs: Any) -> None:
+        self.follows = [isinstance(c, dict) and 'end' not in c for c in flat(configs)]
+        self.begun: dict[int, float] = {}  # what was spent when a scheduler began
+
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any | None = None
+    ) -> None:
+        for i, scheduler in enumerate(flat(runner.param_schedulers)):
+            done = runner.epoch if scheduler.by_epoch else runner.iter
+            if self.follows[i] and done >= scheduler.begin:
+                self.begun.setdefault(i, runner.train_loop.spent)
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any | None = None,
+        outputs: dict | None = None,
+    ) -> None:
+        for i, scheduler in enumerate(flat(runner.param_schedulers)):
+            if i in self.begun:
+                self._advance(scheduler, self.begun[i], runner.train_loop.spent)
+            elif not scheduler.by_epoch:
+                scheduler.step()
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        for i, scheduler in enumerate(flat(runner.param_schedulers)):
+            if i not in self.begun and scheduler.by_epoch:
+                scheduler.step()
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        checkpoint['meta']['bvit_mm']['begun'] = self.begun
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        if runner._resume:
+            self.begun = dict(checkpoint['meta']['bvit_mm'].get('begun', {}))
+
+    @staticmethod
+    def _advance(scheduler: _ParamScheduler, before: float, now: float) -> None:
+        share = (now - before) / (1 - before) if before < 1 else 1.0
+        steps = scheduler.begin + math.floor(share * (scheduler.end - scheduler.begin) + 1e-9)
+        while scheduler._global_step < steps:
+            scheduler.step()
+
+
+def replace_scheduler_hook(runner: Runner, configs: Any) -> None:
+    """Lets schedulers follow the budget, instead of mmengine's hook."""
+    for i, hook in enumerate(runner._hooks):
+        if isinstance(hook, ParamSchedulerHook):
+            runner._hooks[i] = BudgetSchedulerHook(configs)
+            runner._hooks[i].priority = hook.priority
+
+
+def rebuild_schedulers(runner: Runner, configs: Any) -> None:
+    """Builds the schedulers anew, for the length that the loop has by now."""
+    groups = runner.optim_wrapper.param_groups  # of several optimizers: a dict of lists
+    groups = chain(*groups.values()) if isinstance(groups, dict) else groups
+    for group in groups:
+        for name in [key for key in group if key.startswith('initial_')]:
+            group[name.removeprefix('initial_')] = group[name]
+    runner.param_schedulers = runner.build_param_scheduler(configs)

@@ -1,0 +1,39 @@
+# Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
+"""Signals that ask a run to stop; it finishes its iteration first."""
+
+import signal
+import threading
+from types import FrameType
+
+STOPPING = (signal.SIGTERM, signal.SIGINT)
+
+
+class StopSignals:
+    """While it is entered, SIGTERM and SIGINT are only noted.
+
+    Further ones are ignored: queues and launchers often send several at once, and the first is
+    acted on within an iteration. SIGKILL and SIGQUIT (Ctrl-\\) end the process as ever. Outside
+    the main thread, where Python allows no handlers, nothing is changed.
+
+    Attributes:
+        received: Number of the first signal; 0 if there was none.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> 'StopSignals':
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in STOPPING}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.received = self.received or number
+        # Data workers of the same process group die of the signal, and torch would raise that
+        # here, in the middle of an iteration.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
