@@ -157,7 +157,7 @@ def check_enough(budget: TimeBudget, elapsed: float) -> None:
     if left < least:
         enough = (least + budget.seconds - left) * 1.05  # speed varies
         raise ValueError(
-            f'budget={budget.text!r} leaves {duration(max(0.0, left))} for training here, but one epoch of '
-            f'each training stage takes {duration(least)} '
+            f'budget={budget.text!r} leaves {duration(max(0.0, left))} for training here, but one '
+            f'epoch of each training stage takes {duration(least)} '
             f"({', '.join(map(duration, pace.epochs()))}); give at least '{math.ceil(enough)}s'"
         )

@@ -83,7 +83,8 @@ def test_log_tells_plan_and_switches(tmp_path):
     text = log_of(runner)
     plan = runner.train_loop.plan
     assert 'The plan:' in text and f'costs {plan.cost:.6g} GFLOPs x epochs' in text
-    switches = re.findall(r'training stage (\d) of 3 begins: (.*?), GFLOPs .* spent (\S+) GFLOPs', text)
+    pattern = r'training stage (\d) of 3 begins: (.*?), GFLOPs .* spent (\S+) GFLOPs'
+    switches = re.findall(pattern, text)
     assert switches == [
         ('2', 'heads 1 -> 2, hidden 12 -> 24', f'{plan.spent(2):.4g}'),
         ('3', 'heads 2 -> 3, hidden 24 -> 48, grid (6, 6) -> (8, 8)', f'{plan.spent(4):.4g}'),

@@ -38,6 +38,7 @@ def tool(name, *args, **kwargs):
 @pytest.fixture
 def plan_here(monkeypatch):
     """Runs tools/plan.py in this process."""
+    monkeypatch.syspath_prepend(ROOT / 'tools')
 
     def run(*args):
         monkeypatch.setattr(sys, 'argv', ['plan.py', *map(str, args)])
