@@ -2,10 +2,12 @@
 """What a budgeted run is refused for before it starts."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mmengine.dist import get_world_size
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch.nn.parallel import DistributedDataParallel
@@ -95,6 +97,17 @@ def find_hook(runner: Runner) -> StageSwitchHook:
         'BudgetedTrainLoop plans training stages, but nothing switches them; '
         "add dict(type='bvit_mm.StageSwitchHook') to custom_hooks"
     )
+
+
+def check_launcher(runner: Runner) -> None:
+    """Raises ValueError if several processes were started that would not train together."""
+    started = int(os.environ.get('WORLD_SIZE', 1)) if 'TORCHELASTIC_RUN_ID' in os.environ else 1
+    if max(started, get_world_size()) > 1 and not runner.distributed:
+        raise ValueError(
+            f'launcher={runner.launcher!r}, but this is one of {max(started, get_world_size())} '
+            'processes: each would train by itself, all into one work_dir; '
+            "give launcher='pytorch' (tools/train.py --launcher pytorch)"
+        )
 
 
 def check_strategy(runner: Runner) -> None:

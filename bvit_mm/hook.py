@@ -16,7 +16,7 @@ from .cost import find_backbone
 from .elastic import ElasticBackbone
 from .growth import check_growth, check_optimizer, correct_bias_, drawn_anew, grow_
 from .plan import Plan
-from .processes import mean_gradients, shared_seed
+from .processes import average_gradients_, shared_seed
 from .randomness import kept_random_state
 from .registry import HOOKS
 
@@ -50,7 +50,7 @@ class StageSwitchHook(Hook):
         check_growth(init, moments)
         self.init = init
         self.moments = moments
-        self._averaged: tuple[int, dict[str, torch.Tensor]] = (-1, {})  # iteration, gradients
+        self._averaged_at = -1  # after which iteration processes shared their gradients
         self._pending: dict[str, torch.Tensor] = {}
 
     def before_train(self, runner: Runner) -> None:
@@ -121,19 +121,24 @@ class StageSwitchHook(Hook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         checkpoint['meta']['bvit_mm'] = runner.train_loop.state(checkpoint['meta']['epoch'])
-        place, gradients = self._averaged
-        if runner.world_size == 1:
-            gradients = mean_gradients(_unwrapped(runner.model))
-        elif place != sum(runner.train_loop.ledger.iterations):
-            gradients = {}  # saved by a hook of one process only, without those of the others
-        if gradients:
+        gradients = {
+            name: param.grad.detach().cpu()
+            for name, param in _unwrapped(runner.model).named_parameters()
+            if param.grad is not None
+        }
+        if gradients and runner.world_size > 1 and self._averaged_at != _iterations(runner):
+            runner.logger.warning(
+                'a checkpoint is saved by one of several processes, which do not tell each other '
+                'the gradients that they accumulate; a run resumed from it goes on without them'
+            )
+        elif gradients:
             checkpoint['accumulated_gradients'] = gradients
 
     def average_gradients(self, runner: Runner) -> None:
-        """Before all processes save: averages what they have accumulated, each by itself."""
-        if runner.world_size > 1:
-            place = sum(runner.train_loop.ledger.iterations)
-            self._averaged = place, mean_gradients(_unwrapped(runner.model))
+        """Before a checkpoint: all processes go on from the mean of what they accumulated."""
+        if runner.world_size > 1 and self._averaged_at != _iterations(runner):
+            average_gradients_(_unwrapped(runner.model))
+            self._averaged_at = _iterations(runner)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         if not runner._resume:
@@ -188,6 +193,10 @@ def _plan(runner: Runner) -> Plan:
             "train_cfg=dict(_delete_=True, type='bvit_mm.BudgetedTrainLoop', budget=...)"
         )
     return plan
+
+
+def _iterations(runner: Runner) -> int:
+    return sum(runner.train_loop.ledger.iterations)
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:

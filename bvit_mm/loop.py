@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from .checks import (
     PLAN_FILE,
+    check_launcher,
     check_length,
     check_parts,
     check_resumed,
@@ -98,6 +99,7 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
         accumulative_counts: Sequence[int] | str | None = None,
         **plan: Any,
     ) -> None:
+        check_launcher(runner)
         self._agree = Agreement()
         _, self._mark = self._agree(0, time.perf_counter())
         self._hook = find_hook(runner)

@@ -4,7 +4,7 @@
 import torch
 from mmengine.dist import all_reduce, get_rank, get_world_size
 from mmengine.runner import Runner
-from torch import Tensor, distributed, nn
+from torch import distributed, nn
 
 
 def shared_seed(runner: Runner) -> int:
@@ -39,15 +39,11 @@ class Agreement:
             distributed.barrier(self.group)
 
 
-def mean_gradients(model: nn.Module) -> dict[str, Tensor]:
-    """Gradients that are being accumulated, on the CPU, averaged over the processes.
+def average_gradients_(model: nn.Module) -> None:
+    """Gives all processes the mean of the gradients that each is accumulating by itself.
 
-    Each process goes on from the average: what they sum up to is the same.
+    What they sum up to is the same, and a checkpoint can keep one of them for all.
     """
-    gradients = {}
-    for name, param in model.named_parameters():
+    for param in model.parameters():
         if param.grad is not None:
-            gradient = param.grad.detach().clone()
-            all_reduce(gradient, 'mean')
-            gradients[name] = gradient.cpu()
-    return gradients
+            all_reduce(param.grad, 'mean')

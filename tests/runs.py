@@ -74,8 +74,9 @@ class TinyDataset(Dataset):
 
     metainfo = dict(classes=list('abcd'))
 
-    def __init__(self, pipeline=()):
+    def __init__(self, pipeline=(), noise=0.1):
         self.pipeline = pipeline  # for published configs, which say how to read an image
+        self.noise = noise
         self.images = torch.randn(
             4 * BATCHES, 3, 16, 16, generator=torch.Generator().manual_seed(0)
         )
@@ -84,7 +85,7 @@ class TinyDataset(Dataset):
         return len(self.images)
 
     def __getitem__(self, index):
-        image = self.images[index] + 0.1 * torch.randn(3, 16, 16)
+        image = self.images[index] + self.noise * torch.randn(3, 16, 16)
         return dict(inputs=image, data_samples=DataSample().set_gt_label(index % 4))
 
 

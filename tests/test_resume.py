@@ -63,14 +63,19 @@ def differences(a, b, where=''):
     return [] if a == b else [f'{where}: {a} and {b}']
 
 
+def forget_times(file):
+    """Removes from a checkpoint what differs between two runs of the same."""
+    for key in ('time', 'cfg', 'experiment_name', 'mmengine_version'):  # the last: git's commit
+        file['meta'].pop(key)
+    for key in ('seconds', 'other'):
+        file['meta']['bvit_mm']['ledger'].pop(key)
+    file.pop('message_hub')  # logged values, with times
+
+
 def assert_same_run(ours, theirs):
-    """Weights, averaged weights, optimizer, schedulers, random states, position: all equal."""
+    """Weights, averages, optimizer, schedulers, position, what was spent: all equal."""
     for file in (ours, theirs):
-        for key in ('time', 'cfg', 'experiment_name', 'mmengine_version'):  # the last: git's commit
-            file['meta'].pop(key)
-        for key in ('seconds', 'other'):
-            file['meta']['bvit_mm']['ledger'].pop(key)
-        file.pop('message_hub')  # logged values, with times
+        forget_times(file)
     assert not differences(ours, theirs)
     assert ours['state_dict']._metadata == theirs['state_dict']._metadata
 

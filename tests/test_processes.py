@@ -1,0 +1,73 @@
+# Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
+"""Two processes: law 8 for them, the same growth everywhere, and the same run as with one."""
+
+import json
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from bvit_mm.processes import shared_seed
+
+from .runs import FAMILIES, build
+from .test_resume import VARIANTS, last_file
+from .two_processes import GROWTH, PLAIN, STOPS, largest_difference
+
+
+@pytest.fixture(scope='module', params=FAMILIES)
+def two(request, tmp_path_factory):
+    """What two processes found, with the folder of their runs."""
+    folder = tmp_path_factory.mktemp(f'two_{request.param}')
+    command = [sys.executable, '-m', 'tests.two_processes', request.param, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = json.loads((folder / 'results.json').read_text())
+    return SimpleNamespace(results=results, folder=folder, family=request.param)
+
+
+@pytest.mark.parametrize('place', STOPS)
+@pytest.mark.parametrize('name', VARIANTS)
+def test_resumed_equals_uninterrupted(two, name, place):
+    """Bit for bit, gradients that each process is accumulating included."""
+    assert two.results[name][place] == []
+
+
+@pytest.mark.parametrize('name', VARIANTS)
+def test_processes_end_with_the_same_weights(two, name):
+    assert two.results[name]['alike']
+
+
+@pytest.mark.parametrize('name', GROWTH)
+def test_random_growth_is_the_same_in_all_processes(two, name):
+    assert two.results['growth'][name]
+
+
+@pytest.mark.parametrize('name', ['neither', 'both'])
+def test_two_processes_equal_one(two, name, tmp_path):
+    """With the same global batch, through two switches."""
+    build(tmp_path, **FAMILIES[two.family], **PLAIN, **VARIANTS[name]).train()
+    one, both = last_file(tmp_path), last_file(two.folder / f'plain {name}')
+    for key in ('state_dict', 'ema_state_dict'):
+        if key in one:
+            assert largest_difference(one[key], both[key]) < 1e-6
+    ledgers = [file['meta']['bvit_mm']['ledger'] for file in (one, both)]
+    assert ledgers[0]['samples'] == ledgers[1]['samples'] == [40, 40, 40]
+
+
+def test_one_process_goes_on_from_two(two, tmp_path):
+    """The ledger and the plan survive a change of the number of processes."""
+    changes = {**FAMILIES[two.family], **PLAIN, **VARIANTS['neither']}
+    source = two.folder / 'plain neither' / 'epoch_3.pth'
+    build(tmp_path / 'b', **changes, resume=True, load_from=str(source)).train()
+    one, both = last_file(tmp_path / 'b'), last_file(two.folder / 'plain neither')
+    assert largest_difference(one['state_dict'], both['state_dict']) < 1e-6
+    assert one['meta']['bvit_mm']['ledger']['samples'] == [40, 40, 40]
+
+
+def test_shared_seed_is_without_the_rank(monkeypatch):
+    """mmengine adds it to the runner's seed, which then differs between processes."""
+    monkeypatch.setattr('bvit_mm.processes.get_rank', lambda: 3)
+    for diff, seed in ((True, 7), (False, 10)):
+        runner = SimpleNamespace(seed=10, _randomness_cfg=dict(diff_rank_seed=diff))
+        assert shared_seed(runner) == seed

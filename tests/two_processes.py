@@ -1,0 +1,134 @@
+# Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
+"""Runs in two processes that talk through gloo: python -m tests.two_processes FAMILY FOLDER
+
+One start serves many runs, because importing takes longer than they do. The first process writes
+what it found to FOLDER/results.json; the tests of test_processes.py read it.
+"""
+
+import json
+import multiprocessing
+import os
+import sys
+import traceback
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from mmengine.dist import all_gather_object
+from torch import distributed
+
+from .runs import FAMILIES, build
+from .test_resume import EVERY_ITERATION, VARIANTS, Stop, differences, forget_times, last_file
+
+PROCESSES = 2
+STOPS = dict(before=8, at=11, after=17, middle=13)  # a switch is before iterations 11 and 21
+# The global batch is as with one process.
+DISTRIBUTED = {
+    'launcher': 'pytorch',
+    'train_dataloader.batch_size': 2,
+    'model_wrapper_cfg': dict(type='MMDistributedDataParallel', device_ids=None),
+}
+# Without random numbers, so that it does not matter which process reads a sample; and not with
+# AdamW, whose steps for gradients that are zero but for rounding (key biases) are full ones.
+PLAIN = {
+    'optim_wrapper.optimizer': dict(_delete_=True, type='SGD', lr=0.02, momentum=0.9),
+    'model.backbone.drop_path_rate': 0.0,
+    'model.train_cfg': None,
+    'model.head.loss.use_soft': False,
+    'train_dataloader.dataset.noise': 0.0,
+}
+GROWTH = dict(
+    noise=dict(init='noise', moments='corrected'), random=dict(init='random', moments='drop_all')
+)
+
+
+def train(work_dir, **changes):
+    """Trains in all processes; whether their weights ended alike, bit for bit."""
+    runner = build(work_dir, **DISTRIBUTED, **changes)
+    runner.train()
+    weights = torch.cat([p.detach().flatten() for p in runner.model.parameters()])
+    return all(torch.equal(weights, other) for other in all_gather_object(weights))
+
+
+def largest_difference(ours, theirs):
+    """Between the numbers of two nested structures; infinite if they are not shaped alike."""
+    if isinstance(ours, torch.Tensor):
+        return (ours.double() - theirs.double()).abs().max().item() if ours.numel() else 0.0
+    if isinstance(ours, dict):
+        if ours.keys() != theirs.keys():
+            return float('inf')
+        return max((largest_difference(ours[k], theirs[k]) for k in ours), default=0.0)
+    if isinstance(ours, (list, tuple)):
+        return max(map(largest_difference, ours, theirs), default=0.0)
+    return 0.0 if ours == theirs else float('inf')
+
+
+def resumed(folder, name, family):
+    """A variant, stopped at several places and resumed, beside the uninterrupted run."""
+    changes = {**FAMILIES[family], **VARIANTS[name], **EVERY_ITERATION}
+    results = {'alike': train(folder / 'whole', **changes)}
+    for place, at in STOPS.items():
+        work_dir = folder / place
+        hooks = [*changes['custom_hooks'], dict(type='StopHook', at=at)]
+        with suppress(Stop):
+            train(work_dir, **{**changes, 'custom_hooks': hooks})
+        distributed.barrier()
+        train(work_dir, **changes, resume=True)
+        distributed.barrier()
+        files = [last_file(each) for each in (work_dir, folder / 'whole')]
+        for file in files:
+            forget_times(file)
+        results[place] = differences(*files)
+    return results
+
+
+def grown(folder, family):
+    """Random initialisers must draw the same in all processes, also if these are seeded apart."""
+    return {
+        name: train(
+            folder / name,
+            **FAMILIES[family],
+            custom_hooks=[dict(type='bvit_mm.StageSwitchHook', **options)],
+            **{'randomness.diff_rank_seed': True, 'train_cfg.epochs': [1, 1, 1]},
+        )
+        for name, options in GROWTH.items()
+    }
+
+
+def work(rank, family, folder):
+    """What each process does."""
+    torch.set_num_threads(1)
+    os.environ['LOCAL_RANK'] = str(rank)  # as launchers do
+    store = f'file://{folder}/store'
+    distributed.init_process_group('gloo', init_method=store, rank=rank, world_size=PROCESSES)
+    results = {name: resumed(folder / name, name, family) for name in VARIANTS}
+    results['growth'] = grown(folder / 'growth', family)
+    for name in ('neither', 'both'):
+        changes = {**FAMILIES[family], **PLAIN, **VARIANTS[name]}
+        results[f'plain {name}'] = train(folder / f'plain {name}', **changes)
+    if rank == 0:
+        (folder / 'results.json').write_text(json.dumps(results))
+    distributed.barrier()
+
+
+def run(rank, family, folder):
+    """A process that tells why it fails before it ends."""
+    try:
+        work(rank, family, folder)
+    except BaseException:
+        traceback.print_exc()
+        raise
+
+
+if __name__ == '__main__':
+    fork = multiprocessing.get_context('fork')  # what is imported need not be imported again
+    arguments = sys.argv[1], Path(sys.argv[2])
+    children = [fork.Process(target=run, args=(rank, *arguments)) for rank in range(PROCESSES)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+        if child.exitcode:
+            for other in children:
+                other.terminate()
+            sys.exit(child.exitcode)
