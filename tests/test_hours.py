@@ -1,0 +1,265 @@
+# Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
+"""Budgets in hours: their text, stage lengths that keep them, and a real loop on a drawn clock."""
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+from bvit_mm import make_plan
+from bvit_mm.hours import Pace, TimeBudget, check_enough, duration, parse_duration, stage_lengths
+
+from .runs import BATCHES, build
+from .test_loop_and_hook import log_of
+from .test_resume import last_file
+
+
+@pytest.mark.parametrize(
+    'text, seconds',
+    [
+        ('8h', 28800),
+        ('90min', 5400),
+        ('45s', 45),
+        ('1h30min', 5400),
+        ('1.5h', 5400),
+        (' 2 H ', 7200),
+        ('1h 1min 1s', 3661),
+        ('.5h', 1800),
+    ],
+)
+def test_durations(text, seconds):
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize('text', ['', 'h', '8', '8 GFLOPs', '-8h', '8h8h', '1min1h', 'min', 0.5, 8])
+def test_what_is_no_duration(text):
+    assert parse_duration(text) is None
+
+
+@pytest.mark.parametrize('seconds, text', [(59.94, '59.9 s'), (150, '2.5 min'), (28800, '8 h')])
+def test_duration_as_people_write_it(seconds, text):
+    assert duration(seconds) == text
+
+
+STAGES = st.integers(2, 4).flatmap(
+    lambda k: st.tuples(
+        st.lists(st.floats(0.05, 1.0), min_size=k, max_size=k),
+        st.lists(st.floats(1.0, 20.0), min_size=k, max_size=k).map(sorted),
+    )
+)
+
+
+@given(STAGES, st.floats(0.0, 2000.0))
+def test_lengths_spend_what_is_left(stages, more):
+    """To within the last epoch, which the loop ends early, unless stages of one epoch are all."""
+    weights, seconds = stages
+    left = sum(seconds) + more
+    lengths = stage_lengths(weights, seconds, [0] * len(weights), left)
+    cost = math.fsum(n * s for n, s in zip(lengths, seconds))
+    assert min(lengths) >= 1
+    slack = math.fsum(seconds)  # of rounding, when the last stage is down to its one epoch
+    assert left - 1e-6 <= cost <= left + slack
+    if lengths[-1] > 1:
+        assert cost < left + seconds[-1]
+
+
+@given(STAGES)
+def test_lengths_keep_the_proportions(stages):
+    weights, seconds = stages
+    scale = 200 / min(weights)
+    left = math.fsum(scale * w * s for w, s in zip(weights, seconds))
+    lengths = stage_lengths(weights, seconds, [0] * len(weights), left)
+    for length, weight in zip(lengths[:-1], weights):
+        assert length == pytest.approx(scale * weight, abs=1)
+
+
+def test_lengths_do_not_touch_stages_that_are_over():
+    assert stage_lengths([1, 1, 1], [1.0, 2.0, 4.0], [5, 1, 0], 1000.0)[0] == 5
+    assert stage_lengths([1, 1, 1], [1.0, 2.0, 4.0], [5, 0, 0], 0.0)[1] == 1
+
+
+@settings(deadline=None)
+@given(
+    STAGES,
+    st.floats(60.0, 5000.0),
+    st.lists(st.floats(0.7, 1.3), min_size=40, max_size=40),
+    st.floats(0.0, 1.0),
+    st.floats(0.0, 0.5),
+)
+def test_simulated_runs_end_within_two_percent(stages, more, speeds, validation, saving):
+    """Epochs of 100 iterations on a machine whose speed is drawn anew for each epoch."""
+    weights, seconds = stages
+    budget = 50 * (sum(seconds) + len(weights) * (validation + saving)) + more
+    hours = TimeBudget(f'{budget}s', weights, Pace(tuple(seconds), validation, saving))
+    last, clock, done = len(weights) - 1, 0.0, [0] * len(weights)
+    plan, speed = list(hours.lengths(done, clock)), iter(speeds * 100_000)
+    while True:
+        stage = next(k for k, n in enumerate(plan) if done[k] < n)
+        began, iteration, trained = clock, seconds[stage] / next(speed) / 100, 0
+        while trained < 100 and (clock < hours.deadline(stage) or not trained):
+            clock, trained = clock + iteration, trained + 1
+        done[stage] += 1
+        pace = hours.pace.drifted(stage, (clock - began) / trained * 100)
+        hours.pace = pace
+        if clock >= hours.deadline(stage):
+            plan = [*done[: stage + 1], *(min(1, n) for n in plan[stage + 1 :])]
+        else:
+            plan = list(hours.lengths(done, clock + saving))
+        clock += saving
+        if done == plan:
+            break
+        clock += validation if hours.has_time_to_validate(clock) else 0.0
+    clock += validation
+    assert done[last] >= 1
+    assert clock == pytest.approx(budget, rel=0.02)
+
+
+def test_too_few_hours_are_refused():
+    budget = TimeBudget('10s', [0.2, 0.3, 0.5], Pace((1.0, 4.0, 6.0), 1.0))
+    with pytest.raises(ValueError) as error:
+        check_enough(budget, 0.5)
+    assert str(error.value) == (
+        "budget='10s' leaves 8.5 s for training here, but one epoch of each training stage takes "
+        "14 s (2 s, 5 s, 7 s); give at least '17s'"
+    )
+    check_enough(TimeBudget('17s', budget.weights, budget.pace), 0.5)
+
+
+def test_provisional_plan():
+    """Until epochs are timed it is the plan of the full cost, with the family's proportions."""
+    plan = make_plan([1.0, 2.0, 4.0], '8h', full_epochs=100)
+    assert plan.epochs == make_plan([1.0, 2.0, 4.0], 1.0, full_epochs=100).epochs
+    assert plan.seconds == 28800 and plan.budget is None
+    assert sum(plan.weights) == pytest.approx(1)
+    assert plan.as_dict()['seconds'] == 28800
+
+
+# The real loop, on a clock that a hook advances.
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+@HOOKS.register_module(force=True)
+class PassTimeHook(Hook):
+    """Iterations take 1, 2 and 4 seconds, longer from ``slow`` on; validating and saving 0.5."""
+
+    priority = 'VERY_LOW'
+    seconds = (1.0, 2.0, 4.0)
+
+    def __init__(self, clock, slow=math.inf, factor=1.0):
+        self.clock, self.slow, self.factor = clock, slow, factor
+        self.rates = []
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        factor = self.factor if self.clock.now - 1000 > self.slow else 1.0
+        self.clock.now += factor * self.seconds[runner.train_loop.stage]
+        self.rates.append(runner.optim_wrapper.get_lr()['lr'][0])
+
+    def after_val_epoch(self, runner, metrics=None):
+        self.clock.now += 0.5
+
+    def after_train_epoch(self, runner):
+        self.clock.now += 0.5
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """What the loop takes for the time, also while it times the stages."""
+    clock = Clock()
+    monkeypatch.setattr('bvit_mm.loop.time.perf_counter', clock)
+    monkeypatch.setattr(
+        'bvit_mm.loop.BudgetedTrainLoop._measure',
+        lambda loop: setattr(
+            loop.hours,
+            'pace',
+            Pace(tuple(BATCHES * s for s in PassTimeHook.seconds), 0.5, val_interval=1),
+        ),
+    )
+    return clock
+
+
+def run(tmp_path, clock, budget, resume=False, **slow):
+    hook = dict(type='PassTimeHook', clock=clock, **slow)
+    changes = {
+        'train_cfg.epochs': None,
+        'train_cfg.budget': budget,
+        'custom_hooks': [dict(type='bvit_mm.StageSwitchHook')],
+        'default_hooks.checkpoint.max_keep_ckpts': 2,
+        'resume': resume,
+    }
+    runner = build(tmp_path, **changes)
+    runner.register_hook(HOOKS.build(hook))
+    runner.train()
+    return runner
+
+
+@pytest.mark.parametrize('factor', [0.75, 1.0, 1 / 0.7])
+@pytest.mark.parametrize('budget', [400, 900])
+def test_budget_is_kept_when_the_speed_changes(tmp_path, clock, budget, factor):
+    runner = run(tmp_path, clock, f'{budget}s', slow=budget / 3, factor=factor)
+    loop = runner.train_loop
+    assert clock.now - 1000 == pytest.approx(budget, rel=0.02)
+    assert loop.ledger.elapsed == pytest.approx(clock.now - 1000)
+    assert loop.stage == 2 and loop.ledger.iterations[2] >= BATCHES
+    rates = next(h for h in runner.hooks if isinstance(h, PassTimeHook)).rates
+    assert max(rates) == pytest.approx(1e-2) and rates[-1] < 5e-4  # REX ends at 0
+    meta = last_file(tmp_path)['meta']
+    assert meta['epoch'] == loop.max_epochs == runner.epoch
+    assert f'of the budget of {duration(budget)}' in log_of(runner)
+
+
+def test_epochs_of_the_first_stages_keep_the_proportions(tmp_path, clock):
+    loop = run(tmp_path, clock, '1500s').train_loop
+    first, second, last = loop.ledger.epochs
+    assert first / second == pytest.approx(loop.hours.weights[0] / loop.hours.weights[1], abs=0.2)
+    assert second / last == pytest.approx(loop.hours.weights[1] / loop.hours.weights[2], abs=0.2)
+
+
+def test_resumed_run_keeps_the_budget(tmp_path, clock):
+    """It goes on with what is left, and does not time the stages again."""
+
+    class Stop(Exception):
+        pass
+
+    def stop(self, runner, *args, **kwargs):
+        if runner.epoch == 6:
+            raise Stop
+
+    hook = type('StopHere', (Hook,), dict(before_train_epoch=stop))
+    HOOKS.register_module(name='StopHere', module=hook, force=True)
+    changes = {
+        'train_cfg.epochs': None,
+        'train_cfg.budget': '600s',
+        'custom_hooks': [dict(type='bvit_mm.StageSwitchHook'), dict(type='StopHere')],
+    }
+    runner = build(tmp_path, **changes)
+    runner.register_hook(HOOKS.build(dict(type='PassTimeHook', clock=clock)))
+    with pytest.raises(Stop):
+        runner.train()
+    clock.now += 10_000  # the queue
+    began = clock.now
+    spent = last_file(tmp_path)['meta']['bvit_mm']['ledger']
+    spent = sum(spent['seconds']) + sum(spent['other'].values())
+    runner = run(tmp_path, clock, '600s', resume=True)
+    assert clock.now - began == pytest.approx(600 - spent, rel=0.02)
+    assert runner.train_loop.ledger.elapsed == pytest.approx(600, rel=0.02)
+    assert log_of(runner).count('until the speed changes') == 1
+
+
+def test_hours_and_real_time(tmp_path):
+    """A few real seconds, timed and all; the share is coarser than on a drawn clock."""
+    changes = {'train_cfg.epochs': None, 'train_cfg.budget': '6s'}
+    runner = build(tmp_path, **changes)
+    runner.train()
+    ledger = runner.train_loop.ledger
+    assert ledger.elapsed == pytest.approx(6, rel=0.1)
+    assert 0 < ledger.other['rehearsal'] < 1 and runner.train_loop.stage == 2
+    assert 'The plan for 6s, until the speed changes' in log_of(runner)
