@@ -371,7 +371,7 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
         try:
             return self.runner.model.train_step(data_batch, self.runner.optim_wrapper)
         except TorchDynamoException as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = ' '.join(str(error).split())[:200]
             self.runner.logger.warning(
                 f'torch.compile failed in training stage {self.stage + 1} '
                 f'({type(error).__name__}: {reason}); going on without it'

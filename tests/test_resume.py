@@ -51,7 +51,7 @@ def last_file(work_dir):
 def differences(a, b, where=''):
     """The places where two nested structures differ, bit for bit."""
     if isinstance(a, torch.Tensor):
-        return [] if torch.equal(a, b) else [where]
+        return [] if isinstance(b, torch.Tensor) and torch.equal(a, b) else [where]
     if isinstance(a, dict):
         if a.keys() != b.keys():
             return [f'{where}: {sorted(map(str, a.keys() ^ b.keys()))}']
@@ -60,7 +60,7 @@ def differences(a, b, where=''):
         if len(a) != len(b):
             return [f'{where}: {len(a)} and {len(b)} long']
         return [d for i, (x, y) in enumerate(zip(a, b)) for d in differences(x, y, f'{where}.{i}')]
-    return [] if a == b else [f'{where}: {a} and {b}']
+    return [] if type(a) is type(b) and a == b else [f'{where}: {a} and {b}']
 
 
 def forget_times(file):
