@@ -35,7 +35,7 @@ from .hours import Pace, TimeBudget, check_enough
 from .ledger import Ledger
 from .micro_batches import count_samples, train_in_parts
 from .processes import Agreement, shared_seed
-from .randomness import seed_epoch, seed_iteration
+from .randomness import kept_random_state, seed_epoch, seed_iteration
 from .registry import LOOPS
 from .rehearsal import Measurement, measure, measure_validation, parts_that_fit, rehearsal
 from .report import ledger_table, plan_table
@@ -236,7 +236,7 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
         """Trains an iteration."""
         self.runner.call_hook('before_train_iter', batch_idx=idx, data_batch=data_batch)
         samples = count_samples(data_batch) * self.runner.world_size
-        outputs = self._train_step(idx, data_batch)
+        outputs = self._train_step(data_batch)
         self.ledger.train(self.stage, samples)
         self.batches_done = idx + 1
         self._log_spent(idx)
@@ -356,7 +356,7 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
                 raise
             return None  # the signal ended the data workers too
 
-    def _train_step(self, idx: int, data_batch: Any) -> dict[str, torch.Tensor]:
+    def _train_step(self, data_batch: Any) -> dict[str, torch.Tensor]:
         """Trains a batch; compiles first if that was asked for and the stage is new."""
         parts = self.parts[self.stage]
         if parts > 1 or 'train_step' not in vars(self.runner.model):
@@ -369,7 +369,8 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
         from torch._dynamo.exc import TorchDynamoException  # takes seconds, and few need it
 
         try:
-            return self.runner.model.train_step(data_batch, self.runner.optim_wrapper)
+            with kept_random_state():
+                return self.runner.model.train_step(data_batch, self.runner.optim_wrapper)
         except TorchDynamoException as error:
             reason = ' '.join(str(error).split())[:200]
             self.runner.logger.warning(
@@ -377,7 +378,6 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
                 f'({type(error).__name__}: {reason}); going on without it'
             )
         del self.runner.model.train_step  # what was compiled hides the class's own
-        self._seed_iteration(idx)
         return self._train_eagerly(unused, parts)
 
     def _train_eagerly(self, data_batch: Any, parts: int) -> dict[str, torch.Tensor]:
@@ -454,7 +454,7 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
         measurements = [
             measure(
                 self.runner,
-                lambda batch: self._train_step(0, batch),
+                self._train_step,
                 stage,
                 allowed / len(stages),
                 self._agree,

@@ -62,7 +62,8 @@ def rehearsal(runner: Runner) -> Iterator[None]:
     backbone = find_backbone(model)
     stage, hub = backbone.training_stage, runner.message_hub
     weights = _on_cpu(model.state_dict())
-    gradients = [None if p.grad is None else p.grad.cpu() for p in model.parameters()]
+    pending = {p: p.grad for p in model.parameters() if p.grad is not None}
+    gradients = _on_cpu(pending)
     states = [{p: _on_cpu(s) for p, s in w.optimizer.state.items()} for w in wrappers]
     counts = [w._inner_count for w in wrappers]
     scalers = [copy.deepcopy(w.loss_scaler.state_dict()) if _scales(w) else None for w in wrappers]
@@ -73,8 +74,8 @@ def rehearsal(runner: Runner) -> Iterator[None]:
     finally:
         model.load_state_dict(weights)
         backbone.set_training_stage(stage)
-        for param, gradient in zip(model.parameters(), gradients):
-            param.grad = None if gradient is None else gradient.to(param.device)
+        for param in model.parameters():
+            param.grad = gradients[param].to(param.device) if param in gradients else None
         for each, state, count, scaler in zip(wrappers, states, counts, scalers):
             _restore_state(each.optimizer, state)
             each._inner_count = count
@@ -214,7 +215,7 @@ def _scales(wrapper: Any) -> bool:
     return hasattr(wrapper, 'loss_scaler')
 
 
-def _on_cpu(state: dict[str, Any]) -> dict[str, Any]:
+def _on_cpu(state: dict[Any, Any]) -> dict[Any, Any]:
     """A copy of a state that takes no memory of the accelerator."""
     copies = copy.copy(state)  # a state dict's metadata, which tells the stage, comes with it
     for key, value in state.items():
