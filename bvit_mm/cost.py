@@ -1,6 +1,7 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
 """What a model costs in each training stage, and the plan that a budget buys for it."""
 
+import inspect
 from typing import Any
 
 from mmengine.config import Config
@@ -14,7 +15,14 @@ from .plan import Plan, make_plan
 
 LOOP = 'bvit_mm.BudgetedTrainLoop'
 # Its arguments that are not about the plan.
-LOOP_ONLY = ('type', 'val_begin', 'val_interval', 'dynamic_intervals')
+LOOP_ONLY = (
+    'type',
+    'val_begin',
+    'val_interval',
+    'dynamic_intervals',
+    'schedule',
+    'accumulative_counts',
+)
 
 
 def find_backbone(model: nn.Module) -> ElasticBackbone:
@@ -52,7 +60,18 @@ def stage_gflops(model: nn.Module) -> tuple[float, ...]:
 
 
 def plan_for(model: nn.Module, **options: Any) -> Plan:
-    """The plan of a model; ``options`` are those of ``make_plan``."""
+    """The plan of a model; ``options`` are those of ``make_plan``.
+
+    Raises:
+        ValueError: If there is no such option, or no such plan.
+    """
+    known = [name for name in inspect.signature(make_plan).parameters if name != 'gflops']
+    for name, value in options.items():
+        if name not in known:
+            raise ValueError(
+                f'train_cfg has {name}={value!r}, which is not known; give {", ".join(known)} or '
+                f'{", ".join(LOOP_ONLY[1:])}'
+            )
     return make_plan(stage_gflops(model), **options)
 
 

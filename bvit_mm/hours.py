@@ -18,15 +18,17 @@ def parse_duration(budget: Any) -> float | None:
     """Seconds of ``'8h'``, ``'90min'``, ``'45s'`` or ``'1h30min'``; None of anything else.
 
     Raises:
-        ValueError: If it is no time at all.
+        ValueError: If it is no time at all, or one without an end.
     """
     match = _DURATION.fullmatch(budget) if isinstance(budget, str) else None
     if match is None or not any(match.groups()):
         return None
     hours, minutes, seconds = (float(number or 0) for number in match.groups())
     total = 3600 * hours + 60 * minutes + seconds
-    if total <= 0:
-        raise ValueError(f"budget={budget!r} must be above 0; give a time such as '8h' or '90min'")
+    if not 0 < total < math.inf:
+        raise ValueError(
+            f"budget={budget!r} must be above 0 and finite; give a time such as '8h' or '90min'"
+        )
     return total
 
 

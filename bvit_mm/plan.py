@@ -180,7 +180,7 @@ def make_plan(
     if epochs is not None:
         if budget is not None:
             raise ValueError(
-                f'budget={budget!r} and epochs={list(epochs)} are both given; '
+                f'budget={budget!r} and epochs={epochs!r} are both given; '
                 'give one of them and set the other to None'
             )
         return Plan(gflops, _check_epochs(epochs, len(gflops), max_epochs), full_cost)
@@ -234,7 +234,7 @@ def parse_budget(budget: Budget, full_cost: float, full_epochs: int) -> float:
             value = float(text[: -len('gflops')] if absolute else text)
         except ValueError:
             value = None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not _is_finite(value):
         raise ValueError(
             f'budget={budget!r} is not a budget; give a share of the full cost such as 0.5, '
             "a cost in GFLOPs x epochs such as '691.2 GFLOPs', or a time such as '8h' or '90min'"
@@ -316,7 +316,7 @@ def _walk(
 
 def stage_weights(k: int, alpha: float, seed: int, family: str) -> list[float]:
     """Relative durations of ``k`` stages, summing to 1 (Section 4.3)."""
-    if family not in FAMILIES:
+    if not isinstance(family, str) or family not in FAMILIES:
         raise ValueError(f'family={family!r} is not known; give one of {sorted(FAMILIES)}')
     if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
         raise ValueError(f'alpha={alpha!r} must be a finite number; the paper uses 2.0')
@@ -337,6 +337,14 @@ def _lean(
         return weights
     lean = min(1.0, (left / room - mean) / (gflops[-1] - mean)) if room else 1.0
     return [(1 - lean) * w + lean * (i == len(gflops) - 1) for i, w in enumerate(weights)]
+
+
+def _is_finite(value: float) -> bool:
+    """Also of whole numbers that are too large for a float."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def _check_count(name: str, value: int) -> None:
