@@ -105,7 +105,7 @@ def parts_that_fit(
     backbone.set_training_stage(stage)
     alone = runner.model.no_sync() if hasattr(runner.model, 'no_sync') else nullcontext()
     with alone:  # a process that ran out of memory would let the others wait
-        while parts < 2 * count_samples(batch):
+        while True:
             try:
                 train_step(copy.deepcopy(batch), parts)
                 return parts
@@ -117,7 +117,8 @@ def parts_that_fit(
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             parts *= 2
-    return None
+            if parts >= 2 * count_samples(batch):
+                return None
 
 
 def is_out_of_memory(error: BaseException) -> bool:
