@@ -26,12 +26,14 @@ SCHEDULES = ('epochs', 'budget')
 def check_work_dir(work_dir: str | Path, plan: Plan) -> None:
     """Raises ValueError if the folder holds a run with another plan."""
     plan_file = Path(work_dir) / PLAN_FILE
-    if not plan_file.is_file():
+    if not plan_file.exists():
         return
     try:
         other = json.loads(plan_file.read_text())
-    except ValueError:
-        raise ValueError(f'{plan_file} is damaged; remove it, or give another work_dir') from None
+    except (ValueError, OSError):  # the latter of a folder
+        other = None
+    if not _is_plan(other):
+        raise ValueError(f'{plan_file} is damaged; remove it, or give another work_dir')
     plan.check_same(other, f'{work_dir} holds a run')
 
 
@@ -52,8 +54,9 @@ def check_resumed(runner: Runner, plan: Plan) -> dict[str, Any] | None:
             return None
         file, checkpoint = found
         runner._load_from = file
-    saved = checkpoint.get('meta', {}).get('bvit_mm')
-    if saved is None:
+    meta = checkpoint.get('meta')
+    saved = meta.get('bvit_mm') if isinstance(meta, dict) else None
+    if not isinstance(saved, dict):
         raise ValueError(
             f'{file} is not of a budgeted run and cannot be resumed; start from its weights with '
             'load_from and without resume, or give a checkpoint of BudgetedTrainLoop'
@@ -69,12 +72,47 @@ def check_resumed(runner: Runner, plan: Plan) -> dict[str, Any] | None:
             'be resumed exactly; finish it with that version, or start from its weights with '
             'load_from and without resume'
         )
+    lacks = _what_is_lost(meta)
+    if lacks:
+        raise ValueError(
+            f'{file} is damaged, it lacks {" and ".join(lacks)} of its run; give --resume an '
+            'earlier one'
+        )
     plan.check_same(saved['plan'], f'{file} is of a run')
     return saved
 
 
-def check_length(saved: dict[str, Any], length: int, runner: Runner) -> None:
-    """Raises ValueError unless epochs have as many iterations as those of a resumed run."""
+def _is_plan(value: Any) -> bool:
+    """Whether it is what ``Plan.as_dict`` returns, as far as runs are compared."""
+    stages = value.get('stages') if isinstance(value, dict) else None
+    return isinstance(stages, list) and all(
+        isinstance(stage, dict) and {'gflops', 'epochs'} <= stage.keys() for stage in stages
+    )
+
+
+def _what_is_lost(meta: dict[str, Any]) -> list[str]:
+    """What resuming needs and the metadata of a checkpoint, which hold a ledger, have not."""
+    saved = meta['bvit_mm']
+    ledger, saved_plan = saved['ledger'], saved.get('plan')
+    lost = [f'the {name}' for name in ('epoch', 'iter') if name not in meta]
+    if not isinstance(ledger, dict) or not {'gflops', 'length'} <= ledger.keys():
+        lost.append('the ledger')
+    if not _is_plan(saved_plan):
+        lost.append('the plan')
+    elif saved_plan.get('seconds') and not isinstance(saved.get('pace'), dict):
+        lost.append('the pace')
+    return lost
+
+
+def check_length(saved: dict[str, Any] | None, length: int, runner: Runner) -> None:
+    """Raises ValueError unless epochs have iterations, as many as those of a resumed run."""
+    if not length:
+        raise ValueError(
+            'an epoch of train_dataloader has no iteration; give more data, a smaller '
+            'train_dataloader.batch_size, or drop_last=False'
+        )
+    if saved is None:
+        return
     before = saved['ledger']['length']
     if before != length:
         raise ValueError(
@@ -131,6 +169,11 @@ def check_schedulers(runner: Runner, configs: Any, plan: Plan) -> None:
     schedulers = [s for s in flat(configs) if isinstance(s, dict) and s.get('by_epoch', True)]
     for scheduler in schedulers:
         begin = scheduler.get('begin', 0)
+        if not is_whole_number(begin):
+            raise ValueError(
+                f'begin={begin!r} of the scheduler {scheduler.get("type")} must be a whole number '
+                'of epochs'
+            )
         if begin >= plan.total_epochs:
             raise ValueError(
                 f'the plan has {plan.total_epochs} epochs {list(plan.epochs)}, but the scheduler '
@@ -153,6 +196,17 @@ def flat(schedulers: Any) -> list[Any]:
     if isinstance(schedulers, dict) and 'type' not in schedulers:
         return [each for several in schedulers.values() for each in flat(several)]
     return list(schedulers) if isinstance(schedulers, (list, tuple)) else [schedulers]
+
+
+def check_validation(val_begin: int, val_interval: int) -> None:
+    """Raises ValueError unless it can be told after which epochs to validate."""
+    if not is_whole_number(val_begin):
+        raise ValueError(f'val_begin={val_begin!r} of train_cfg must be a whole number of epochs')
+    if not is_whole_number(val_interval) or val_interval < 1:
+        raise ValueError(
+            f'val_interval={val_interval!r} of train_cfg must be a whole number of epochs, at '
+            'least 1; to validate at the end only, give one above the number of epochs'
+        )
 
 
 def check_schedule(schedule: str | None, in_hours: bool) -> str:

@@ -26,6 +26,7 @@ from .checks import (
     check_schedule,
     check_schedulers,
     check_strategy,
+    check_validation,
     check_work_dir,
     find_hook,
 )
@@ -112,6 +113,7 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
         self.hours: TimeBudget | None = None
         if self.plan.seconds is not None:
             self.hours = TimeBudget(plan['budget'], self.plan.weights)
+        check_validation(val_begin, val_interval)
         schedule = check_schedule(schedule, self.hours is not None)
         self.parts = check_parts(accumulative_counts, len(self._stages))
         self._finds_parts = accumulative_counts == 'auto'
@@ -137,8 +139,7 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
             dynamic_intervals=dynamic_intervals,
         )
         check_classes(model, self.dataloader.dataset)
-        if saved is not None:
-            check_length(saved, len(self.dataloader), runner)
+        check_length(saved, len(self.dataloader), runner)
         self.ledger = Ledger(self.plan.gflops, len(self.dataloader))
         self.batches_done = 0  # of this epoch
         self._signals = StopSignals()

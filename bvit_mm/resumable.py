@@ -22,19 +22,18 @@ def last_whole_checkpoint(work_dir: str | Path) -> tuple[str, dict[str, Any]] | 
     or the file is damaged, the newest other one that is whole. A message says so.
 
     Raises:
-        ValueError: If there are checkpoints and none of them can be read.
+        ValueError: If there are checkpoints and none of them can be read, or none can be noted.
     """
     work_dir = Path(work_dir)
-    last = find_latest_checkpoint(str(work_dir))
+    last, problems = _noted(work_dir)
     if last and '://' in last:  # in a store that only mmengine can look into
         return last, read_checkpoint(last, advice='give --resume an earlier one')
     others = {file for pattern in PATTERNS for file in work_dir.glob(pattern)}
     others = sorted(others, key=lambda file: file.stat().st_mtime_ns, reverse=True)
     # A folder that was moved has its files, under another path.
     moved = [work_dir / Path(last).name] if last else []
-    problems = []
     for file in dict.fromkeys([*([Path(last)] if last else []), *moved, *others]):
-        if file in moved and not file.is_file():
+        if file in moved and str(file) != last and not file.is_file():
             continue
         try:
             checkpoint = _read_whole(file)
@@ -59,6 +58,22 @@ def write_last(work_dir: str | Path, file: str | Path) -> None:
     partial = Path(work_dir) / f'{LAST}.partial'
     partial.write_text(str(file))
     partial.replace(partial.with_name(LAST))
+
+
+def _noted(work_dir: Path) -> tuple[str | None, list[str]]:
+    """The checkpoint that mmengine wrote down as the last, and what is wrong with its note."""
+    note = work_dir / LAST
+    if note.is_dir():
+        raise ValueError(f'{note} is a folder, where the last checkpoint is noted; remove it')
+    try:
+        last = find_latest_checkpoint(str(work_dir))
+        if last is not None and not last.strip():
+            return None, [f'{note} is empty']
+        if last and '://' not in last:
+            Path(last).is_file()  # a name that is too long is found out here
+    except (OSError, ValueError) as error:  # bytes that are no text, or no rights
+        return None, [f'{note} cannot be read ({type(error).__name__})']
+    return last, []
 
 
 def _read_whole(file: Path) -> dict[str, Any]:
