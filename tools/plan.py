@@ -61,8 +61,12 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if args.run and not args.plot:
         parser.error('--run is drawn into a picture; give --plot FILE too')
+    if args.plot and args.plot.is_dir():
+        parser.error(f'--plot {args.plot} is a folder; give a file in it, such as plan.png')
     if args.hours is not None:
-        args.budget = f'{args.hours * 3600}s'
+        if not 0 < args.hours < np.inf:
+            parser.error(f'--hours {args.hours} must be above 0 and finite; give 8, or 0.5')
+        args.budget = f'{np.format_float_positional(args.hours * 3600, trim="-")}s'
     try:
         args.plan, args.stages, args.measured = _plan(args)
     except (ValueError, TypeError, FileNotFoundError, MemoryError) as error:
@@ -96,7 +100,7 @@ def _plan(
     return loop.plan, backbone.training_stages, (loop.measurements, len(loop.dataloader))
 
 
-@LOOPS.register_module()
+@LOOPS.register_module(force=True)  # a notebook may run the tool again
 class RehearsalLoop(BudgetedTrainLoop):
     """Times the training stages, and trains nothing."""
 
@@ -120,8 +124,15 @@ def _timed(args: argparse.Namespace, changes: dict) -> RehearsalLoop:
     # What mmengine logs is no answer, so it goes where errors go.
     with tempfile.TemporaryDirectory() as work_dir, contextlib.redirect_stdout(sys.stderr):
         cfg.work_dir = work_dir
+        cfg.experiment_name = Path(work_dir).name  # no other's log is gone on with
         runner = Runner.from_cfg(cfg)
-        runner.train()
+        try:
+            runner.train()
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f'{error}; a budget in hours is timed with the training data: say where it is, '
+                'with --cfg-options train_dataloader.dataset.data_root=..., or give another budget'
+            ) from None
         return runner.train_loop
 
 
@@ -233,7 +244,13 @@ def main() -> None:
             measurements, length = args.measured
             print(measurement_table(args.plan, measurements, length))
     if args.plot:
-        draw(args.plan, args.stages, args.plot, args.run)
+        try:
+            draw(args.plan, args.stages, args.plot, args.run)
+        except (
+            OSError,
+            ValueError,
+        ) as error:  # a folder that cannot be, a format that is not known
+            raise SystemExit(f'--plot {args.plot} cannot be drawn: {error}') from None
         if not args.json:
             print(f'drawn into {args.plot}')
 
