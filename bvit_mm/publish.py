@@ -112,7 +112,13 @@ def write_hashed(content: dict, out: Path) -> Path:
     """Saves ``content`` as ``OUT-<hash>.pth``; a file of that name has the same content."""
     if not out.name or out.is_dir():
         raise ValueError(f'{out} is a folder; give a name in it, such as {out / "model"}')
-    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise ValueError(
+            f'{out} is to lie below a file, which is no folder; give a name in a folder, such as '
+            f'work_dirs/{out.name}'
+        ) from None
     buffer = io.BytesIO()
     torch.save(content, buffer)
     data = buffer.getvalue()

@@ -376,6 +376,19 @@ def test_bad_place(work_dirs, publish_here, capsys, tmp_path, monkeypatch, place
     assert len(list((tmp_path / 'new' / 'folder').iterdir())) == 2
 
 
+@pytest.mark.parametrize('place', ['notes.txt/model', 'notes.txt/new/model', '/dev/null/model'])
+def test_place_below_a_file(work_dirs, publish_here, capsys, tmp_path, monkeypatch, place):
+    (tmp_path / 'notes.txt').write_text('mine')
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        publish_here(work_dirs['vit'] / 'epoch_3.pth', place)
+    assert stop.value.code == 2
+    error = ' '.join(capsys.readouterr().err.split())
+    assert f'{place} is to lie below a file, which is no folder; give a name in a folder' in error
+    assert [p.name for p in tmp_path.rglob('*')] == ['notes.txt']
+    assert (tmp_path / 'notes.txt').read_text() == 'mine'
+
+
 def test_config_keeps_what_the_model_needs(work_dirs):
     """mmpretrain's place for the preprocessor, and imports, of bvit_mm only if it needs it."""
     checkpoint = torch.load(work_dirs['vit'] / 'epoch_3.pth', weights_only=False)

@@ -38,7 +38,7 @@ def main() -> None:
         files = list(write_published(published, args.out))
         if args.timm:
             files.append(write_hashed(renamed, args.out.with_name(f'{args.out.name}-timm')))
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         parser.error(str(error))
     about = published.checkpoint['meta']['bvit_mm']
     plan, full = about['plan'], about['plan']['full_cost']
