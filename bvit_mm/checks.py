@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 from torch.nn.parallel import DistributedDataParallel
 
 from .hook import StageSwitchHook
+from .ledger import Ledger
 from .plan import Plan
 from .resumable import last_whole_checkpoint
 from .training_stages import is_whole_number
@@ -68,7 +69,7 @@ def check_resumed(runner: Runner, plan: Plan) -> dict[str, Any] | None:
         )
     if 'ledger' not in saved:
         raise ValueError(
-            f'{file} is of a run of bvit_mm 0.1, which drew random numbers otherwise, so it cannot '
+            f'{file} is of an earlier bvit_mm, which drew random numbers otherwise, so it cannot '
             'be resumed exactly; finish it with that version, or start from its weights with '
             'load_from and without resume'
         )
@@ -95,7 +96,7 @@ def _what_is_lost(meta: dict[str, Any]) -> list[str]:
     saved = meta['bvit_mm']
     ledger, saved_plan = saved['ledger'], saved.get('plan')
     lost = [f'the {name}' for name in ('epoch', 'iter') if name not in meta]
-    if not isinstance(ledger, dict) or not {'gflops', 'length'} <= ledger.keys():
+    if not isinstance(ledger, dict) or not {'gflops', 'length', 'batch'} <= ledger.keys():
         lost.append('the ledger')
     if not _is_plan(saved_plan):
         lost.append('the plan')
@@ -104,20 +105,26 @@ def _what_is_lost(meta: dict[str, Any]) -> list[str]:
     return lost
 
 
-def check_length(saved: dict[str, Any] | None, length: int, runner: Runner) -> None:
-    """Raises ValueError unless epochs have iterations, as many as those of a resumed run."""
-    if not length:
+def check_length(saved: dict[str, Any] | None, ledger: Ledger, runner: Runner) -> None:
+    """Raises ValueError unless epochs have iterations, and those of a resumed run's length."""
+    if not ledger.length:
         raise ValueError(
             'an epoch of train_dataloader has no iteration; give more data, a smaller '
             'train_dataloader.batch_size, or drop_last=False'
         )
     if saved is None:
         return
-    before = saved['ledger']['length']
-    if before != length:
+    before, now = (
+        f'{n} iterations of {batch} samples'
+        for n, batch in (
+            (saved['ledger']['length'], saved['ledger']['batch']),
+            (ledger.length, ledger.batch),
+        )
+    )
+    if before != now:
         raise ValueError(
-            f'{runner._load_from} is of a run with {before} iterations an epoch, but this one has '
-            f'{length} with {runner.world_size} processes; resume with the same data, and with '
+            f'{runner._load_from} is of a run with {before} an epoch, but this one has {now} '
+            f'({runner.world_size} processes); resume with the same data, and with '
             'train_dataloader.batch_size x processes as it was'
         )
 

@@ -14,6 +14,7 @@ class Ledger:
     Attributes:
         gflops: Forward GFLOPs of each training stage, classifier included.
         length: Iterations of an epoch.
+        batch: Samples of an iteration, in all processes together.
         iterations: Of each training stage.
         samples: Of each training stage, in all processes together.
         seconds: Of training in each training stage, on the clock: waiting for data included.
@@ -22,6 +23,7 @@ class Ledger:
 
     gflops: tuple[float, ...]
     length: int
+    batch: int
     iterations: list[int] = field(default_factory=list)
     samples: list[int] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)

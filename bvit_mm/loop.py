@@ -139,8 +139,9 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
             dynamic_intervals=dynamic_intervals,
         )
         check_classes(model, self.dataloader.dataset)
-        check_length(saved, len(self.dataloader), runner)
-        self.ledger = Ledger(self.plan.gflops, len(self.dataloader))
+        batch = (self.dataloader.batch_size or 0) * runner.world_size
+        self.ledger = Ledger(self.plan.gflops, len(self.dataloader), batch)
+        check_length(saved, self.ledger, runner)
         self.batches_done = 0  # of this epoch
         self._signals = StopSignals()
         self._compiled_stage: int | None = None

@@ -58,6 +58,7 @@ def measurement_table(plan: Plan, measurements: Sequence[Measurement], length: i
         length: Iterations of an epoch.
     """
     rows = [('stage', 'epochs', 'hours', 'images/s', 'waiting', 'bound by', 'peak memory')]
+    total = sum(n * length * m.seconds for n, m in zip(plan.epochs, measurements))
     for k, (epochs, m) in enumerate(zip(plan.epochs, measurements), start=1):
         hours = epochs * length * m.seconds / 3600
         rows.append(
@@ -71,7 +72,11 @@ def measurement_table(plan: Plan, measurements: Sequence[Measurement], length: i
                 f'{m.memory / 2**30:.2f} GiB',
             )
         )
-    return '\n'.join(_aligned(rows))
+    line = (
+        f'training takes {duration(total)} of {duration(plan.seconds)}; the rest is for '
+        'validation, saving and timing the stages'
+    )
+    return '\n'.join([*_aligned(rows), line])
 
 
 def _aligned(rows: Iterable[Sequence[object]]) -> list[str]:

@@ -76,7 +76,7 @@ def main(folder, kills):
         saved = fork.Value('i', at)
         child = fork.Process(target=train, args=(work_dir, saved))
         child.start()
-        child.join(draw.uniform(0.2, 0.6) * length)
+        child.join(draw.uniform(0.1, 0.4) * length)
         child.kill()
         child.join()
         assert child.exitcode in (0, -signal.SIGKILL), child.exitcode

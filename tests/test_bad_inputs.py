@@ -506,7 +506,7 @@ NOT_RESUMED = {
     'no ledger': (
         at(*OURS, 'ledger')(),
         {},
-        'epoch_2.pth is of a run of bvit_mm 0.1, which drew .*; finish it with that version, or',
+        'epoch_2.pth is of an earlier bvit_mm, which drew .*; finish it with that version, or',
     ),
     'ledger is empty': (at(*OURS, 'ledger')({}), {}, LACKS.format('ledger')),
     'no plan': (at(*OURS, 'plan')(), {}, LACKS.format('plan')),
@@ -542,8 +542,15 @@ NOT_RESUMED = {
     'other batches': (
         at(*OURS, 'pace')(None),
         {'train_dataloader.batch_size': 2},
-        'epoch_2.pth is of a run with 5 iterations an epoch, but this one has 10 with 1 processes; '
-        'resume with the same data, and with train_dataloader.batch_size x processes as it was',
+        'epoch_2.pth is of a run with 5 iterations of 4 samples an epoch, but this one has '
+        '10 iterations of 2 samples .1 processes.; resume with the same data, and with '
+        'train_dataloader.batch_size x processes as it was',
+    ),
+    'other batches, as many': (
+        at(*OURS, 'pace')(None),
+        {'train_dataloader.batch_size': 2, 'train_dataloader.num_batch_per_epoch': 5},
+        'epoch_2.pth is of a run with 5 iterations of 4 samples an epoch, but this one has '
+        '5 iterations of 2 samples .1 processes.; resume with the same data',
     ),
 }
 
