@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.dist import get_world_size
+from mmengine.hooks import CheckpointHook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch.nn.parallel import DistributedDataParallel
@@ -38,7 +39,7 @@ def check_work_dir(work_dir: str | Path, plan: Plan) -> None:
     plan.check_same(other, f'{work_dir} holds a run')
 
 
-def check_resumed(runner: Runner, plan: Plan) -> dict[str, Any] | None:
+def check_resumed(runner: Runner, plan: Plan, schedule: str) -> dict[str, Any] | None:
     """What the checkpoint to resume says of its run; the runner will load that one.
 
     Raises:
@@ -80,7 +81,32 @@ def check_resumed(runner: Runner, plan: Plan) -> dict[str, Any] | None:
             'earlier one'
         )
     plan.check_same(saved['plan'], f'{file} is of a run')
+    if saved.get('schedule', schedule) != schedule:
+        raise ValueError(
+            f'{file} is of a run with schedule={saved["schedule"]!r}, and this one has '
+            f'{schedule!r}, so learning rates would jump; give train_cfg.schedule as it was'
+        )
     return saved
+
+
+def keep_two_checkpoints(runner: Runner) -> None:
+    """Keeps the last checkpoint until the next one is written; mmengine removes it before."""
+    for hook in runner.hooks:
+        if isinstance(hook, CheckpointHook) and hook.max_keep_ckpts == 1:
+            hook.max_keep_ckpts = 2
+            runner.logger.info(
+                'max_keep_ckpts=1 would remove the only checkpoint before the next one is written, '
+                'and a kill meanwhile lose both; 2 are kept'
+            )
+
+
+def check_runner_for_hours(runner: Runner) -> None:
+    """Raises ValueError if schedulers cannot be built again when the stages are timed."""
+    if not hasattr(runner, 'build_param_scheduler'):
+        raise ValueError(
+            f"a budget in hours needs mmengine's Runner, not {type(runner).__name__}; leave out "
+            'runner_type, or give a budget in GFLOPs'
+        )
 
 
 def _is_plan(value: Any) -> bool:
@@ -100,7 +126,7 @@ def _what_is_lost(meta: dict[str, Any]) -> list[str]:
         lost.append('the ledger')
     if not _is_plan(saved_plan):
         lost.append('the plan')
-    elif saved_plan.get('seconds') and not isinstance(saved.get('pace'), dict):
+    elif saved_plan.get('seconds') and 'pace' not in saved:
         lost.append('the pace')
     return lost
 

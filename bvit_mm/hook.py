@@ -120,7 +120,8 @@ class StageSwitchHook(Hook):
             )
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        checkpoint['meta']['bvit_mm'] = runner.train_loop.state(checkpoint['meta']['epoch'])
+        state = runner.train_loop.state(checkpoint['meta']['epoch'])
+        checkpoint['meta'].setdefault('bvit_mm', {}).update(state)
         gradients = {
             name: param.grad.detach().cpu()
             for name, param in _unwrapped(runner.model).named_parameters()

@@ -65,12 +65,12 @@ class Pace:
         between = self.saving + self.validation / self.val_interval
         return tuple(s + between for s in self.train)
 
-    def drifted(self, stage: int, seconds: float) -> 'Pace':
-        """The pace after an epoch of ``stage`` took ``seconds``.
+    def drifted(self, stage: int, seconds: float, share: float = 1.0) -> 'Pace':
+        """The pace after an epoch of ``stage`` would take ``seconds``, by a share of it.
 
         A machine that slows down in one stage does so in all of them alike.
         """
-        factor = seconds / self.train[stage]
+        factor = 1 + share * (seconds / self.train[stage] - 1)
         return replace(self, train=tuple(s * factor for s in self.train))
 
 

@@ -5,13 +5,15 @@ import copy
 import json
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.dist import is_main_process
-from mmengine.hooks import LoggerHook
+from mmengine.hooks import CheckpointHook, LoggerHook
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
@@ -23,22 +25,25 @@ from .checks import (
     check_length,
     check_parts,
     check_resumed,
+    check_runner_for_hours,
     check_schedule,
     check_schedulers,
     check_strategy,
     check_validation,
     check_work_dir,
     find_hook,
+    keep_two_checkpoints,
 )
 from .classes import check_classes
 from .cost import build_to_count, find_backbone, plan_for
+from .elastic import ElasticBackbone
 from .hours import Pace, TimeBudget, check_enough
 from .ledger import Ledger
 from .micro_batches import count_samples, train_in_parts
 from .processes import Agreement, shared_seed
 from .randomness import kept_random_state, seed_epoch, seed_iteration
 from .registry import LOOPS
-from .rehearsal import Measurement, measure, measure_validation, parts_that_fit, rehearsal
+from .rehearsal import Measurement, fits, measure, measure_validation, rehearsal
 from .report import ledger_table, plan_table
 from .resumable import INTERRUPTED, write_last
 from .schedule import rebuild_schedulers, replace_scheduler_hook
@@ -114,13 +119,16 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
         if self.plan.seconds is not None:
             self.hours = TimeBudget(plan['budget'], self.plan.weights)
         check_validation(val_begin, val_interval)
-        schedule = check_schedule(schedule, self.hours is not None)
+        self._schedule = check_schedule(schedule, self.hours is not None)
         self.parts = check_parts(accumulative_counts, len(self._stages))
         self._finds_parts = accumulative_counts == 'auto'
         self._scheduler_configs = copy.deepcopy(runner.param_schedulers)
         check_schedulers(runner, self._scheduler_configs, self.plan)
         check_work_dir(runner.work_dir, self.plan)
-        saved = check_resumed(runner, self.plan)
+        saved = check_resumed(runner, self.plan, self._schedule)
+        keep_two_checkpoints(runner)
+        if self.hours is not None:
+            check_runner_for_hours(runner)
         if isinstance(runner.model, nn.Module):  # the runner would build it just after the loop
             runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
             self._hook.check_optimizers(runner)
@@ -144,9 +152,11 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
         check_length(saved, self.ledger, runner)
         self.batches_done = 0  # of this epoch
         self._signals = StopSignals()
+        self._workers_ended = False
+        self._is_warm = False
         self._compiled_stage: int | None = None
         self._has_compiled = False  # since the last booking
-        if schedule == 'budget':
+        if self._schedule == 'budget':
             replace_scheduler_hook(runner, self._scheduler_configs)
         sampler = self.dataloader.sampler
         stated = isinstance(dataloader, dict) and 'seed' in dataloader.get('sampler', {})
@@ -154,10 +164,14 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
         if self.hours is None:
             runner.logger.info('The plan:\n' + plan_table(self.plan, self._stages))
 
+    @cached_property
+    def _backbone(self) -> ElasticBackbone:
+        return find_backbone(self.runner.model)
+
     @property
     def stage(self) -> int:
         """The training stage that the model is at."""
-        return find_backbone(self.runner.model).training_stage
+        return self._backbone.training_stage
 
     @property
     def spent(self) -> float:
@@ -172,24 +186,26 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
             plan=self.plan.as_dict(),
             batches_done=self.batches_done if epoch == self._epoch else 0,
             ledger=self.ledger.as_dict(),
-            pace=asdict(self.hours.pace) if self.hours else None,
+            pace=asdict(self.hours.pace) if self.hours and self.hours.pace else None,
+            schedule=self._schedule,
         )
 
     def load_state(self, saved: dict[str, Any]) -> None:
         """Goes on from what ``state`` returned."""
         self.batches_done = saved['batches_done']
         self.ledger = Ledger.from_dict(saved['ledger'])
-        if self.hours is not None:
-            pace = saved['pace']
+        pace = saved['pace']
+        if pace is not None:  # else a signal came before the stages were timed
             self.hours.pace = Pace(**{**pace, 'train': tuple(pace['train'])})
             self._set_lengths([stage['epochs'] for stage in saved['plan']['stages']])
 
     def run(self) -> nn.Module:
-        """Trains the plan, and leaves it in ``work_dir``."""
+        """Trains the plan, and leaves it in ``work_dir`` as it was when training began."""
         with self._signals:
             self._charge('setup')
             if self._epoch < self._max_epochs:
-                self.rehearse()
+                with self._unless_workers_ended():
+                    self.rehearse()
             self._write_plan()
             self.runner.call_hook('before_train')
             self._charge('setup')
@@ -197,8 +213,10 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
                 self.run_epoch()
                 self._decide_current_val_interval()
                 if self._is_time_to_validate():
-                    self.runner.val_loop.run()
+                    with self._unless_workers_ended():
+                        self.runner.val_loop.run()
                     self._learn(validation=self._charge('validation'))
+            self._save_the_end()
             self.runner.call_hook('after_train')
         self._charge('saving')
         self.runner.logger.info('Planned and spent:\n' + ledger_table(self.plan, self.ledger))
@@ -212,9 +230,9 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
         stage, first = self.plan.stage_at(self._epoch), self.batches_done
         batches = iter(self.dataloader)
         for _ in range(first):
-            next(batches)
-        self._charge('setup')
-        before = self.ledger.seconds[stage]
+            self._fetch(batches)
+        started = self._charge('setup')
+        timed_from, before = first, self.ledger.seconds[stage]
         for idx in range(first, len(self.dataloader)):
             self._seed_iteration(idx)
             data_batch = self._fetch(batches)
@@ -223,16 +241,21 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
                 self._leave(signal)
             if self._is_over(stage) and idx > first:
                 break
+            if idx == first + 1 and not self._is_warm:  # a session's first iteration is slow
+                timed_from, before = idx, self.ledger.seconds[stage]
+                self._is_warm = True
             self.run_iter(idx, data_batch)
-        self._book_and_agree(stage)
+        signal = self._book_and_agree(stage)
         if self.hours:
-            trained = max(1, self.batches_done - first)
-            seconds = self.ledger.seconds[stage] - before
-            self._plan_anew(stage, seconds * len(self.dataloader) / trained)
+            self._plan_anew(
+                stage, self.ledger.seconds[stage] - before, self.batches_done - timed_from
+            )
         self.runner.call_hook('after_train_epoch')
         self._epoch += 1
         self.batches_done = 0
-        self._learn(saving=self._charge('saving'))
+        self._learn_saving(self._charge('saving') + (0.0 if first else started))
+        if signal and self._epoch < self._max_epochs:
+            self._leave(signal)
 
     def run_iter(self, idx: int, data_batch: Any) -> None:
         """Trains an iteration."""
@@ -251,15 +274,17 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
         """Tries the last stage; times all of them at the beginning of a budget in hours."""
         measurements = []
         times = self.hours is not None and self.hours.pace is None
-        with rehearsal(self.runner):
-            self._find_parts()
-            if times:
+        self._find_parts()
+        if times:
+            with rehearsal(self.runner):
                 measurements = self._measure()
-        self._compiled_stage = None
+        self._compiled_stage, self._has_compiled = None, False
         self._charge('rehearsal')
         if times:
             check_enough(self.hours, self.ledger.elapsed)
             self._set_lengths(self.hours.lengths([0] * len(self._stages), self.ledger.elapsed))
+            if self.val_begin > self._max_epochs:  # it never validates, so keeps no time for it
+                self._learn(validation=0.0)
             check_schedulers(self.runner, self._scheduler_configs, self.plan)
             rebuild_schedulers(self.runner, self._scheduler_configs)
             self.runner.logger.info(
@@ -310,10 +335,12 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
     def _is_over(self, stage: int) -> bool:
         return self.hours is not None and self.ledger.elapsed >= self.hours.deadline(stage)
 
-    def _plan_anew(self, stage: int, seconds: float) -> None:
-        """Plans what is left of the hours, after an epoch that trained in ``seconds``."""
+    def _plan_anew(self, stage: int, seconds: float, iterations: int) -> None:
+        """Plans what is left of the hours, after an epoch whose iterations took ``seconds``."""
         done = self.plan.done(self._epoch + 1)
-        self._learn(train=self.hours.pace.drifted(stage, seconds).train)
+        if iterations and seconds > 0:
+            share = iterations / len(self.dataloader)
+            self._learn(train=self.hours.pace.drifted(stage, seconds / share, share).train)
         if not self._is_over(stage):
             saved = self.ledger.elapsed + self.hours.pace.saving
             self._set_lengths(self.hours.lengths(done, saved))
@@ -325,6 +352,11 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
         """Keeps how long something took, to plan the hours by."""
         if self.hours:
             self.hours.pace = replace(self.hours.pace, **seconds)
+
+    def _learn_saving(self, seconds: float) -> None:
+        """Keeps the longest: checkpoints may be rare, but the last epoch has one."""
+        if self.hours:
+            self._learn(saving=max(seconds, self.hours.pace.saving))
 
     def _is_time_to_validate(self) -> bool:
         if self.runner.val_loop is None or self._epoch < self.val_begin:
@@ -351,12 +383,21 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
         return self.runner._randomness_cfg.get('diff_rank_seed', False)
 
     def _fetch(self, batches: Iterator[Any]) -> Any:
+        data_batch = None
+        with self._unless_workers_ended():
+            if not self._workers_ended:
+                data_batch = next(batches)
+        return data_batch
+
+    @contextmanager
+    def _unless_workers_ended(self) -> Iterator[None]:
+        """Lets data workers end that got the signal too; the run is about to leave."""
         try:
-            return next(batches)
+            yield
         except RuntimeError:
             if not self._signals.received:
                 raise
-            return None  # the signal ended the data workers too
+            self._workers_ended = True
 
     def _train_step(self, data_batch: Any) -> dict[str, torch.Tensor]:
         """Trains a batch; compiles first if that was asked for and the stage is new."""
@@ -368,18 +409,24 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
         torch.compiler.reset()  # sizes of another stage are not to be guessed at as dynamic ones
         self._compiled_stage, self._has_compiled = self.stage, True
         unused = copy.deepcopy(data_batch)  # preprocessing writes into samples
+        model, wrapper = self.runner.model, self.runner.optim_wrapper
+        count = wrapper._inner_count
+        pending = [None if p.grad is None else p.grad.clone() for p in model.parameters()]
         from torch._dynamo.exc import TorchDynamoException  # takes seconds, and few need it
 
         try:
             with kept_random_state():
-                return self.runner.model.train_step(data_batch, self.runner.optim_wrapper)
+                return model.train_step(data_batch, wrapper)
         except TorchDynamoException as error:
             reason = ' '.join(str(error).split())[:200]
             self.runner.logger.warning(
                 f'torch.compile failed in training stage {self.stage + 1} '
                 f'({type(error).__name__}: {reason}); going on without it'
             )
-        del self.runner.model.train_step  # what was compiled hides the class's own
+        del model.train_step  # what was compiled hides the class's own
+        wrapper._inner_count = count
+        for param, gradient in zip(model.parameters(), pending):
+            param.grad = gradient
         return self._train_eagerly(unused, parts)
 
     def _train_eagerly(self, data_batch: Any, parts: int) -> dict[str, torch.Tensor]:
@@ -390,46 +437,65 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
 
     def _leave(self, signal: int) -> None:
         """Saves a checkpoint to resume from, and ends the process."""
-        runner = self.runner
-        self._hook.average_gradients(runner)
-        partial = f'{INTERRUPTED}.partial'
-        runner.save_checkpoint(
-            runner.work_dir,
+        file = self._save(INTERRUPTED)
+        self.runner.logger.warning(
+            f'stopped by signal {signal} in epoch {self._epoch + 1} after {self.batches_done} of '
+            f'{len(self.dataloader)} iterations; saved {file}, from which --resume goes on'
+        )
+        self._agree.wait()  # launchers end everyone when the first process is gone
+        raise SystemExit(128 + signal)
+
+    def _save_the_end(self) -> None:
+        """Saves what hours ended with, where a hook saves by iterations and counted on more."""
+        hooks = [hook for hook in self.runner.hooks if isinstance(hook, CheckpointHook)]
+        saves_epochs = not hooks or any(hook.by_epoch for hook in hooks)
+        name = f'iter_{self._iter}.pth'
+        if self.hours and not saves_epochs and not Path(self.runner.work_dir, name).exists():
+            self._save(name)
+
+    def _save(self, name: str) -> Path:
+        """Saves a checkpoint of this moment, and notes it as the last; all processes call it."""
+        self._hook.average_gradients(self.runner)
+        file = Path(self.runner.work_dir) / name
+        partial = f'{name}.partial'
+        self.runner.save_checkpoint(
+            self.runner.work_dir,
             partial,
             meta=dict(epoch=self._epoch, iter=self._iter),
             by_epoch=False,
         )
         if is_main_process():
-            file = Path(runner.work_dir) / INTERRUPTED
             file.with_name(partial).replace(file)
-            write_last(runner.work_dir, file)
-            runner.logger.warning(
-                f'stopped by signal {signal} in epoch {self._epoch + 1} after '
-                f'{self.batches_done} of {len(self.dataloader)} iterations; saved {file}, from '
-                'which --resume goes on'
-            )
-        self._agree.wait()  # launchers end everyone when the first process is gone
-        raise SystemExit(128 + signal)
+            write_last(self.runner.work_dir, file)
+        return file
 
     # Before training.
 
     def _find_parts(self) -> None:
         """Tries whether the last stage fits; with ``'auto'``, how each does."""
         batch = next(iter(self.dataloader))
+        self.dataloader._iterator = None  # its workers went on with their numbers
+        size = count_samples(batch)
+        divides = not isinstance(self.runner.optim_wrapper, OptimWrapperDict)
 
         def fit(stage: int) -> int:
-            parts = parts_that_fit(
-                self.runner, self._train_eagerly, batch, stage, self.parts[stage]
-            )
-            return self._agree(parts or NEVER, 0.0)[0]
+            parts = self.parts[stage]
+            while True:
+                failed = not fits(self.runner, self._train_eagerly, batch, stage, parts)
+                if not self._agree(failed, 0.0)[0]:  # in any process
+                    return parts
+                if parts >= size or not divides:
+                    return NEVER
+                parts = min(2 * parts, size)
 
         last = len(self._stages) - 1
         needed = fit(last)
         if needed == self.parts[last] and not self._finds_parts:
             return
         fitting = (*(fit(k) for k in range(last)), needed)
-        size = count_samples(batch)
-        if needed == NEVER:
+        if needed == NEVER and not divides:
+            advice = 'give a smaller train_dataloader.batch_size'
+        elif needed == NEVER:
             advice = 'not even one of them does; give a smaller model or image'
         else:
             advice = (

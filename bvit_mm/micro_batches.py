@@ -52,7 +52,9 @@ def train_in_parts(
 
 def count_samples(data: Any) -> int:
     """Samples of a batch, preprocessed or not."""
-    return len(data['inputs'] if isinstance(data, dict) else data[0])
+    if isinstance(data, dict):
+        return len(data.get('inputs', next(iter(data.values()))))
+    return len(data[0])
 
 
 def split(data: dict[str, Any], parts: int) -> list[dict[str, Any]]:

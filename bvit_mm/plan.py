@@ -116,6 +116,11 @@ class Plan:
                 f'{where} with {theirs}, and this one has {ours}; give another work_dir, or the '
                 'options of that run'
             )
+        if seconds is not None and other.get('weights') != list(self.weights):
+            raise ValueError(
+                f'{where} with stages of other relative lengths ({other.get("weights")}) than this '
+                f'one ({list(self.weights)}); give another work_dir, or its alpha, seed and family'
+            )
         if (seconds is None and epochs != list(self.epochs)) or gflops != list(self.gflops):
             theirs, ours = ([float(f'{g:.6g}') for g in each] for each in (gflops, self.gflops))
             raise ValueError(
@@ -126,7 +131,9 @@ class Plan:
 
     def as_dict(self) -> dict:
         """Plain numbers, as ``tools/plan.py --json`` prints and checkpoints keep them."""
-        hours = {} if self.seconds is None else dict(seconds=self.seconds)
+        hours = {}
+        if self.seconds is not None:
+            hours = dict(seconds=self.seconds, weights=list(self.weights))
         return dict(
             stages=[
                 dict(gflops=g, epochs=n, cost=c)

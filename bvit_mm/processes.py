@@ -44,6 +44,11 @@ def average_gradients_(model: nn.Module) -> None:
 
     What they sum up to is the same, and a checkpoint can keep one of them for all.
     """
-    for param in model.parameters():
-        if param.grad is not None:
+    params = list(model.parameters())
+    used = torch.tensor([float(p.grad is not None) for p in params], device=params[0].device)
+    all_reduce(used, 'max')  # a parameter may have served in one process only
+    for param, is_used in zip(params, used.tolist()):
+        if is_used:
+            if param.grad is None:
+                param.grad = torch.zeros_like(param)
             all_reduce(param.grad, 'mean')

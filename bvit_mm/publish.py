@@ -77,7 +77,7 @@ def publish(file: str, weights: str | None = None, stage: int | None = None) -> 
     _check_stage(stage, k, last, file, plan, meta)
     about = dict(
         plan=meta['bvit_mm']['plan'],
-        spent=Ledger.from_dict(meta['bvit_mm']['ledger']).cost,
+        spent=_spent(meta, plan),
         epoch=meta['epoch'],
         training_stage=k + 1,
         gflops=plan.gflops[k],
@@ -91,6 +91,12 @@ def publish(file: str, weights: str | None = None, stage: int | None = None) -> 
         meta=dict(bvit_mm=about, dataset_meta=_plain(meta.get('dataset_meta') or {})),
     )
     return Published(published, _config_of(cfg, backbone, only), backbone)
+
+
+def _spent(meta: dict[str, Any], plan: Plan) -> float:
+    """What training has cost; of checkpoints without a ledger, their finished epochs."""
+    ledger = meta['bvit_mm'].get('ledger')
+    return Ledger.from_dict(ledger).cost if ledger else plan.spent(meta['epoch'])
 
 
 def write_published(published: Published, out: Path) -> tuple[Path, Path]:

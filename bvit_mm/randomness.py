@@ -57,7 +57,9 @@ def kept_random_state() -> Iterator[None]:
     """Leaves the random states of this process as they were."""
     ours, theirs = random.getstate(), np.random.get_state()
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices):
-        yield
-    random.setstate(ours)
-    np.random.set_state(theirs)
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        random.setstate(ours)
+        np.random.set_state(theirs)

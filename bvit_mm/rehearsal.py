@@ -29,6 +29,12 @@ TrainStep = Callable[[Any], Any]
 
 WARM_UP = 1  # iterations that are not timed
 LEAST, MOST = 2, 50  # iterations that are
+STEPS = 3  # to have moments and then train with them; mixed precision may skip the first update
+NO_MEMORY = (
+    "DefaultCPUAllocator: can't allocate memory",
+    'CUDA error: out of memory',
+    'CUBLAS_STATUS_ALLOC_FAILED',
+)
 # Share of an iteration that may pass with waiting for data before that is what binds it. Without
 # workers, loading and computing take turns, and the longer of the two does.
 WAITING, WAITING_ALONE = 0.1, 0.5
@@ -81,50 +87,56 @@ def rehearsal(runner: Runner) -> Iterator[None]:
             each._inner_count = count
             if scaler is not None:
                 each.loss_scaler.load_state_dict(scaler)
+                each.loss_scaler._per_optimizer_states.clear()  # of a step that was broken off
         hub.log_scalars.clear()
         hub.log_scalars.update(scalars)
         runner.train_dataloader._iterator = None  # its workers went on with their numbers
 
 
-def parts_that_fit(
+def fits(
     runner: Runner, train_step: Callable[[Any, int], Any], batch: Any, stage: int, parts: int
-) -> int | None:
-    """Into how many parts a batch must be divided for a stage to fit; ``parts`` or more.
+) -> bool:
+    """Whether a training stage can train a batch in a number of parts without running out.
 
     Args:
-        runner: Within ``rehearsal``.
+        runner: The runner; it is left as it was.
         train_step: Trains a batch in a number of parts.
         batch: As the data loader gives it.
         stage: The training stage.
-        parts: The number to begin with; it is doubled.
-
-    Returns:
-        None if one sample at a time does not fit either.
+        parts: The number of parts.
     """
-    backbone = find_backbone(runner.model)
-    backbone.set_training_stage(stage)
+    wrapper = runner.optim_wrapper
+    wrappers = list(wrapper.values()) if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+    accumulates = [each._accumulative_counts for each in wrappers]
+    # A process that ran out of memory in the middle would let the others wait.
     alone = runner.model.no_sync() if hasattr(runner.model, 'no_sync') else nullcontext()
-    with alone:  # a process that ran out of memory would let the others wait
-        while True:
-            try:
+    try:
+        with rehearsal(runner), alone:
+            find_backbone(runner.model).set_training_stage(stage)
+            runner.model.train()
+            for each in wrappers:
+                each._accumulative_counts = 1
+            for _ in range(STEPS):  # moments are there from the first update on, and count too
+                has_moments = any(each.optimizer.state for each in wrappers)
                 train_step(copy.deepcopy(batch), parts)
-                return parts
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-            for param in runner.model.parameters():
-                param.grad = None
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            parts *= 2
-            if parts >= 2 * count_samples(batch):
-                return None
+                if has_moments:
+                    break
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return False
+    finally:
+        for each, count in zip(wrappers, accumulates):
+            each._accumulative_counts = count
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    return True
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error is torch's or Python's way to say that memory is used up."""
-    cpu = "DefaultCPUAllocator: can't allocate memory"
-    return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or cpu in str(error)
+    kinds = (torch.cuda.OutOfMemoryError, MemoryError)
+    return isinstance(error, kinds) or any(text in str(error) for text in NO_MEMORY)
 
 
 def measure(
@@ -176,23 +188,23 @@ def measure_validation(runner: Runner, seconds: float, agree: Agreement) -> floa
     Args:
         runner: Within ``rehearsal``.
         seconds: About how long measuring may take.
-        agree: So that all processes measure as much.
+        agree: So that all processes plan alike.
     """
     if runner.val_loop is None:
         return 0.0
     backbone, loader = find_backbone(runner.model), runner.val_loop.dataloader
     backbone.set_training_stage(backbone.num_training_stages - 1)
     runner.model.eval()
-    start, n, passed = _now(), 0, 0.0
+    start, n = _now(), 0
     for batch in loader:
         runner.model.val_step(batch)
         n += 1
-        _, passed = agree(0, _now() - start)
-        if passed >= seconds:
+        if _now() - start >= seconds:
             break
+    took = (_now() - start) / max(1, n) * len(loader)
     runner.model.train()
     loader._iterator = None
-    return passed / n * len(loader)
+    return agree(0, took)[1]  # once: loaders of validation may differ in length
 
 
 def _endless(loader: DataLoader) -> Iterator[Any]:

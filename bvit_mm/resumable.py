@@ -28,7 +28,8 @@ def last_whole_checkpoint(work_dir: str | Path) -> tuple[str, dict[str, Any]] | 
     last, problems = _noted(work_dir)
     if last and '://' in last:  # in a store that only mmengine can look into
         return last, read_checkpoint(last, advice='give --resume an earlier one')
-    others = {file for pattern in PATTERNS for file in work_dir.glob(pattern)}
+    folders = {work_dir, Path(last).parent} if last else {work_dir}  # the hook's out_dir
+    others = {f for folder in folders for pattern in PATTERNS for f in folder.glob(pattern)}
     others = sorted(others, key=lambda file: file.stat().st_mtime_ns, reverse=True)
     # A folder that was moved has its files, under another path.
     moved = [work_dir / Path(last).name] if last else []

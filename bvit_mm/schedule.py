@@ -29,6 +29,10 @@ class BudgetSchedulerHook(ParamSchedulerHook):
         self.follows = [isinstance(c, dict) and 'end' not in c for c in flat(configs)]
         self.begun: dict[int, float] = {}  # what was spent when a scheduler began
 
+    def before_train(self, runner: Runner) -> None:
+        # Several optimizers may share configs, of which each has schedulers of its own.
+        self.follows *= len(flat(runner.param_schedulers)) // max(1, len(self.follows))
+
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any | None = None
     ) -> None:
@@ -56,7 +60,7 @@ class BudgetSchedulerHook(ParamSchedulerHook):
                 scheduler.step()
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        checkpoint['meta']['bvit_mm']['begun'] = self.begun
+        checkpoint['meta'].setdefault('bvit_mm', {})['begun'] = self.begun
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         if runner._resume:
@@ -80,6 +84,8 @@ def replace_scheduler_hook(runner: Runner, configs: Any) -> None:
 
 def rebuild_schedulers(runner: Runner, configs: Any) -> None:
     """Builds the schedulers anew, for the length that the loop has by now."""
+    if configs is None:
+        return
     groups = runner.optim_wrapper.param_groups  # of several optimizers: a dict of lists
     groups = chain(*groups.values()) if isinstance(groups, dict) else groups
     for group in groups:

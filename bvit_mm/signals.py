@@ -36,4 +36,4 @@ class StopSignals:
         self.received = self.received or number
         # Data workers of the same process group die of the signal, and torch would raise that
         # here, in the middle of an iteration.
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        self._before.setdefault(signal.SIGCHLD, signal.signal(signal.SIGCHLD, signal.SIG_DFL))

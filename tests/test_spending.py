@@ -241,6 +241,41 @@ def test_advice_fits(tmp_path, small_memory):
     assert runner.train_loop.ledger.epochs == tuple(EPOCHS)
 
 
+def test_moments_are_there_when_memory_is_tried(tmp_path, monkeypatch):
+    """An optimizer that has made no step yet holds less than it will."""
+    from mmpretrain.models import ImageClassifier
+
+    forward, seen = ImageClassifier.loss, []
+    runner = build(tmp_path, **{'optim_wrapper.accumulative_counts': 2})
+
+    def loss(self, inputs, data_samples):
+        seen.append(
+            (find_backbone(self).training_stage, len(runner.optim_wrapper.state_dict()['state']))
+        )
+        return forward(self, inputs, data_samples)
+
+    monkeypatch.setattr(ImageClassifier, 'loss', loss)
+    runner.train()
+    assert seen[0] == (2, 0) and seen[1][0] == 2 and seen[1][1] > 20
+    assert seen[2] == (0, 0)  # the run begins, with an optimizer that knows nothing of it
+
+
+def test_a_single_checkpoint_is_not_removed_before_the_next(tmp_path):
+    """mmengine with max_keep_ckpts=1 would have none while it writes."""
+    present = []
+    save = torch.save
+
+    def look(*args, **kwargs):
+        present.append(len(list(tmp_path.glob('epoch_*.pth'))))
+        return save(*args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, 'save', look)
+        runner, _ = run(tmp_path, **{'default_hooks.checkpoint.max_keep_ckpts': 1})
+    assert present[0] == 0 and min(present[1:]) >= 1
+    assert '2 are kept' in log_of(runner)
+
+
 @pytest.mark.parametrize(
     'error, is_memory',
     [
@@ -348,15 +383,22 @@ def test_compiled_once_a_stage(tmp_path, graphs):
     assert record.losses == pytest.approx(plain.losses, abs=1e-5)
 
 
-def test_compilation_that_fails_goes_on_without(tmp_path):
+@pytest.mark.parametrize('works', [0, 5, 18])
+def test_compilation_that_fails_goes_on_without(tmp_path, works):
+    """At the first graph, after images were mixed, and after the gradient was computed."""
+    compiled = []
+
     def broken(module, inputs):
-        raise NotImplementedError('no compiler here')
+        compiled.append(module)
+        if len(compiled) > works:
+            raise NotImplementedError('no compiler here')
+        return module.forward
 
     torch._dynamo.reset()
-    torch._dynamo.register_backend(broken, name='broken')
-    runner, record = run(tmp_path / 'a', compile=dict(backend='broken'))
-    torch._dynamo.backends.registry._BACKENDS.pop('broken')
+    torch._dynamo.register_backend(broken, name=f'broken{works}')
+    runner, record = run(tmp_path / 'a', compile=dict(backend=f'broken{works}'))
     log = log_of(runner)
+    assert len(compiled) == works + 1
     assert log.count('torch.compile failed in training stage 1') == 1
     assert 'no compiler here' in log and 'going on without it' in log
     _, plain = run(tmp_path / 'b')

@@ -10,4 +10,10 @@ def connect_cpu_processes(cfg: Config, launcher: str) -> None:
     if launcher == 'pytorch' and not torch.cuda.is_available():
         torch.distributed.init_process_group('gloo')
         cfg.setdefault('model_wrapper_cfg', dict(type='MMDistributedDataParallel'))
-        cfg.model_wrapper_cfg.setdefault('device_ids', None)
+        find_unused = cfg.get('find_unused_parameters', False)
+        for name, value in (  # as mmengine wraps models
+            ('device_ids', None),
+            ('broadcast_buffers', False),
+            ('find_unused_parameters', find_unused),
+        ):
+            cfg.model_wrapper_cfg.setdefault(name, value)
