@@ -17,7 +17,7 @@ from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapperDict, build_optim_wrapper
 from mmengine.registry import DATASETS, HOOKS, OPTIM_WRAPPER_CONSTRUCTORS
 
-from bvit_mm.rehearsal import measure, parts_that_fit
+from bvit_mm.rehearsal import fits, measure
 
 from .runs import BATCHES, build
 from .test_loop_and_hook import Untouched, log_of
@@ -252,7 +252,7 @@ def test_scheduler_that_begins_after_what_was_timed(tmp_path, begin):
     """The plan until then has 300 epochs or more, the machine trains a few of them."""
     schedulers = [OUR_SCHEDULER, dict(type='ConstantLR', begin=begin, end=1000)]
     message = rf'the plan has \d+ epochs .*, but the scheduler ConstantLR begins at epoch {begin};'
-    changes = {**budget('5s'), **NO_VALIDATION, 'param_scheduler': schedulers}
+    changes = {**budget('1.5s'), **NO_VALIDATION, 'param_scheduler': schedulers}
     refused(tmp_path, message, **changes)
 
 
@@ -679,9 +679,9 @@ def test_signal_in_the_rehearsal(whole, tmp_path, monkeypatch, number):
 
     def interrupted(*args):
         os.kill(os.getpid(), number)
-        return parts_that_fit(*args)
+        return fits(*args)
 
-    monkeypatch.setattr('bvit_mm.loop.parts_that_fit', interrupted)
+    monkeypatch.setattr('bvit_mm.loop.fits', interrupted)
     is_interrupted(tmp_path, build(tmp_path, **SHORT), number, 0)
     monkeypatch.undo()
     build(tmp_path, **SHORT, resume=True).train()

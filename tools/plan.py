@@ -111,12 +111,19 @@ class RehearsalLoop(BudgetedTrainLoop):
 
 def _timed(args: argparse.Namespace, changes: dict) -> RehearsalLoop:
     """The loop that ``tools/train.py`` would train with, after it has timed the stages."""
-    stock = stock_tool('train')
-    flags = ['--amp'] * args.amp + ['--launcher', args.launcher]
-    with mock.patch.object(sys, 'argv', ['train.py', args.config, *flags]):
-        train_args = stock.parse_args()
-    train_args.cfg_options = args.cfg_options
-    cfg = stock.merge_args(Config.fromfile(args.config), train_args)
+    cfg = Config.fromfile(args.config)
+    if cfg.get('default_scope', 'mmpretrain') == 'mmpretrain':
+        stock = stock_tool('train')
+        flags = ['--amp'] * args.amp + ['--launcher', args.launcher]
+        with mock.patch.object(sys, 'argv', ['train.py', args.config, *flags]):
+            train_args = stock.parse_args()
+        train_args.cfg_options = args.cfg_options
+        cfg = stock.merge_args(cfg, train_args)
+    else:  # the tools of mmdet and mmseg leave data loaders as they are
+        cfg.merge_from_dict(args.cfg_options or {})
+        cfg.launcher = args.launcher
+        if args.amp:
+            cfg.optim_wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic')
     cfg.train_cfg.update(changes)
     cfg.train_cfg.type = 'bvit_mm.RehearsalLoop'
     cfg.load_from, cfg.resume = None, False
