@@ -1,11 +1,12 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
 """Vision Transformers trained to any budget, in OpenMMLab.
 
-A budget becomes a plan (``plan``); the plan sets the length of the run (``loop``); at each
-epoch the hook asks which training stage it is (``hook``); the elastic backbone computes with
-only the active heads, hidden units and tokens (``elastic``, ``backbones``); when the stage
-changes, the weights grow (``growth``); the checkpoint is a plain mmpretrain checkpoint, which
-``publish`` hands on; transfer needs none of this.
+A budget becomes a plan (``plan``; ``hours`` if it is time); the plan sets the length of the run
+(``loop``), and the ledger says what of it is spent (``ledger``); at each epoch the hook asks
+which training stage it is (``hook``); the elastic backbone computes with only the active heads,
+hidden units and tokens (``elastic``, ``backbones``); when the stage changes, the weights grow
+(``growth``); the checkpoint is a plain mmpretrain checkpoint, which ``publish`` hands on;
+transfer needs none of this.
 """
 
 from importlib import metadata
