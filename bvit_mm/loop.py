@@ -398,6 +398,10 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
             if not self._signals.received:
                 raise
             self._workers_ended = True
+            self.runner.logger.warning(
+                f'signal {self._signals.received} has ended the data workers as well; '
+                'what they were read for is broken off'
+            )
 
     def _train_step(self, data_batch: Any) -> dict[str, torch.Tensor]:
         """Trains a batch; compiles first if that was asked for and the stage is new."""
