@@ -65,6 +65,15 @@ def test_one_process_goes_on_from_two(two, tmp_path):
     assert one['meta']['bvit_mm']['ledger']['samples'] == [40, 40, 40]
 
 
+def test_processes_decide_alike(two):
+    """One gets a signal, all stop; and they part neither over hours nor over parts of batches."""
+    decided = two.results['decided']
+    assert decided['hours'] and decided['parts']
+    assert decided['codes'] == [143, 143] and decided['stopped at'] in (13, 14)
+    # A signal saves where nothing was due, so gradients that are pending are rounded once more.
+    assert decided['by'] < 1e-6
+
+
 def test_shared_seed_is_without_the_rank(monkeypatch):
     """mmengine adds it to the runner's seed, which then differs between processes."""
     monkeypatch.setattr('bvit_mm.processes.get_rank', lambda: 3)

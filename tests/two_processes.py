@@ -8,6 +8,7 @@ what it found to FOLDER/results.json; the tests of test_processes.py read it.
 import json
 import multiprocessing
 import os
+import signal
 import sys
 import traceback
 from contextlib import suppress
@@ -15,6 +16,8 @@ from pathlib import Path
 
 import torch
 from mmengine.dist import all_gather_object
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
 from torch import distributed
 
 from .runs import FAMILIES, build
@@ -26,6 +29,8 @@ STOPS = dict(before=8, at=11, after=17, middle=13)  # a switch is before iterati
 DISTRIBUTED = {
     'launcher': 'pytorch',
     'train_dataloader.batch_size': 2,
+    'train_cfg.val_interval': 6,
+    'default_hooks.logger.interval': 10,
     'model_wrapper_cfg': dict(type='MMDistributedDataParallel', device_ids=None),
 }
 # Without random numbers, so that it does not matter which process reads a sample; and not with
@@ -95,6 +100,41 @@ def grown(folder, family):
     }
 
 
+@HOOKS.register_module()
+class SignalHook(Hook):
+    """Sends a signal to one of the processes only."""
+
+    def __init__(self, at, rank=1):
+        self.at, self.rank = at, rank
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter + 1 == self.at and distributed.get_rank() == self.rank:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def decided(folder, family):
+    """What processes must decide alike: when hours are over, when to stop, how batches divide."""
+    hours = {**FAMILIES[family], 'train_cfg.epochs': None, 'train_cfg.budget': '5s'}
+    results = {'hours': train(folder / 'hours', **hours)}
+    changes = {**FAMILIES[family], **PLAIN, **VARIANTS['both']}
+    parts = {'train_cfg.accumulative_counts': [1, 2, 2]}
+    results['parts'] = train(folder / 'parts', **changes, **parts)
+    train(folder / 'whole', **changes)
+    hooks = [*changes['custom_hooks'], dict(type='SignalHook', at=13)]
+    try:
+        train(folder / 'stopped', **{**changes, 'custom_hooks': hooks})
+    except SystemExit as stop:
+        results['codes'] = all_gather_object(stop.code)
+    results['stopped at'] = last_file(folder / 'stopped')['meta']['iter']
+    train(folder / 'stopped', **changes, resume=True)
+    distributed.barrier()
+    files = [last_file(folder / name) for name in ('stopped', 'whole')]
+    results['by'] = max(
+        largest_difference(files[0][key], files[1][key]) for key in ('state_dict', 'ema_state_dict')
+    )
+    return results
+
+
 def work(rank, family, folder):
     """What each process does."""
     torch.set_num_threads(1)
@@ -106,6 +146,7 @@ def work(rank, family, folder):
     for name in ('neither', 'both'):
         changes = {**FAMILIES[family], **PLAIN, **VARIANTS[name]}
         results[f'plain {name}'] = train(folder / f'plain {name}', **changes)
+    results['decided'] = decided(folder / 'decided', family)
     if rank == 0:
         (folder / 'results.json').write_text(json.dumps(results))
     distributed.barrier()
