@@ -126,7 +126,7 @@ def _what_is_lost(meta: dict[str, Any]) -> list[str]:
         lost.append('the ledger')
     if not _is_plan(saved_plan):
         lost.append('the plan')
-    elif saved_plan.get('seconds') and meta.get('iter') and not saved.get('pace'):
+    elif saved_plan.get('seconds') and meta.get('iter') and saved.get('pace') is None:
         lost.append('the pace')
     return lost
 

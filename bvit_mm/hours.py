@@ -6,12 +6,16 @@ Pure Python, like ``plan``: how fast a machine is comes in as numbers.
 
 import math
 import re
+import statistics
+from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 _NUMBER = r'(\d+(?:\.\d*)?|\.\d+)\s*'
 _DURATION = re.compile(rf'\s*(?:{_NUMBER}h)?\s*(?:{_NUMBER}min)?\s*(?:{_NUMBER}s)?\s*', re.I)
+
+RECENT = 5  # times that a pace is the median of
 
 
 def parse_duration(budget: Any) -> float | None:
@@ -46,14 +50,16 @@ class Pace:
     Attributes:
         train: Seconds that an epoch trains, of each training stage.
         validation: Seconds of one validation.
-        saving: Seconds of what else follows an epoch, checkpoints above all.
+        saving: Seconds of what else follows an epoch that saves a checkpoint.
         val_interval: Epochs between validations.
+        save_interval: Epochs between checkpoints.
     """
 
     train: tuple[float, ...]
     validation: float = 0.0
     saving: float = 0.0
     val_interval: int = 1
+    save_interval: int = 1
 
     @property
     def closing(self) -> float:
@@ -62,7 +68,7 @@ class Pace:
 
     def epochs(self) -> tuple[float, ...]:
         """Seconds of an epoch with what follows it, of each training stage."""
-        between = self.saving + self.validation / self.val_interval
+        between = self.saving / self.save_interval + self.validation / self.val_interval
         return tuple(s + between for s in self.train)
 
     def drifted(self, stage: int, seconds: float, share: float = 1.0) -> 'Pace':
@@ -129,6 +135,12 @@ class TimeBudget:
         self.seconds = parse_duration(text)
         self.weights = tuple(weights)
         self.pace = pace
+        self._recent: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=RECENT))
+
+    def learn(self, name: str, seconds: float) -> None:
+        """Keeps how long ``'validation'`` or ``'saving'`` took; one late time changes little."""
+        self._recent[name].append(seconds)
+        self.pace = replace(self.pace, **{name: statistics.median(self._recent[name])})
 
     @property
     def end(self) -> float:

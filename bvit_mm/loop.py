@@ -215,7 +215,7 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
                 if self._is_time_to_validate():
                     with self._unless_workers_ended():
                         self.runner.val_loop.run()
-                    self._learn(validation=self._charge('validation'))
+                    self._learn('validation', self._charge('validation'))
             self._save_the_end()
             self.runner.call_hook('after_train')
         self._charge('saving')
@@ -247,13 +247,15 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
             self.run_iter(idx, data_batch)
         signal = self._book_and_agree(stage)
         if self.hours:
-            self._plan_anew(
-                stage, self.ledger.seconds[stage] - before, self.batches_done - timed_from
-            )
+            iterations = self.batches_done - timed_from
+            self._plan_anew(stage, self.ledger.seconds[stage] - before, iterations, started)
+        saves = self._saves_now()
         self.runner.call_hook('after_train_epoch')
         self._epoch += 1
         self.batches_done = 0
-        self._learn_saving(self._charge('saving') + (0.0 if first else started))
+        seconds = self._charge('saving')
+        if saves:
+            self._learn('saving', seconds)
         if signal and self._epoch < self._max_epochs:
             self._leave(signal)
 
@@ -284,7 +286,7 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
             check_enough(self.hours, self.ledger.elapsed)
             self._set_lengths(self.hours.lengths([0] * len(self._stages), self.ledger.elapsed))
             if self.val_begin > self._max_epochs:  # it never validates, so keeps no time for it
-                self._learn(validation=0.0)
+                self.hours.pace = replace(self.hours.pace, validation=0.0)
             check_schedulers(self.runner, self._scheduler_configs, self.plan)
             rebuild_schedulers(self.runner, self._scheduler_configs)
             self.runner.logger.info(
@@ -335,12 +337,16 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
     def _is_over(self, stage: int) -> bool:
         return self.hours is not None and self.ledger.elapsed >= self.hours.deadline(stage)
 
-    def _plan_anew(self, stage: int, seconds: float, iterations: int) -> None:
-        """Plans what is left of the hours, after an epoch whose iterations took ``seconds``."""
+    def _plan_anew(self, stage: int, seconds: float, iterations: int, started: float) -> None:
+        """Plans what is left of the hours, after an epoch whose iterations took ``seconds``.
+
+        Its data workers took ``started`` to start, unless it was resumed.
+        """
         done = self.plan.done(self._epoch + 1)
         if iterations and seconds > 0:
             share = iterations / len(self.dataloader)
-            self._learn(train=self.hours.pace.drifted(stage, seconds / share, share).train)
+            whole = seconds / share + (started if iterations == self.batches_done else 0.0)
+            self.hours.pace = self.hours.pace.drifted(stage, whole, share)
         if not self._is_over(stage):
             saved = self.ledger.elapsed + self.hours.pace.saving
             self._set_lengths(self.hours.lengths(done, saved))
@@ -348,15 +354,24 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
             later = [min(1, n) for n in self.plan.epochs[stage + 1 :]]
             self._set_lengths([*done[: stage + 1], *later])
 
-    def _learn(self, **seconds: Any) -> None:
+    def _learn(self, name: str, seconds: float) -> None:
         """Keeps how long something took, to plan the hours by."""
         if self.hours:
-            self.hours.pace = replace(self.hours.pace, **seconds)
+            self.hours.learn(name, seconds)
 
-    def _learn_saving(self, seconds: float) -> None:
-        """Keeps the longest: checkpoints may be rare, but the last epoch has one."""
-        if self.hours:
-            self._learn(saving=max(seconds, self.hours.pace.saving))
+    def _saves_now(self) -> bool:
+        """Whether a checkpoint follows this epoch."""
+        return any(
+            hook.every_n_epochs(self.runner, hook.interval, hook.save_begin)
+            or hook.is_last_train_epoch(self.runner)
+            for hook in self._savers
+        )
+
+    @property
+    def _savers(self) -> list[CheckpointHook]:
+        """The hooks that save after epochs."""
+        hooks = [hook for hook in self.runner.hooks if isinstance(hook, CheckpointHook)]
+        return [hook for hook in hooks if hook.by_epoch]
 
     def _is_time_to_validate(self) -> bool:
         if self.runner.val_loop is None or self._epoch < self.val_begin:
@@ -394,7 +409,7 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
         """Lets data workers end that got the signal too; the run is about to leave."""
         try:
             yield
-        except RuntimeError:
+        except Exception:  # of many kinds
             if not self._signals.received:
                 raise
             self._workers_ended = True
@@ -451,10 +466,10 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
 
     def _save_the_end(self) -> None:
         """Saves what hours ended with, where a hook saves by iterations and counted on more."""
-        hooks = [hook for hook in self.runner.hooks if isinstance(hook, CheckpointHook)]
-        saves_epochs = not hooks or any(hook.by_epoch for hook in hooks)
+        has_hook = any(isinstance(hook, CheckpointHook) for hook in self.runner.hooks)
         name = f'iter_{self._iter}.pth'
-        if self.hours and not saves_epochs and not Path(self.runner.work_dir, name).exists():
+        is_saved = self._savers or Path(self.runner.work_dir, name).exists()
+        if self.hours and has_hook and not is_saved:
             self._save(name)
 
     def _save(self, name: str) -> Path:
@@ -537,6 +552,7 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
             train=tuple(m.seconds * len(self.dataloader) for m in measurements),
             validation=measure_validation(self.runner, allowed / 2, self._agree),
             val_interval=self.val_interval,
+            save_interval=min([max(1, hook.interval) for hook in self._savers], default=1),
         )
         return measurements
 

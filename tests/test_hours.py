@@ -231,8 +231,17 @@ def test_epochs_of_the_first_stages_keep_the_proportions(tmp_path, clock):
 
 
 def test_rare_and_long_checkpoints_are_counted_with(tmp_path, clock):
-    run(tmp_path, clock, '900s', tenth=15.0)
+    more = {'default_hooks.checkpoint.interval': 10}
+    run(tmp_path, clock, '900s', tenth=15.0, more=more)
     assert clock.now - 1000 == pytest.approx(900, rel=0.02)
+
+
+def test_one_late_checkpoint_costs_little(tmp_path, clock):
+    """Time is kept for a usual one at the end, not for the longest there was."""
+    hours = TimeBudget('900s', [0.5, 0.5], Pace((10.0, 20.0), 1.0, 1.0))
+    for seconds in (1.0, 1.2, 30.0, 1.1):
+        hours.learn('saving', seconds)
+    assert hours.pace.closing == pytest.approx(1.0 + 1.15)
 
 
 def test_validation_that_never_comes_keeps_no_time(tmp_path, clock, monkeypatch):
