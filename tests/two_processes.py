@@ -11,7 +11,6 @@ import os
 import signal
 import sys
 import traceback
-from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -21,7 +20,7 @@ from mmengine.registry import HOOKS
 from torch import distributed
 
 from .runs import FAMILIES, build
-from .test_resume import EVERY_ITERATION, VARIANTS, Stop, differences, forget_times, last_file
+from .test_resume import EVERY_ITERATION, VARIANTS, differences, forget_times, last_file
 
 PROCESSES = 2
 STOPS = dict(before=8, at=11, after=17, middle=13)  # a switch is before iterations 11 and 21
@@ -69,16 +68,13 @@ def largest_difference(ours, theirs):
 
 
 def resumed(folder, name, family):
-    """A variant, stopped at several places and resumed, beside the uninterrupted run."""
+    """A variant, resumed from what a kill at several places leaves, beside the whole run."""
     changes = {**FAMILIES[family], **VARIANTS[name], **EVERY_ITERATION}
     results = {'alike': train(folder / 'whole', **changes)}
     for place, at in STOPS.items():
         work_dir = folder / place
-        hooks = [*changes['custom_hooks'], dict(type='StopHook', at=at)]
-        with suppress(Stop):
-            train(work_dir, **{**changes, 'custom_hooks': hooks})
-        distributed.barrier()
-        train(work_dir, **changes, resume=True)
+        last = folder / 'whole' / f'iter_{at - 1}.pth'
+        train(work_dir, **changes, resume=True, load_from=str(last))
         distributed.barrier()
         files = [last_file(each) for each in (work_dir, folder / 'whole')]
         for file in files:
