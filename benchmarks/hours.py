@@ -55,12 +55,13 @@ def main() -> None:
     """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--runs', type=int, default=10)
+    parser.add_argument('--first', type=int, default=0, help='number of the first run')
     parser.add_argument('--budget', default='3min')
     parser.add_argument('--data', type=Path, default=Path('data/digits'))
     parser.add_argument('--out', type=Path, required=True)
     args = parser.parse_args()
     seconds = parse_duration(args.budget)
-    for i in range(args.runs):
+    for i in range(args.first, args.first + args.runs):
         draw = random.Random(i)
         begin = draw.uniform(0.2, 0.5)
         slow = dict(begin=begin, end=begin + draw.uniform(0.2, 0.6), longer=draw.uniform(0.2, 0.43))
