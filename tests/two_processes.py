@@ -97,7 +97,7 @@ def grown(folder, family):
 
 
 @HOOKS.register_module()
-class SignalHook(Hook):
+class SignalOneHook(Hook):
     """Sends a signal to one of the processes only."""
 
     def __init__(self, at, rank=1):
@@ -116,7 +116,7 @@ def decided(folder, family):
     parts = {'train_cfg.accumulative_counts': [1, 2, 2]}
     results['parts'] = train(folder / 'parts', **changes, **parts)
     train(folder / 'whole', **changes)
-    hooks = [*changes['custom_hooks'], dict(type='SignalHook', at=13)]
+    hooks = [*changes['custom_hooks'], dict(type='SignalOneHook', at=13)]
     try:
         train(folder / 'stopped', **{**changes, 'custom_hooks': hooks})
     except SystemExit as stop:
