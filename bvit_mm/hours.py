@@ -6,7 +6,6 @@ Pure Python, like ``plan``: how fast a machine is comes in as numbers.
 
 import math
 import re
-import statistics
 from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from typing import Any
 _NUMBER = r'(\d+(?:\.\d*)?|\.\d+)\s*'
 _DURATION = re.compile(rf'\s*(?:{_NUMBER}h)?\s*(?:{_NUMBER}min)?\s*(?:{_NUMBER}s)?\s*', re.I)
 
-RECENT = 5  # times that a pace is the median of
+RECENT = 5  # times that say how long a thing takes
 
 
 def parse_duration(budget: Any) -> float | None:
@@ -138,9 +137,14 @@ class TimeBudget:
         self._recent: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=RECENT))
 
     def learn(self, name: str, seconds: float) -> None:
-        """Keeps how long ``'validation'`` or ``'saving'`` took; one late time changes little."""
-        self._recent[name].append(seconds)
-        self.pace = replace(self.pace, **{name: statistics.median(self._recent[name])})
+        """Keeps how long ``'validation'`` or ``'saving'`` took.
+
+        The second longest of the last few counts: more than the usual, for a run must not end
+        late; but one late time alone changes nothing.
+        """
+        recent = self._recent[name]
+        recent.append(seconds)
+        self.pace = replace(self.pace, **{name: sorted(recent)[-2:][0]})
 
     @property
     def end(self) -> float:

@@ -39,11 +39,12 @@ from .cost import build_to_count, find_backbone, plan_for
 from .elastic import ElasticBackbone
 from .hours import Pace, TimeBudget, check_enough
 from .ledger import Ledger
+from .memory import find_parts
 from .micro_batches import count_samples, train_in_parts
 from .processes import Agreement, shared_seed
 from .randomness import kept_random_state, seed_epoch, seed_iteration
 from .registry import LOOPS
-from .rehearsal import Measurement, fits, measure, measure_validation, rehearsal
+from .rehearsal import Measurement, measure, measure_validation, rehearsal
 from .report import ledger_table, plan_table
 from .resumable import INTERRUPTED, write_last
 from .schedule import rebuild_schedulers, replace_scheduler_hook
@@ -51,7 +52,6 @@ from .signals import StopSignals
 
 # Share of a budget in hours that timing the stages may take, validation as well: 1.5 % in all.
 REHEARSED = 0.01
-NEVER = 1 << 30  # parts of a batch that fits into no memory
 
 
 @LOOPS.register_module()
@@ -276,7 +276,9 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
         """Tries the last stage; times all of them at the beginning of a budget in hours."""
         measurements = []
         times = self.hours is not None and self.hours.pace is None
-        self._find_parts()
+        self.parts = find_parts(
+            self.runner, self._train_eagerly, self.parts, self._finds_parts, self._agree
+        )
         if times:
             with rehearsal(self.runner):
                 measurements = self._measure()
@@ -489,50 +491,6 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
         return file
 
     # Before training.
-
-    def _find_parts(self) -> None:
-        """Tries whether the last stage fits; with ``'auto'``, how each does."""
-        batch = next(iter(self.dataloader))
-        self.dataloader._iterator = None  # its workers went on with their numbers
-        size = count_samples(batch)
-        divides = not isinstance(self.runner.optim_wrapper, OptimWrapperDict)
-
-        def fit(stage: int) -> int:
-            parts = self.parts[stage]
-            while True:
-                failed = not fits(self.runner, self._train_eagerly, batch, stage, parts)
-                if not self._agree(failed, 0.0)[0]:  # in any process
-                    return parts
-                if parts >= size or not divides:
-                    return NEVER
-                parts = min(2 * parts, size)
-
-        last = len(self._stages) - 1
-        needed = fit(last)
-        if needed == self.parts[last] and not self._finds_parts:
-            return
-        fitting = (*(fit(k) for k in range(last)), needed)
-        if needed == NEVER and not divides:
-            advice = 'give a smaller train_dataloader.batch_size'
-        elif needed == NEVER:
-            advice = 'not even one of them does; give a smaller model or image'
-        else:
-            advice = (
-                f'train_cfg.accumulative_counts={list(fitting)} divides the batches and fits, '
-                "at the same global batch; give that, 'auto', or a smaller "
-                'train_dataloader.batch_size'
-            )
-        if needed == NEVER or not self._finds_parts:
-            raise MemoryError(
-                f'training stage {last + 1} of {last + 1} does not fit into memory with a batch '
-                f'of {size} images in {self.parts[last]} parts: {advice}'
-            )
-        self.parts = fitting
-        if max(fitting) > 1:
-            self.runner.logger.info(
-                f'to fit into memory, batches of {size} images are divided into {list(fitting)} '
-                'parts in the training stages'
-            )
 
     def _measure(self) -> list[Measurement]:
         """Times all stages, and what follows an epoch."""

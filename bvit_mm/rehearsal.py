@@ -1,15 +1,15 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
 """Training stages tried for a few iterations, which are then forgotten.
 
-It tells before a run starts whether its last and largest stage fits into memory, and how long
-an iteration of each stage takes here.
+It tells before a run starts how long an iteration of each stage takes here, and (``memory``)
+whether the last and largest one fits.
 """
 
 import copy
 import resource
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,12 +29,6 @@ TrainStep = Callable[[Any], Any]
 
 WARM_UP = 1  # iterations that are not timed
 LEAST, MOST = 2, 50  # iterations that are
-STEPS = 3  # to have moments and then train with them; mixed precision may skip the first update
-NO_MEMORY = (
-    "DefaultCPUAllocator: can't allocate memory",
-    'CUDA error: out of memory',
-    'CUBLAS_STATUS_ALLOC_FAILED',
-)
 # Share of an iteration that may pass with waiting for data before that is what binds it. Without
 # workers, loading and computing take turns, and the longer of the two does.
 WAITING, WAITING_ALONE = 0.1, 0.5
@@ -91,52 +85,6 @@ def rehearsal(runner: Runner) -> Iterator[None]:
         hub.log_scalars.clear()
         hub.log_scalars.update(scalars)
         runner.train_dataloader._iterator = None  # its workers went on with their numbers
-
-
-def fits(
-    runner: Runner, train_step: Callable[[Any, int], Any], batch: Any, stage: int, parts: int
-) -> bool:
-    """Whether a training stage can train a batch in a number of parts without running out.
-
-    Args:
-        runner: The runner; it is left as it was.
-        train_step: Trains a batch in a number of parts.
-        batch: As the data loader gives it.
-        stage: The training stage.
-        parts: The number of parts.
-    """
-    wrapper = runner.optim_wrapper
-    wrappers = list(wrapper.values()) if isinstance(wrapper, OptimWrapperDict) else [wrapper]
-    accumulates = [each._accumulative_counts for each in wrappers]
-    # A process that ran out of memory in the middle would let the others wait.
-    alone = runner.model.no_sync() if hasattr(runner.model, 'no_sync') else nullcontext()
-    try:
-        with rehearsal(runner), alone:
-            find_backbone(runner.model).set_training_stage(stage)
-            runner.model.train()
-            for each in wrappers:
-                each._accumulative_counts = 1
-            for _ in range(STEPS):  # moments are there from the first update on, and count too
-                has_moments = any(each.optimizer.state for each in wrappers)
-                train_step(copy.deepcopy(batch), parts)
-                if has_moments:
-                    break
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        return False
-    finally:
-        for each, count in zip(wrappers, accumulates):
-            each._accumulative_counts = count
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-    return True
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error is torch's or Python's way to say that memory is used up."""
-    kinds = (torch.cuda.OutOfMemoryError, MemoryError)
-    return isinstance(error, kinds) or any(text in str(error) for text in NO_MEMORY)
 
 
 def measure(

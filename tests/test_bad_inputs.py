@@ -17,7 +17,8 @@ from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapperDict, build_optim_wrapper
 from mmengine.registry import DATASETS, HOOKS, OPTIM_WRAPPER_CONSTRUCTORS
 
-from bvit_mm.rehearsal import fits, measure
+from bvit_mm.memory import fits
+from bvit_mm.rehearsal import measure
 
 from .runs import BATCHES, build
 from .test_loop_and_hook import Untouched, log_of
@@ -681,7 +682,7 @@ def test_signal_in_the_rehearsal(whole, tmp_path, monkeypatch, number):
         os.kill(os.getpid(), number)
         return fits(*args)
 
-    monkeypatch.setattr('bvit_mm.loop.fits', interrupted)
+    monkeypatch.setattr('bvit_mm.memory.fits', interrupted)
     is_interrupted(tmp_path, build(tmp_path, **SHORT), number, 0)
     monkeypatch.undo()
     build(tmp_path, **SHORT, resume=True).train()

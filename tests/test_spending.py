@@ -12,8 +12,9 @@ from mmengine.registry import HOOKS
 
 from bvit_mm.cost import find_backbone
 from bvit_mm.ledger import Ledger
+from bvit_mm.memory import is_out_of_memory
 from bvit_mm.micro_batches import count_samples, split
-from bvit_mm.rehearsal import is_out_of_memory, rehearsal
+from bvit_mm.rehearsal import rehearsal
 
 from .runs import BATCHES, EPOCHS, FAMILIES, build
 from .test_loop_and_hook import EMA, RECORD, SWITCH, log_of, run

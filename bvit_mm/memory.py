@@ -1,0 +1,137 @@
+# Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
+"""Whether a training stage fits into memory, and into how many parts a batch must be divided.
+
+It is tried before a run starts, so that a run does not die of memory when it gets to its last and
+largest stage.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from mmengine.optim import OptimWrapperDict
+from mmengine.runner import Runner
+
+from .cost import find_backbone
+from .micro_batches import count_samples
+from .processes import Agreement
+from .rehearsal import rehearsal
+
+TrainInParts = Callable[[Any, int], Any]
+
+NEVER = 1 << 30  # parts of a batch that fits into no memory
+STEPS = 3  # to have moments and then train with them; mixed precision may skip the first update
+NO_MEMORY = (
+    "DefaultCPUAllocator: can't allocate memory",
+    'CUDA error: out of memory',
+    'CUBLAS_STATUS_ALLOC_FAILED',
+)
+
+
+def find_parts(
+    runner: Runner,
+    train: TrainInParts,
+    parts: Sequence[int],
+    may_change: bool,
+    agree: Agreement,
+) -> tuple[int, ...]:
+    """Into how many parts each training stage divides a batch so that it fits.
+
+    Args:
+        runner: The runner; it is left as it was.
+        train: Trains a batch in a number of parts.
+        parts: The fewest allowed, of each training stage.
+        may_change: Whether to look for more parts. If not, only the last stage is tried.
+        agree: So that all processes find the same.
+
+    Raises:
+        MemoryError: If a batch fits in no number of parts, or not in those given and they may
+            not change; it says which would do.
+    """
+    batch = next(iter(runner.train_dataloader))
+    runner.train_dataloader._iterator = None  # its workers went on with their numbers
+    size = count_samples(batch)
+    divides = not isinstance(runner.optim_wrapper, OptimWrapperDict)
+
+    def fewest(stage: int) -> int:
+        n = parts[stage]
+        while True:
+            failed = not fits(runner, train, batch, stage, n)
+            if not agree(failed, 0.0)[0]:  # in any process
+                return n
+            if n >= size or not divides:
+                return NEVER
+            n = min(2 * n, size)
+
+    last = len(parts) - 1
+    needed = fewest(last)
+    if needed == parts[last] and not may_change:
+        return tuple(parts)
+    fitting = (*(fewest(k) for k in range(last)), needed)
+    if needed == NEVER and not divides:
+        advice = 'give a smaller train_dataloader.batch_size'
+    elif needed == NEVER:
+        advice = 'not even one of them does; give a smaller model or image'
+    else:
+        advice = (
+            f'train_cfg.accumulative_counts={list(fitting)} divides the batches and fits, '
+            "at the same global batch; give that, 'auto', or a smaller "
+            'train_dataloader.batch_size'
+        )
+    if needed == NEVER or not may_change:
+        raise MemoryError(
+            f'training stage {last + 1} of {last + 1} does not fit into memory with a batch '
+            f'of {size} images in {parts[last]} parts: {advice}'
+        )
+    if max(fitting) > 1:
+        runner.logger.info(
+            f'to fit into memory, batches of {size} images are divided into {list(fitting)} '
+            'parts in the training stages'
+        )
+    return fitting
+
+
+def fits(runner: Runner, train: TrainInParts, batch: Any, stage: int, parts: int) -> bool:
+    """Whether a training stage can train a batch in a number of parts without running out.
+
+    Args:
+        runner: The runner; it is left as it was.
+        train: Trains a batch in a number of parts.
+        batch: As the data loader gives it.
+        stage: The training stage.
+        parts: The number of parts.
+    """
+    wrapper = runner.optim_wrapper
+    wrappers = list(wrapper.values()) if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+    accumulates = [each._accumulative_counts for each in wrappers]
+    # A process that ran out of memory in the middle would let the others wait.
+    alone = runner.model.no_sync() if hasattr(runner.model, 'no_sync') else nullcontext()
+    try:
+        with rehearsal(runner), alone:
+            find_backbone(runner.model).set_training_stage(stage)
+            runner.model.train()
+            for each in wrappers:
+                each._accumulative_counts = 1
+            for _ in range(STEPS):  # moments are there from the first update on, and count too
+                has_moments = any(each.optimizer.state for each in wrappers)
+                train(copy.deepcopy(batch), parts)
+                if has_moments:
+                    break
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return False
+    finally:
+        for each, count in zip(wrappers, accumulates):
+            each._accumulative_counts = count
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    return True
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error is torch's or Python's way to say that memory is used up."""
+    kinds = (torch.cuda.OutOfMemoryError, MemoryError)
+    return isinstance(error, kinds) or any(text in str(error) for text in NO_MEMORY)
