@@ -101,6 +101,13 @@ def test_scripts_tell_their_usage(tmp_path, script, usage):
     assert f'_train.sh {usage}' in error
 
 
+@pytest.mark.parametrize('processes', ['two', '0', '-1', '1.5'])
+def test_number_of_processes(tmp_path, processes):
+    script = ROOT / 'tools' / 'dist_train.sh'
+    error = call('bash', script, DEMO, processes, cwd=tmp_path, fails=True)
+    assert error.startswith(f'usage: {script} CONFIG PROCESSES')
+
+
 def test_slurm_script_asks_for_a_signal_before_the_end(tmp_path):
     """Without Slurm here, srun only prints what it is called with."""
     srun = tmp_path / 'srun'

@@ -65,6 +65,7 @@ def test_one_process_goes_on_from_two(two, tmp_path):
     assert one['meta']['bvit_mm']['ledger']['samples'] == [40, 40, 40]
 
 
+@pytest.mark.parametrize('two', ['vit'], indirect=True)  # it does not depend on the network
 def test_processes_decide_alike(two):
     """One gets a signal, all stop; and they part neither over hours nor over parts of batches."""
     decided = two.results['decided']

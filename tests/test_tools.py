@@ -2,6 +2,7 @@
 """The command-line tools, ours and stock ones, as a user calls them."""
 
 import json
+import re
 import runpy
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import cv2
 import pytest
+import torch
 
 from .test_resume import assert_same_run, last_file
 
@@ -257,4 +259,12 @@ def test_plan_in_hours(short, tmp_path):
         'peak',
         'memory',
     ]
+    assert re.fullmatch(r'timing the stages took [\d.]+ s, [\d.]+% of the budget', table[-1])
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='a GPU can mix precision')
+def test_plan_in_hours_with_mixed_precision_on_a_cpu(short, tmp_path):
+    options = [o for o in short if not o.startswith('train_cfg.')]
+    error = tool('plan', DEMO, '--hours', '0.05', '--amp', *options, cwd=tmp_path, fails=True)
+    assert 'plan.py: error: ' in error.splitlines()[-1] and 'only available' in error

@@ -108,11 +108,11 @@ class SignalOneHook(Hook):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def decided(folder, family):
+def decided(folder):
     """What processes must decide alike: when hours are over, when to stop, how batches divide."""
-    hours = {**FAMILIES[family], 'train_cfg.epochs': None, 'train_cfg.budget': '5s'}
+    hours = {'train_cfg.epochs': None, 'train_cfg.budget': '5s'}
     results = {'hours': train(folder / 'hours', **hours)}
-    changes = {**FAMILIES[family], **PLAIN, **VARIANTS['both']}
+    changes = {**PLAIN, **VARIANTS['both']}
     parts = {'train_cfg.accumulative_counts': [1, 2, 2]}
     results['parts'] = train(folder / 'parts', **changes, **parts)
     train(folder / 'whole', **changes)
@@ -142,7 +142,8 @@ def work(rank, family, folder):
     for name in ('neither', 'both'):
         changes = {**FAMILIES[family], **PLAIN, **VARIANTS[name]}
         results[f'plain {name}'] = train(folder / f'plain {name}', **changes)
-    results['decided'] = decided(folder / 'decided', family)
+    if family == 'vit':
+        results['decided'] = decided(folder / 'decided')
     if rank == 0:
         (folder / 'results.json').write_text(json.dumps(results))
     distributed.barrier()

@@ -3,7 +3,7 @@
 # Trains with several processes, one a GPU; without GPUs, on the CPU.
 # Several machines: NNODES, NODE_RANK, MASTER_ADDR and PORT in the environment of each.
 set -eu
-if [ $# -lt 2 ]; then
+if [ $# -lt 2 ] || ! [ "$2" -gt 0 ] 2>/dev/null; then
     echo "usage: $0 CONFIG PROCESSES [arguments of tools/train.py]" >&2
     exit 2
 fi

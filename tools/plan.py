@@ -22,6 +22,7 @@ from mmengine.runner import Runner
 
 with contextlib.redirect_stdout(sys.stderr):  # some packages talk while they are imported
     from bvit_mm.cost import plan_of_config
+    from bvit_mm.hours import duration
     from bvit_mm.loop import BudgetedTrainLoop
     from bvit_mm.plan import Plan
     from bvit_mm.registry import LOOPS
@@ -69,15 +70,15 @@ def parse_args() -> argparse.Namespace:
         args.budget = f'{np.format_float_positional(args.hours * 3600, trim="-")}s'
     try:
         args.plan, args.stages, args.measured = _plan(args)
-    except (ValueError, TypeError, FileNotFoundError, MemoryError) as error:
-        parser.error(str(error))
+    except (ValueError, TypeError, FileNotFoundError, MemoryError, AssertionError) as error:
+        parser.error(str(error))  # mmengine asserts that a device can mix precision
     return args
 
 
 def _plan(
     args: argparse.Namespace,
-) -> tuple[Plan, tuple[TrainingStage, ...], tuple[list[Measurement], int] | None]:
-    """The plan, its stages, and for a budget in hours what was timed, with the epoch's length."""
+) -> tuple[Plan, tuple[TrainingStage, ...], tuple[list[Measurement], int, float] | None]:
+    """The plan and its stages; for hours also what was timed, an epoch's length, what that took."""
     cfg = Config.fromfile(args.config)
     if args.cfg_options:
         cfg.merge_from_dict(args.cfg_options)
@@ -97,7 +98,8 @@ def _plan(
     if plan.seconds is None:
         return plan, backbone.training_stages, None
     loop = _timed(args, changes)
-    return loop.plan, backbone.training_stages, (loop.measurements, len(loop.dataloader))
+    took = loop.ledger.other['rehearsal']
+    return loop.plan, backbone.training_stages, (loop.measurements, len(loop.dataloader), took)
 
 
 @LOOPS.register_module(force=True)  # a notebook may run the tool again
@@ -146,7 +148,7 @@ def _timed(args: argparse.Namespace, changes: dict) -> RehearsalLoop:
 def _as_json(args: argparse.Namespace) -> dict:
     plan = args.plan.as_dict()
     if args.measured is not None:
-        measurements, length = args.measured
+        measurements, length, _ = args.measured
         for stage, m in zip(plan['stages'], measurements):
             stage.update(
                 hours=stage['epochs'] * length * m.seconds / 3600,
@@ -248,8 +250,10 @@ def main() -> None:
     else:
         print(plan_table(args.plan, args.stages))
         if args.measured is not None:
-            measurements, length = args.measured
+            measurements, length, took = args.measured
             print(measurement_table(args.plan, measurements, length))
+            share = took / args.plan.seconds
+            print(f'timing the stages took {duration(took)}, {share:.2%} of the budget')
     if args.plot:
         try:
             draw(args.plan, args.stages, args.plot, args.run)
