@@ -6,7 +6,8 @@ A budget becomes a plan (``plan``; ``hours`` if it is time); the plan sets the l
 which training stage it is (``hook``); the elastic backbone computes with only the active heads,
 hidden units and tokens (``elastic``, ``backbones``); when the stage changes, the weights grow
 (``growth``); the checkpoint is a plain mmpretrain checkpoint, which ``publish`` hands on;
-transfer needs none of this.
+transfer needs none of this. Why growing costs so little can be looked at: how much heads,
+hidden units and tokens repeat each other (``analysis``), while a run trains (``redundancy_hook``).
 """
 
 from importlib import metadata
@@ -43,6 +44,7 @@ from .classes import ClassCountHook  # noqa: E402
 from .hook import StageSwitchHook  # noqa: E402
 from .loop import BudgetedTrainLoop  # noqa: E402
 from .plan import Plan, make_plan  # noqa: E402
+from .redundancy_hook import RedundancyHook  # noqa: E402
 from .schedulers import REXLR, LinearDecayLR  # noqa: E402
 
 __all__ = [
@@ -54,6 +56,7 @@ __all__ = [
     'ElasticVisionTransformer',
     'LinearDecayLR',
     'Plan',
+    'RedundancyHook',
     'StageSwitchHook',
     'make_plan',
 ]

@@ -197,15 +197,15 @@ def measure_redundancy(
         what: ``'cka'`` (Fig. 2), ``'pca'`` (Fig. 3), or both.
 
     Returns:
-        ``images``, how many there were; ``cka`` by block, with the ``matrix`` (heads, heads) and
-        the ``mean`` of its pairs, None where it is 0/0, without blocks of a single head; ``pca``
-        by block, with the mean number of ``components``, ``units`` and ``tokens``, and the
-        ``share`` of the units. Plain numbers.
+        ``training_stage``, from 1 on, None of a plain network; ``images``, how many there were;
+        ``cka`` by block, with the ``matrix`` (heads, heads) and the ``mean`` of its pairs, None
+        where it is 0/0, without blocks of a single head; ``pca`` by block, with the mean number of
+        ``components``, ``units`` and ``tokens``, and the ``share`` of the units. Plain numbers.
 
     Raises:
         ValueError: If the model has no backbone, or it has no attention and MLP that are known.
     """
-    network = _observable(model)
+    network = observable_copy(model)
     similarities, shares = {}, {}
     for block, module, described in _blocks(network):
         units = getattr(module, described.units_name)
@@ -223,7 +223,10 @@ def measure_redundancy(
     for batch in batches:
         network(_preprocessed(model, batch))
         images += len(batch)
-    record: dict[str, Any] = dict(images=images)
+    stage = getattr(_unwrapped(model).backbone, 'training_stage', None)
+    record: dict[str, Any] = dict(
+        training_stage=None if stage is None else stage + 1, images=images
+    )
     if 'cka' in what:
         matrices = {block: similarity.matrix() for block, similarity in similarities.items()}
         record['cka'] = {
@@ -255,7 +258,7 @@ def measure_class_attention(
         ValueError: If the network has no class token or no such block, or its tokens are not
             those of images of its own size.
     """
-    network = _observable(model)
+    network = observable_copy(model)
     if getattr(network, 'cls_token', None) is None:
         raise ValueError(
             f'{type(network).__name__} has no class token here, so there is no attention of it '
@@ -289,9 +292,13 @@ def measure_class_attention(
     return ClassAttention(block, weights.unflatten(1, grid), whole)
 
 
-def _observable(model: nn.Module) -> nn.Module:
-    """A copy of the backbone, with the size of its training stage for good."""
-    model = model.module if is_model_wrapper(model) else model
+def observable_copy(model: nn.Module) -> nn.Module:
+    """A copy of a model's backbone for forward hooks, with the size of its training stage for good.
+
+    Raises:
+        ValueError: If the model has no backbone, or that no attention and MLP that are known.
+    """
+    model = _unwrapped(model)
     if not isinstance(getattr(model, 'backbone', None), nn.Module):
         raise ValueError(
             f'{type(model).__name__} has no backbone to look into; give a model that has one, such '
@@ -330,8 +337,12 @@ def _last_layer(module: nn.Module, described: Any) -> nn.Module:
 
 
 def _preprocessed(model: nn.Module, images: Sequence[Tensor]) -> Tensor:
-    model = model.module if is_model_wrapper(model) else model
-    return model.data_preprocessor(dict(inputs=images, data_samples=None), False)['inputs']
+    data = dict(inputs=images, data_samples=None)
+    return _unwrapped(model).data_preprocessor(data, False)['inputs']
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    return model.module if is_model_wrapper(model) else model
 
 
 def _inputs(samples: list[dict[str, Any]]) -> list[Tensor]:

@@ -58,7 +58,7 @@ def publish(file: str, weights: str | None = None, stage: int | None = None) -> 
         raise ValueError(f'{file} is published already; {advice}')
     if 'state_dict' not in checkpoint or 'bvit_mm' not in meta or 'cfg' not in meta:
         raise ValueError(f'{file} is no training checkpoint of a budgeted run; {advice}')
-    weights, state_dict = _choose_weights(checkpoint, weights, file)
+    weights, state_dict = choose_weights(checkpoint, weights, file)
     broken = [key for key, value in state_dict.items() if not value.isfinite().all()]
     if broken:
         raise ValueError(
@@ -143,10 +143,16 @@ def _replace(file: Path, data: bytes) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _choose_weights(
+def choose_weights(
     checkpoint: dict[str, Any], wanted: str | None, file: str
 ) -> tuple[str, dict[str, Tensor]]:
-    """mmengine saves averaged weights as ``state_dict``, and then the raw ones beside them."""
+    """Averaged or raw weights of a checkpoint, and which; by default averaged, if there are any.
+
+    mmengine saves averaged weights as ``state_dict``, and then the raw ones beside them.
+
+    Raises:
+        ValueError: If ``wanted`` is not known, or there are no averaged weights.
+    """
     averaged = 'ema_state_dict' in checkpoint
     wanted = wanted or WEIGHTS[not averaged]
     if wanted not in WEIGHTS:

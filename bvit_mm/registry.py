@@ -14,7 +14,10 @@ from mmengine.registry import Registry
 MODELS = Registry('model', parent=ROOT_MODELS, scope='bvit_mm', locations=['bvit_mm.backbones'])
 LOOPS = Registry('loop', parent=ROOT_LOOPS, scope='bvit_mm', locations=['bvit_mm.loop'])
 HOOKS = Registry(
-    'hook', parent=ROOT_HOOKS, scope='bvit_mm', locations=['bvit_mm.hook', 'bvit_mm.classes']
+    'hook',
+    parent=ROOT_HOOKS,
+    scope='bvit_mm',
+    locations=['bvit_mm.hook', 'bvit_mm.classes', 'bvit_mm.redundancy_hook'],
 )
 PARAM_SCHEDULERS = Registry(
     'parameter scheduler',

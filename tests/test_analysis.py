@@ -1,0 +1,504 @@
+# Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
+"""Redundancy of heads, hidden units and tokens, against Eq. 4 spelled out and plain networks."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS, MODELS, init_default_scope
+from mmpretrain.models.backbones import SwinTransformer, VisionTransformer
+from mmpretrain.models.utils import MultiheadAttention
+from torch import nn
+
+from bvit_mm.analysis import (
+    ComponentShare,
+    HeadSimilarity,
+    class_attention,
+    count_components,
+    image_loader,
+    mean_of_pairs,
+    measure_class_attention,
+    measure_redundancy,
+)
+from bvit_mm.redundancy_hook import LOG, RedundancyHook, read_records, write_record
+
+from .cases import CASES, randomised
+from .plain_pvtv2 import PlainPVTv2
+from .plain_swin import PlainSwin
+from .plain_vit import PlainViT
+from .runs import BATCHES, EPOCHS, FAMILIES, build, config
+from .test_resume import Stop, assert_same_run, last_file
+
+PLAIN = dict(vit=PlainViT, pvtv2=PlainPVTv2, swin=PlainSwin)
+every_family = pytest.mark.parametrize('family', FAMILIES)
+
+
+def cka_of_eq_4(x, y):
+    """Eq. 4 as it is printed: Gram matrices, centred by H on both sides."""
+    m = len(x)
+    h = torch.eye(m, dtype=x.dtype) - torch.ones(m, m, dtype=x.dtype) / m
+
+    def hsic(a, b):
+        return (h @ a @ h).flatten() @ (h @ b @ h).flatten() / (m - 1) ** 2
+
+    k, p = x @ x.T, y @ y.T
+    return hsic(k, p) / (hsic(k, k) * hsic(p, p)).sqrt()
+
+
+def cka_of_distances(x, y):
+    """The same from distances alone: doubly centred, squared, they are the Gram matrices."""
+
+    def gram(points):
+        squares = ((points[:, None] - points[None]) ** 2).sum(-1)
+        rows = squares.mean(0, keepdims=True)
+        return (rows + rows.T - squares - squares.mean()) / 2
+
+    a, b = gram(np.asarray(x)), gram(np.asarray(y))
+    return (a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum())
+
+
+def similarity(outputs, heads, sizes=None):
+    """The matrix of head outputs (tokens, heads * dims), in batches of some sizes."""
+    accumulated = HeadSimilarity(heads)
+    for part in outputs.split(sizes or len(outputs)):
+        accumulated.update(part)
+    return accumulated.matrix()
+
+
+def draw(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def drawn_heads(tokens=60, heads=3, dims=5, seed=0):
+    """Heads that resemble each other more or less, with a mean and scales of their own."""
+    shared, own = draw(tokens, 1, dims, seed=seed), draw(tokens, heads, dims, seed=seed + 1)
+    mixed = shared * torch.linspace(1, 0.2, heads)[:, None] + own
+    return (mixed * torch.logspace(-2, 2, heads)[:, None] + 3.0).flatten(1)
+
+
+# The numbers.
+
+
+@pytest.mark.parametrize('reference', [cka_of_eq_4, cka_of_distances])
+def test_cka_is_that_of_eq_4(reference):
+    outputs = drawn_heads()
+    matrix = similarity(outputs, 3, sizes=7)
+    parts = outputs.unflatten(1, (3, 5)).unbind(1)
+    for i, x in enumerate(parts):
+        for j, y in enumerate(parts):
+            assert matrix[i, j].item() == pytest.approx(float(reference(x, y)), abs=1e-6)
+    assert 0.02 < matrix[0, 2] < matrix[0, 1] < 0.9  # as drawn
+
+
+def test_cka_does_not_depend_on_batches():
+    outputs = drawn_heads()
+    whole = similarity(outputs, 3)
+    shuffled = outputs[torch.randperm(60, generator=torch.Generator().manual_seed(1))]
+    for sizes in ([60], [1] * 60, [1, 29, 30], [30, 29, 1], [13, 47]):
+        torch.testing.assert_close(similarity(shuffled, 3, sizes), whole, rtol=1e-10, atol=0)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    tokens=st.integers(2, 40),
+    dims=st.integers(1, 6),
+    seed=st.integers(0, 10**6),
+    scale=st.floats(1e-3, 1e3),
+    offset=st.floats(-100, 100),
+)
+def test_cka_has_the_properties_of_a_similarity(tokens, dims, seed, scale, offset):
+    x, y = draw(tokens, dims, seed=seed), draw(tokens, dims, seed=seed + 1)
+    turn, _ = torch.linalg.qr(draw(dims, dims, seed=seed + 2))
+    outputs = torch.cat([x, y, scale * x @ turn + offset], dim=1)
+    matrix = similarity(outputs, 3, sizes=max(1, tokens // 3))
+    ones = torch.ones(3, dtype=torch.float64)
+    torch.testing.assert_close(matrix.diagonal(), ones, rtol=1e-9, atol=0)
+    torch.testing.assert_close(matrix, matrix.T, rtol=1e-12, atol=0)
+    assert matrix.min() >= 0 and matrix.max() <= 1 + 1e-9
+    # turned, scaled and moved it is the same head
+    torch.testing.assert_close(matrix[0, 2], ones[0], rtol=1e-8, atol=0)
+    torch.testing.assert_close(matrix[2, 1], matrix[0, 1], rtol=1e-6, atol=1e-9)
+
+
+def test_cka_of_a_constant_head_is_not_a_number():
+    """Also where float32 has rounded what should be constant."""
+    outputs = drawn_heads().unflatten(1, (3, 5)).float()
+    outputs[:, 1] = 1000 * (1 + 1e-7 * draw(60, 5, dtype=torch.float32))
+    matrix = similarity(outputs.flatten(1), 3, sizes=7)
+    assert matrix[1].isnan().all() and matrix[:, 1].isnan().all()
+    kept = matrix[[0, 2]][:, [0, 2]]
+    assert kept.isfinite().all()
+    assert mean_of_pairs(matrix) == kept[0, 1].item()
+    assert math.isnan(mean_of_pairs(matrix[:2, :2]))
+    # small numbers are no constant ones
+    assert similarity(1e-15 * drawn_heads(), 3).isfinite().all()
+
+
+def test_mean_of_pairs_leaves_out_the_diagonal():
+    matrix = torch.tensor([[1.0, 0.1, 0.4], [0.1, 1.0, 0.7], [0.4, 0.7, 1.0]])
+    assert mean_of_pairs(matrix) == pytest.approx(0.4)
+    assert math.isnan(mean_of_pairs(torch.ones(1, 1)))
+
+
+def features_with(variances, tokens, units, seed=0):
+    """Features (tokens, units) with a mean, whose principal components have some variances."""
+    directions, _ = torch.linalg.qr(draw(units, units, seed=seed))
+    scores = draw(tokens, len(variances), seed=seed + 1)
+    scores, _ = torch.linalg.qr(scores - scores.mean(0))  # stays centred
+    deviations = torch.tensor(variances, dtype=torch.float64).sqrt()
+    return (scores * deviations) @ directions[: len(variances)] + 10 * draw(units, seed=seed + 2)
+
+
+@pytest.mark.parametrize('tokens, units', [(20, 50), (50, 20), (25, 25)])
+def test_components_of_known_variances(tokens, units):
+    spectra = {
+        1: [99.5, 0.3, 0.2],
+        2: [60.0, 39.0, 1.0],  # 99 % exactly
+        3: [60.0, 38.9, 1.1],
+        10: [1.0] * 10,
+        5: [20.0, 20.0, 20.0, 20.0, 19.5, 0.5],
+    }
+    features = torch.stack([features_with(s, tokens, units) for s in spectra.values()])
+    assert count_components(features).tolist() == list(spectra)
+    share = ComponentShare()
+    for part in features.split([1, 3, 1]):
+        share.update(part)
+    assert share.share == pytest.approx(sum(spectra) / 5 / units)
+
+
+def test_components_equal_those_of_singular_values():
+    features = draw(4, 30, 12).cumsum(1).float()
+    for image, count in zip(features, count_components(features)):
+        squares = np.linalg.svd(image.double() - image.double().mean(0), compute_uv=False) ** 2
+        assert count == np.searchsorted(squares.cumsum() / squares.sum(), 0.99) + 1
+
+
+def test_tokens_that_are_all_the_same_have_no_components():
+    features = torch.stack([torch.full((6, 9), 0.1), torch.zeros(6, 9), torch.eye(6, 9)])
+    features[0] += 1e-8 * draw(6, 9, dtype=torch.float32)
+    assert count_components(features).tolist() == [0, 0, 5]  # six tokens, centred
+    assert count_components(torch.ones(2, 1, 9)).tolist() == [0, 0]
+
+
+# What they are measured on.
+
+
+def classifier(family='vit', **changes):
+    """A tiny classifier with weights that are nowhere zero, and images for it."""
+    init_default_scope('mmpretrain')
+    torch.manual_seed(0)
+    model = MODELS.build(config('unused', **FAMILIES[family], **changes).model)
+    return randomised(model), [
+        list(draw(3, 3, 16, 16, dtype=torch.float32)),
+        [torch.ones(3, 16, 16)],
+    ]
+
+
+def plain_inputs(plain, images, named):
+    """What some layers of a plain network are given, and return, of all images at once."""
+    seen = {}
+    for name, module in plain.named_modules():
+        if named(name, module):
+            seen[name] = []
+            module.register_forward_hook(
+                lambda _, args, out, to=seen[name]: to.append((args[0].detach(), out.detach()))
+            )
+    plain.eval()
+    plain(torch.stack([image for batch in images for image in batch]))
+    return list(seen.values())
+
+
+@every_family
+@pytest.mark.parametrize('stage', range(3))
+def test_measured_as_in_a_plain_network(family, stage):
+    """Eq. 4 and singular values of what an independent small network computes."""
+    model, images = classifier(family)
+    backbone = model.backbone
+    plain = PLAIN[family](backbone, backbone.training_stages[stage])
+    backbone.set_training_stage(stage)
+    record = measure_redundancy(model, images)
+    assert record['training_stage'] == stage + 1 and record['images'] == 4
+
+    heads = np.atleast_1d(backbone.training_stages[stage].heads)
+    depth = dict(vit=[2], pvtv2=[1, 1], swin=[2, 1])[family]
+    names = [f'{i + 1}.{j + 1}' for i, n in enumerate(depth) for j in range(n)]
+    names = ['1', '2'] if family == 'vit' else names
+    heads = np.repeat(heads, depth)
+    outs = plain_inputs(plain, images, lambda name, _: name.endswith('attention.out'))
+    assert len(outs) == len(names) == len(heads)
+    expected = {}
+    for name, count, calls in zip(names, heads, outs):
+        if count > 1:
+            given = torch.cat([x.flatten(0, 1) for x, _ in calls]).double()
+            parts = given.unflatten(1, (count, -1)).unbind(1)
+            expected[name] = [[cka_of_eq_4(x, y).item() for y in parts] for x in parts]
+    assert {name: block['matrix'] for name, block in record['cka'].items()} == {
+        name: [pytest.approx(row, abs=1e-5) for row in matrix] for name, matrix in expected.items()
+    }
+    for name, block in record['cka'].items():
+        assert block['mean'] == pytest.approx(mean_of_pairs(torch.tensor(expected[name])), abs=1e-5)
+
+    first = 'mlp.fc1' if family == 'pvtv2' else 'mlp.0'
+    for (name, block), [(_, features)] in zip(
+        record['pca'].items(), plain_inputs(plain, images, lambda n, _: n.endswith(first))
+    ):
+        assert name in names
+        features = features.flatten(1, -2)
+        assert (block['tokens'], block['units']) == features.shape[1:]
+        assert block['components'] == count_components(features).double().mean().item()
+        assert block['share'] == block['components'] / block['units']
+    assert len(record['pca']) == len(names)
+
+
+def test_what_is_measured_can_be_chosen():
+    model, images = classifier()
+    both = measure_redundancy(model, images)
+    for what, other in (('cka', 'pca'), ('pca', 'cka')):
+        record = measure_redundancy(model, images, [what])
+        assert record[what] == both[what] and other not in record
+
+
+@pytest.mark.parametrize(
+    'family, plain', [('vit', VisionTransformer), ('swin', SwinTransformer)], ids=['vit', 'swin']
+)
+def test_plain_classes_of_mmpretrain_are_measured_alike(family, plain):
+    model, images = classifier(family)
+    ours = measure_redundancy(model, images)
+    settings = {**config('unused', **FAMILIES[family]).model.backbone}
+    settings.pop('type'), settings.pop('training_stages')
+    other = plain(**settings)
+    other.load_state_dict(model.backbone.state_dict(), strict=True)
+    model.backbone = other
+    theirs = measure_redundancy(model, images)
+    assert theirs.pop('training_stage') is None and ours.pop('training_stage') == 3
+    assert theirs['pca'] == ours['pca']
+    for block, values in theirs['cka'].items():
+        assert ours['cka'][block]['mean'] == pytest.approx(values['mean'], abs=1e-5)
+    if family == 'vit':
+        maps = measure_class_attention(model, images).maps
+        assert maps.shape == (4, 8, 8)
+
+
+def test_an_added_backbone_is_measured_by_its_slots():
+    """That of docs/add_a_backbone.md, of which this package knows nothing."""
+    case = next(case for case in CASES if case.name == 't2t')
+    model, _ = classifier()
+    model.backbone = case.build()
+    model.backbone.set_training_stage(1)
+    record = measure_redundancy(model, [list(case.images())])
+    assert list(record['cka']) == ['1', '2', '3']
+    assert {len(block['matrix']) for block in record['cka'].values()} == {4}
+    attention = measure_class_attention(model, [list(case.images())], '2')
+    assert attention.maps.shape == (2, 4, 4)
+
+
+def test_measuring_leaves_the_model_alone():
+    model, images = classifier()
+    model.train()
+    model.backbone.set_training_stage(1)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    measure_redundancy(model, images)
+    measure_class_attention(model, images)
+    assert model.training and model.backbone.training and model.backbone.layers[0].training
+    assert model.backbone.training_stage == 1 and model.backbone.num_training_stages == 3
+    assert all(not m._forward_hooks and not m._forward_pre_hooks for m in model.modules())
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+# Attention of the class token.
+
+
+@pytest.mark.parametrize('stage', range(3))
+def test_class_attention_is_that_of_a_plain_network(stage):
+    model, images = classifier()
+    backbone = model.backbone
+    plain = PlainViT(backbone, backbone.training_stages[stage])
+    backbone.set_training_stage(stage)
+    names = {'blocks.1.attention.q', 'blocks.1.attention.k'}
+    [[(_, q)], [(_, k)]] = plain_inputs(plain, images, lambda name, _: name in names)
+    heads = backbone.training_stages[stage].heads
+    q, k = (x.unflatten(2, (heads, 8)).double() for x in (q, k))
+    weights = (torch.einsum('bhd,bnhd->bhn', q[:, 0], k) / 8**0.5).softmax(2).mean(1)
+    attention = measure_class_attention(model, images, block='2')
+    side = backbone.training_stages[stage].grid[0]
+    assert attention.grid == (8, 8) and attention.block == '2'
+    torch.testing.assert_close(
+        attention.maps.double(), weights[:, 1:].unflatten(1, (side, side)), atol=1e-6, rtol=1e-4
+    )
+    assert attention.maps.min() > 0 and attention.maps.sum((1, 2)).max() < 1
+
+
+@pytest.mark.parametrize('qk_scale', [None, 0.5])
+def test_class_attention_makes_the_modules_own_output(qk_scale):
+    """What the class token is given is the sum of values, weighed as the map says.
+
+    With ``qk_scale`` mmpretrain multiplies where others divide; the map follows the module.
+    """
+    attention, seen = MultiheadAttention(24, num_heads=1, qk_scale=qk_scale), {}
+    attention.qkv.register_forward_hook(lambda _, args, out: seen.update(qkv=out))
+    attention.proj.register_forward_pre_hook(lambda _, args: seen.update(heads=args[0]))
+    with torch.no_grad():
+        attention(draw(4, 10, 24, dtype=torch.float32))
+    weights = class_attention(attention, seen['qkv'])
+    values = seen['qkv'][..., 48:]
+    torch.testing.assert_close(torch.einsum('bn,bnd->bd', weights, values), seen['heads'][:, 0])
+
+
+def test_class_attention_finds_the_token_that_is_asked_for():
+    """A key that answers the class token's query alone, at a known place of the cropped grid."""
+    model, images = classifier()
+    backbone = model.backbone
+    backbone.set_training_stage(0)
+    attn = backbone.layers[0].attn
+    with torch.no_grad():
+        for layer in backbone.layers:
+            layer.ln1.weight.fill_(1), layer.ln1.bias.fill_(0)
+        backbone.patch_embed.projection.weight.zero_(), backbone.patch_embed.projection.bias.zero_()
+        backbone.cls_token.zero_(), backbone.pos_embed.zero_()
+        backbone.pos_embed[0, :, 1] = 1.0
+        backbone.pos_embed[0, 0, 0] = 9.0  # the class token
+        row, column = 2, 5  # of the 8 x 8 grid, whose centre of 6 x 6 is active
+        backbone.pos_embed[0, 1 + row * 8 + column, 2] = 9.0
+        attn.qkv.weight.zero_(), attn.qkv.bias.zero_()
+        attn.qkv.weight[0, 0] = attn.qkv.weight[24, 2] = 10.0  # of the first head
+    maps = measure_class_attention(model, images, '1').maps
+    assert maps.shape == (4, 6, 6)
+    assert (maps[:, row - 1, column - 1] > 0.99).all()
+
+
+@pytest.mark.parametrize('family', ['pvtv2', 'swin'])
+def test_networks_without_class_token_are_told(family):
+    model, images = classifier(family)
+    with pytest.raises(ValueError, match=r'has no class token here.*"cka" and "pca" can be had'):
+        measure_class_attention(model, images)
+
+
+def test_what_cannot_be_looked_into_is_refused():
+    model, images = classifier()
+    with pytest.raises(ValueError, match=r"block='3' does not exist; give one of 1, 2"):
+        measure_class_attention(model, images, '3')
+    with pytest.raises(
+        ValueError, match=r'144 patch tokens in block 1.*built for 8x8; give images'
+    ):
+        model.backbone.set_training_stage(2)
+        measure_class_attention(model, [[torch.zeros(3, 24, 24)]])
+    with pytest.raises(ValueError, match='Linear has no backbone to look into'):
+        measure_redundancy(nn.Linear(2, 2), images)
+    model.backbone = nn.Sequential(nn.Conv2d(3, 3, 1))
+    with pytest.raises(ValueError, match='Sequential has no attention and no MLP that are known'):
+        measure_redundancy(model, images)
+    model, images = classifier(
+        **{'model.backbone.with_cls_token': False}, **{'model.backbone.out_type': 'avg_featmap'}
+    )
+    with pytest.raises(ValueError, match='has no class token here'):
+        measure_class_attention(model, images)
+
+
+def test_images_are_spread_over_the_data_set():
+    dataset = [dict(inputs=torch.full((1, 1, 1), float(i))) for i in range(100)]
+    batches = list(image_loader(dataset, 40))
+    assert [len(batch) for batch in batches] == [32, 8]
+    values = [image.item() for batch in batches for image in batch]
+    assert values[:4] == [0, 2, 5, 7] and values[-1] == 97
+    assert len(next(iter(image_loader(dataset[:5], 64)))) == 5
+    with pytest.raises(ValueError, match='has no images'):
+        image_loader([], 64)
+
+
+# While a run trains.
+
+SWITCH = dict(type='bvit_mm.StageSwitchHook')
+MEASURE = dict(type='bvit_mm.RedundancyHook', num_images=6)
+
+
+@HOOKS.register_module(force=True)
+class StopAtHook(Hook):
+    priority = 'LOWEST'
+
+    def __init__(self, at):
+        self.at = at
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter + 1 == self.at:
+            raise Stop
+
+
+def test_a_run_with_the_hook_trains_the_same(tmp_path):
+    hooks = [SWITCH, dict(type='EMAHook')]
+    build(tmp_path / 'without', custom_hooks=hooks).train()
+    runner = build(tmp_path / 'with', custom_hooks=[*hooks, MEASURE])
+    runner.train()
+    assert_same_run(last_file(tmp_path / 'with'), last_file(tmp_path / 'without'))
+
+    records = read_records(tmp_path / 'with' / LOG)
+    assert [r['epoch'] for r in records] == [1, 2, 3, 4, 5, 6]
+    assert [r['training_stage'] for r in records] == [1, 1, 2, 2, 3, 3]
+    assert [sorted(r['cka']) for r in records] == [[], [], *[['1', '2']] * 4]  # of one head: none
+    assert [r['pca']['1']['units'] for r in records] == [12, 12, 24, 24, 48, 48]
+    assert records[2]['cka'] != records[3]['cka']
+    # the numbers of the weights that were trained, which the last checkpoint has
+    file = last_file(tmp_path / 'with')
+    model, _ = classifier()
+    model.load_state_dict(
+        {k.removeprefix('module.'): v for k, v in file['ema_state_dict'].items() if k != 'steps'}
+    )
+    (hook,) = (h for h in runner.hooks if isinstance(h, RedundancyHook))
+    assert dict(epoch=6, **measure_redundancy(model, hook._images)) == records[-1]
+    # and what others see
+    hub = runner.message_hub
+    assert hub.get_scalar('cka_block2').current() == records[-1]['cka']['2']['mean']
+    logs = (tmp_path / 'with').glob('*/vis_data/scalars.json')
+    lines = [json.loads(line) for log in logs for line in log.read_text().splitlines()]
+    drawn = [line for line in lines if 'components_block1' in line]
+    assert [line['step'] for line in drawn] == [1, 2, 3, 4, 5, 6]
+    assert drawn[3]['components_block1'] == records[3]['pca']['1']['share']
+
+
+def test_a_resumed_run_writes_the_same_lines(tmp_path):
+    build(tmp_path / 'whole', custom_hooks=[SWITCH, MEASURE]).train()
+    stopped = [SWITCH, MEASURE, dict(type='StopAtHook', at=3 * BATCHES + 2)]
+    with pytest.raises(Stop):
+        build(tmp_path / 'parts', custom_hooks=stopped).train()
+    log = tmp_path / 'parts' / LOG
+    assert [r['epoch'] for r in read_records(log)] == [1, 2, 3]
+    write_record(log, {**read_records(log)[-1], 'epoch': 4})  # as if killed later
+    build(tmp_path / 'parts', custom_hooks=[SWITCH, MEASURE], resume=True).train()
+    assert log.read_text() == (tmp_path / 'whole' / LOG).read_text()
+
+
+def test_hook_measures_at_its_interval_and_at_the_end(tmp_path):
+    hooks = [SWITCH, {**MEASURE, 'interval': 4}]
+    build(tmp_path, custom_hooks=hooks).train()
+    assert [r['epoch'] for r in read_records(tmp_path / LOG)] == [4, sum(EPOCHS)]
+
+
+def test_records_of_a_broken_off_run_go(tmp_path):
+    record = dict(cka={}, pca={})
+    for epoch in (1, 2, 3, 2):
+        write_record(tmp_path / LOG, dict(epoch=epoch, **record))
+    assert [r['epoch'] for r in read_records(tmp_path / LOG)] == [1, 2]
+    assert [p.name for p in tmp_path.iterdir()] == [LOG]
+
+
+@pytest.mark.parametrize('name', ['interval', 'num_images'])
+@pytest.mark.parametrize('value', [0, 2.5, True, '3'])
+def test_hook_refuses_arguments(name, value):
+    with pytest.raises(ValueError, match=f'{name}={value!r} of RedundancyHook must be a whole'):
+        RedundancyHook(**{name: value})
+
+
+def test_hook_refuses_runs_it_cannot_measure(tmp_path):
+    no_images = dict(val_dataloader=None, val_evaluator=None, val_cfg=None)
+    runner = build(tmp_path / 'a', custom_hooks=[SWITCH, MEASURE], **no_images)
+    with pytest.raises(ValueError, match='the config has none; give val_dataloader'):
+        runner.train()
+    (tmp_path / 'b').mkdir()
+    (tmp_path / 'b' / LOG).write_text('{"epoch": 1}\n')
+    runner = build(tmp_path / 'b', custom_hooks=[SWITCH, MEASURE])
+    with pytest.raises(ValueError, match=r'line 1 of .*redundancy.jsonl is no record of'):
+        runner.train()
