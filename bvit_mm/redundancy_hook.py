@@ -92,7 +92,7 @@ def read_records(file: Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: If a line is not what it writes.
     """
-    lines = file.read_text().splitlines() if file.is_file() else []
+    lines = file.read_text(errors='replace').splitlines() if file.is_file() else []
     records = []
     for number, line in enumerate(lines, start=1):
         try:

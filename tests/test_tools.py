@@ -237,6 +237,35 @@ def test_plan_draws_a_picture(trained, short, tmp_path):
     assert 'holds no log of a run with validation' in error
 
 
+def test_analyze_a_run(trained, tmp_path):
+    """Of real digits, over three stages: one head, then two, then three."""
+    files = sorted(trained.glob('epoch_*.pth'))
+    options = ['--what', 'cka', 'pca', 'attention', '--num-images', '40']
+    printed = tool('analyze', *files, *options, '--out', 'out', cwd=tmp_path).splitlines()
+    assert printed == [
+        f'out/{name}'
+        for name in (
+            'redundancy.json',
+            'cka.pdf',
+            'cka_matrices.pdf',
+            'components.pdf',
+            'attention.pdf',
+        )
+    ]
+    assert all((tmp_path / name).stat().st_size > 5000 for name in printed)
+    records = json.loads((tmp_path / 'out' / 'redundancy.json').read_text())
+    assert [[len(b['matrix']) for b in r['cka'].values()] for r in records] == [
+        [],
+        [2] * 4,
+        [3] * 4,
+    ]
+    assert all(0 < b['mean'] < 1 for r in records for b in r['cka'].values())
+    assert [r['pca']['1']['tokens'] for r in records] == [26, 50, 50]
+    assert all(0 < b['share'] < 0.3 for r in records for b in r['pca'].values())
+    maps = [r['attention']['maps'] for r in records]
+    assert [(len(m), len(m[0]), len(m[0][0])) for m in maps] == [(6, 5, 5), (6, 7, 7), (6, 7, 7)]
+
+
 def test_plan_in_hours(short, tmp_path):
     """It times the stages of this machine and leaves nothing behind."""
     options = [o for o in short if not o.startswith('train_cfg.')]
