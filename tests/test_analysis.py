@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS, MODELS, init_default_scope
+from mmengine.runner import Runner
 from mmpretrain.models.backbones import SwinTransformer, VisionTransformer
 from mmpretrain.models.utils import MultiheadAttention
 from torch import nn
@@ -480,6 +481,33 @@ def test_hook_measures_at_its_interval_and_at_the_end(tmp_path):
     hooks = [SWITCH, {**MEASURE, 'interval': 4}]
     build(tmp_path, custom_hooks=hooks).train()
     assert [r['epoch'] for r in read_records(tmp_path / LOG)] == [4, sum(EPOCHS)]
+
+
+def test_hook_serves_plain_networks_in_other_loops(tmp_path):
+    changes = {
+        'model.backbone.type': 'VisionTransformer',
+        'model.backbone.training_stages': None,
+        'train_cfg': dict(_delete_=True, type='EpochBasedTrainLoop', max_epochs=2),
+        'custom_hooks': [MEASURE],
+    }
+    cfg = config(tmp_path, **changes)
+    cfg.model.backbone.pop('training_stages')
+    cfg.experiment_name = 'plain'
+    Runner.from_cfg(cfg).train()
+    records = read_records(tmp_path / LOG)
+    assert [(r['epoch'], r['training_stage'], sorted(r['cka'])) for r in records] == [
+        (1, None, ['1', '2']),
+        (2, None, ['1', '2']),
+    ]
+
+
+def test_only_the_main_process_measures_and_writes(tmp_path, monkeypatch):
+    monkeypatch.setattr('bvit_mm.redundancy_hook.is_main_process', lambda: False)
+    runner = build(tmp_path, custom_hooks=[SWITCH, MEASURE])
+    runner.train()
+    assert not (tmp_path / LOG).exists()
+    assert 'cka_block1' not in runner.message_hub.log_scalars
+    assert not any(hasattr(hook, '_images') for hook in runner.hooks)
 
 
 def test_records_of_a_broken_off_run_go(tmp_path):

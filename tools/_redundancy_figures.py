@@ -17,6 +17,7 @@ from matplotlib import pyplot as plt
 from torch import Tensor
 
 MOST = 6  # epochs side by side
+FEW = 40  # epochs that are marked one by one
 plt.rcParams['pdf.fonttype'] = 42  # letters stay letters, as journals want them
 
 
@@ -52,7 +53,7 @@ def draw_lines(
                 [np.nan if value is None else scale * value for value in values],
                 color=colors[i],
                 ls=('-', '--')[i % 2],  # so that neighbours can be told apart
-                marker='.',
+                marker='.' if len(records) <= FEW else None,
                 ms=4,
                 lw=1.3,
                 label=block if stage is stages[0] else None,
