@@ -4,7 +4,7 @@
     python benchmarks/gradmatch.py --shares 0.05 0.1 0.3
 
 As for ImageNet-1k with 256 images a batch: 5,005 gradients, sketched to 4,096 numbers. They are
-made up: each is a common part and noise of ten times its norm. Prints a line of JSON for each share.
+made up: each is a common part and noise of ten times its norm. Prints JSON, a line a share.
 """
 
 import argparse

@@ -41,11 +41,14 @@ from .backbones import (  # noqa: E402
     ElasticVisionTransformer,
 )
 from .classes import ClassCountHook  # noqa: E402
+from .data_share import subset_share  # noqa: E402
 from .hook import StageSwitchHook  # noqa: E402
 from .loop import BudgetedTrainLoop  # noqa: E402
 from .plan import Plan, make_plan  # noqa: E402
 from .redundancy_hook import RedundancyHook  # noqa: E402
 from .schedulers import REXLR, LinearDecayLR  # noqa: E402
+from .subset import SubsetSampler  # noqa: E402
+from .subset_hook import SubsetHook  # noqa: E402
 
 __all__ = [
     'REXLR',
@@ -58,5 +61,8 @@ __all__ = [
     'Plan',
     'RedundancyHook',
     'StageSwitchHook',
+    'SubsetHook',
+    'SubsetSampler',
     'make_plan',
+    'subset_share',
 ]

@@ -10,13 +10,15 @@ from typing import Any
 from mmengine.dist import get_world_size
 from mmengine.hooks import CheckpointHook
 from mmengine.model import is_model_wrapper
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .hook import StageSwitchHook
 from .ledger import Ledger
 from .plan import Plan
 from .resumable import last_whole_checkpoint
+from .subset_hook import SubsetHook
 from .training_stages import is_whole_number
 from .weights import read_checkpoint
 
@@ -229,6 +231,25 @@ def flat(schedulers: Any) -> list[Any]:
     if isinstance(schedulers, dict) and 'type' not in schedulers:
         return [each for several in schedulers.values() for each in flat(several)]
     return list(schedulers) if isinstance(schedulers, (list, tuple)) else [schedulers]
+
+
+def check_subset_hooks(runner: Runner, model: nn.Module, loop: EpochBasedTrainLoop) -> None:
+    """Raises ValueError if data cannot be selected for this run (``SubsetHook``)."""
+    for hook in runner.hooks:
+        if not isinstance(hook, SubsetHook):
+            continue
+        hook.check(runner, model, loop.dataloader)
+        if hook.weighs and (loop.finds_parts or max(loop.parts) > 1):
+            raise ValueError(
+                "selection='gradmatch' weighs the samples of whole mini-batches, but "
+                'accumulative_counts of train_cfg divides them; leave it out, and accumulate '
+                'mini-batches with optim_wrapper.accumulative_counts'
+            )
+        if hook.weighs and loop.hours is not None:
+            raise ValueError(
+                "selection='gradmatch' takes time that a budget in hours does not plan; state "
+                "epochs, or give selection='random'"
+            )
 
 
 def check_validation(val_begin: int, val_interval: int) -> None:

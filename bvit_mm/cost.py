@@ -2,18 +2,28 @@
 """What a model costs in each training stage, and the plan that a budget buys for it."""
 
 import inspect
+from collections.abc import Iterable
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
+from torch.utils.data import DataLoader
 
+from .data_share import check_share
 from .elastic import ElasticBackbone
-from .plan import Plan, make_plan
+from .plan import ALL_DATA, Plan, make_plan
+from .registry import HOOKS
+from .subset import SubsetSampler
+from .subset_hook import SubsetHook
 
 LOOP = 'bvit_mm.BudgetedTrainLoop'
+# Both as one writes them, and within a scope of bvit_mm.
+SAMPLERS = ('bvit_mm.SubsetSampler', 'SubsetSampler', SubsetSampler)
+SUBSET_HOOKS = ('bvit_mm.SubsetHook', 'SubsetHook', SubsetHook)
 # Its arguments that are not about the plan.
 LOOP_ONLY = (
     'type',
@@ -59,20 +69,48 @@ def stage_gflops(model: nn.Module) -> tuple[float, ...]:
     )
 
 
-def plan_for(model: nn.Module, **options: Any) -> Plan:
-    """The plan of a model; ``options`` are those of ``make_plan``.
+def plan_for(model: nn.Module, subset: dict[str, Any] | None = None, /, **options: Any) -> Plan:
+    """The plan of a model.
+
+    Args:
+        model: A model with an elastic backbone.
+        subset: Of ``subset_of``; if None, all data is trained on.
+        **options: Others of ``make_plan``.
 
     Raises:
         ValueError: If there is no such option, or no such plan.
     """
-    known = [name for name in inspect.signature(make_plan).parameters if name != 'gflops']
+    subset = ALL_DATA if subset is None else subset
+    named = inspect.signature(make_plan).parameters
+    known = [name for name in named if name not in ('gflops', *ALL_DATA)]
     for name, value in options.items():
         if name not in known:
             raise ValueError(
                 f'train_cfg has {name}={value!r}, which is not known; give {", ".join(known)} or '
                 f'{", ".join(LOOP_ONLY[1:])}'
             )
-    return make_plan(stage_gflops(model), **options)
+    return make_plan(stage_gflops(model), **options, **subset)
+
+
+def subset_of(dataloader: DataLoader | dict | None, hooks: Iterable[Hook]) -> dict[str, Any]:
+    """What of the data a run trains on, and how often it selects that at a cost.
+
+    Args:
+        dataloader: Of the training data, or its config.
+        hooks: Of the run.
+
+    Returns:
+        ``data_share`` and ``selection_interval`` of ``make_plan``.
+    """
+    if isinstance(dataloader, dict):
+        sampler = dataloader.get('sampler') or {}
+        is_ours = isinstance(sampler, dict) and sampler.get('type') in SAMPLERS
+        share = sampler.get('share') if is_ours else 1.0
+    else:
+        sampler = getattr(dataloader, 'sampler', None)
+        share = sampler.share if isinstance(sampler, SubsetSampler) else 1.0
+    charged = [hook.charged_interval for hook in hooks if isinstance(hook, SubsetHook)]
+    return dict(data_share=check_share(share), selection_interval=next(iter(charged), None))
 
 
 def build_to_count(model: dict) -> nn.Module:
@@ -109,5 +147,11 @@ def plan_of_config(cfg: Config, **changes: Any) -> tuple[Plan, ElasticBackbone]:
         )
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
     model = build_to_count(cfg.model)
+    hooks = [
+        HOOKS.build({name: value for name, value in hook.items() if name != 'priority'})
+        for hook in cfg.get('custom_hooks') or []
+        if isinstance(hook, dict) and hook.get('type') in SUBSET_HOOKS
+    ]
+    subset = subset_of(cfg.get('train_dataloader'), hooks)
     options = {name: value for name, value in train_cfg.items() if name not in LOOP_ONLY}
-    return plan_for(model, **{**options, **changes}), find_backbone(model)
+    return plan_for(model, subset, **{**options, **changes}), find_backbone(model)

@@ -4,6 +4,8 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from .data_share import SELECTION_COST
+
 OTHER = ('setup', 'rehearsal', 'compilation', 'validation', 'saving')
 
 
@@ -19,6 +21,9 @@ class Ledger:
         samples: Of each training stage, in all processes together.
         seconds: Of training in each training stage, on the clock: waiting for data included.
         other: Seconds of what is no training, by name.
+        data_share: The share of the data that an epoch reads, and costs.
+        selection: Cost of looking at all data to select some of it, as far as it is charged, in
+            GFLOPs x epochs.
     """
 
     gflops: tuple[float, ...]
@@ -28,6 +33,8 @@ class Ledger:
     samples: list[int] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     other: dict[str, float] = field(default_factory=lambda: dict.fromkeys(OTHER, 0.0))
+    data_share: float = 1.0
+    selection: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ('iterations', 'samples', 'seconds'):
@@ -40,12 +47,12 @@ class Ledger:
 
     @property
     def costs(self) -> tuple[float, ...]:
-        """Cost of each training stage in GFLOPs x epochs, as of a ``Plan``."""
-        return tuple(g * n for g, n in zip(self.gflops, self.epochs))
+        """Cost of training in each stage in GFLOPs x epochs, as of a ``Plan``."""
+        return tuple(g * n * self.data_share for g, n in zip(self.gflops, self.epochs))
 
     @property
     def cost(self) -> float:
-        return sum(self.costs)
+        return sum(self.costs) + self.selection
 
     @property
     def elapsed(self) -> float:
@@ -57,9 +64,13 @@ class Ledger:
         self.iterations[stage] += 1
         self.samples[stage] += samples
 
+    def select(self, stage: int) -> None:
+        """Books a look at all data by the network of a training stage."""
+        self.selection += SELECTION_COST * self.gflops[stage]
+
     def charge(self, name: str, seconds: float) -> None:
         """Books time that was no training."""
-        self.other[name] += seconds
+        self.other[name] = self.other.get(name, 0.0) + seconds
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers, for checkpoints."""

@@ -29,13 +29,14 @@ from .checks import (
     check_schedule,
     check_schedulers,
     check_strategy,
+    check_subset_hooks,
     check_validation,
     check_work_dir,
     find_hook,
     keep_two_checkpoints,
 )
 from .classes import check_classes
-from .cost import build_to_count, find_backbone, plan_for
+from .cost import build_to_count, find_backbone, plan_for, subset_of
 from .elastic import ElasticBackbone
 from .hours import Pace, TimeBudget, check_enough
 from .ledger import Ledger
@@ -114,14 +115,15 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
         if isinstance(model, dict):  # FlexibleRunner builds the loop before the model
             model = build_to_count(model)
         self._stages = find_backbone(model).training_stages
-        self.plan = plan_for(model, **plan)
+        subset = subset_of(dataloader, runner.hooks)
+        self.plan = plan_for(model, subset, **plan)
         self.hours: TimeBudget | None = None
         if self.plan.seconds is not None:
             self.hours = TimeBudget(plan['budget'], self.plan.weights)
         check_validation(val_begin, val_interval)
         self._schedule = check_schedule(schedule, self.hours is not None)
         self.parts = check_parts(accumulative_counts, len(self._stages))
-        self._finds_parts = accumulative_counts == 'auto'
+        self.finds_parts = accumulative_counts == 'auto'
         self._scheduler_configs = copy.deepcopy(runner.param_schedulers)
         check_schedulers(runner, self._scheduler_configs, self.plan)
         check_work_dir(runner.work_dir, self.plan)
@@ -147,8 +149,11 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
             dynamic_intervals=dynamic_intervals,
         )
         check_classes(model, self.dataloader.dataset)
+        check_subset_hooks(runner, model, self)
         batch = (self.dataloader.batch_size or 0) * runner.world_size
-        self.ledger = Ledger(self.plan.gflops, len(self.dataloader), batch)
+        self.ledger = Ledger(
+            self.plan.gflops, len(self.dataloader), batch, data_share=self.plan.data_share
+        )
         check_length(saved, self.ledger, runner)
         self.batches_done = 0  # of this epoch
         self._signals = StopSignals()
@@ -272,12 +277,21 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
         )
         self._iter += 1
 
+    @contextmanager
+    def selecting(self, is_charged: bool) -> Iterator[None]:
+        """Books the seconds within as those of selecting data, and its cost if it is charged."""
+        self._charge('setup')
+        if is_charged:
+            self.ledger.select(self.stage)
+        yield
+        self._charge('selection')
+
     def rehearse(self) -> list[Measurement]:
         """Tries the last stage; times all of them at the beginning of a budget in hours."""
         measurements = []
         times = self.hours is not None and self.hours.pace is None
         self.parts = find_parts(
-            self.runner, self._train_eagerly, self.parts, self._finds_parts, self._agree
+            self.runner, self._train_eagerly, self.parts, self.finds_parts, self._agree
         )
         if times:
             with rehearsal(self.runner):

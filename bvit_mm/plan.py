@@ -11,9 +11,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise, product
 
+from .data_share import SELECTION_COST, check_epochs, selection_epochs
 from .hours import parse_duration
 
 Budget = float | str
+# What plans say of the data that they train on, if it is all of it.
+ALL_DATA = dict(data_share=1.0, selection_interval=None)
 
 
 def _exponential(numbers: list[float], alpha: float) -> list[float]:
@@ -55,6 +58,8 @@ class Plan:
         budget: What the plan may cost; None when the epochs were stated.
         seconds: The budget of a plan in hours, whose epochs follow the speed of the machine.
         weights: Relative lengths of the training stages, of a plan in hours.
+        data_share: The share of the data that an epoch reads (``SubsetSampler``).
+        selection_interval: Epochs from one selection of data to the next, if that is charged.
     """
 
     gflops: tuple[float, ...]
@@ -63,6 +68,8 @@ class Plan:
     budget: float | None = None
     seconds: float | None = None
     weights: tuple[float, ...] | None = None
+    data_share: float = 1.0
+    selection_interval: int | None = None
 
     @property
     def total_epochs(self) -> int:
@@ -70,12 +77,17 @@ class Plan:
 
     @property
     def costs(self) -> tuple[float, ...]:
-        """Cost of each training stage."""
-        return tuple(c * n for c, n in zip(self.gflops, self.epochs))
+        """Cost of training in each stage."""
+        return tuple(c * n * self.data_share for c, n in zip(self.gflops, self.epochs))
+
+    @property
+    def selection_cost(self) -> float:
+        """Cost of looking at all data to select some of it, as far as it is charged."""
+        return self._selection_cost(self.total_epochs)
 
     @property
     def cost(self) -> float:
-        return math.fsum(self.costs)
+        return math.fsum((*self.costs, self.selection_cost))
 
     def stage_at(self, epoch: int) -> int:
         """The training stage (0-based) that trains in ``epoch`` (0-based)."""
@@ -96,8 +108,14 @@ class Plan:
         return tuple(done)
 
     def spent(self, epoch: int) -> float:
-        """Cost of the first ``epoch`` epochs."""
-        return sum(gflops * epochs for gflops, epochs in zip(self.gflops, self.done(epoch)))
+        """Cost of the first ``epoch`` epochs, with the selections before them."""
+        trained = sum(gflops * epochs for gflops, epochs in zip(self.gflops, self.done(epoch)))
+        return trained * self.data_share + self._selection_cost(epoch)
+
+    def _selection_cost(self, epochs: int) -> float:
+        """Of the first ``epochs`` epochs; a stage begins only after the selection before it."""
+        before = selection_epochs(epochs, self.selection_interval)
+        return SELECTION_COST * math.fsum(self.gflops[self.stage_at(n - 1)] for n in before)
 
     def check_same(self, other: dict, where: str) -> None:
         """Raises ValueError if ``other``, a plan's ``as_dict``, trains other stages or epochs.
@@ -121,6 +139,13 @@ class Plan:
                 f'{where} with stages of other relative lengths ({other.get("weights")}) than this '
                 f'one ({list(self.weights)}); give another work_dir, or its alpha, seed and family'
             )
+        for name, ours in self._subset().items():
+            theirs = other.get(name, ALL_DATA[name])
+            if theirs != ours:
+                raise ValueError(
+                    f'{where} with {name}={theirs}, and this one has {ours}; give another '
+                    'work_dir, or the sampler and SubsetHook of that run'
+                )
         if (seconds is None and epochs != list(self.epochs)) or gflops != list(self.gflops):
             theirs, ours = ([float(f'{g:.6g}') for g in each] for each in (gflops, self.gflops))
             raise ValueError(
@@ -144,7 +169,12 @@ class Plan:
             budget=self.budget,
             full_cost=self.full_cost,
             **hours,
+            **(self._subset() if self._subset() != ALL_DATA else {}),
         )
+
+    def _subset(self) -> dict[str, float | int | None]:
+        """What of the data is trained on."""
+        return dict(data_share=self.data_share, selection_interval=self.selection_interval)
 
 
 def make_plan(
@@ -156,6 +186,8 @@ def make_plan(
     epochs: Sequence[int] | None = None,
     max_epochs: int | None = None,
     family: str = 'exponential',
+    data_share: float = 1.0,
+    selection_interval: int | None = None,
 ) -> Plan:
     """Turns a budget into epochs per training stage, or prices stated epochs.
 
@@ -172,6 +204,9 @@ def make_plan(
         epochs: States the schedule instead of a budget.
         max_epochs: A cap on the total epochs (Table 2).
         family: ``'exponential'``, ``'linear_up'`` or ``'linear_down'`` (Table 5).
+        data_share: The share of the data that an epoch reads, and costs; the full cost is of all.
+        selection_interval: Epochs from one selection of the data to the next, where that is
+            charged; its epochs must be stated (``data_share.subset_share`` says which share fits).
 
     Raises:
         ValueError: If the inputs mean no plan; the text says what would.
@@ -179,9 +214,9 @@ def make_plan(
     gflops = tuple(float(g) for g in gflops)
     if not gflops or min(gflops) <= 0 or any(b <= a for a, b in pairwise(gflops)):
         raise ValueError(f'gflops={gflops} of the training stages must be positive and rising')
-    _check_count('full_epochs', full_epochs)
+    check_epochs('full_epochs', full_epochs)
     if max_epochs is not None:
-        _check_count('max_epochs', max_epochs)
+        check_epochs('max_epochs', max_epochs)
     full_cost = full_epochs * gflops[-1]
 
     if epochs is not None:
@@ -190,9 +225,21 @@ def make_plan(
                 f'budget={budget!r} and epochs={epochs!r} are both given; '
                 'give one of them and set the other to None'
             )
-        return Plan(gflops, _check_epochs(epochs, len(gflops), max_epochs), full_cost)
+        return Plan(
+            gflops,
+            _check_epochs(epochs, len(gflops), max_epochs),
+            full_cost,
+            data_share=data_share,
+            selection_interval=selection_interval,
+        )
     if budget is None:
         raise ValueError('give a budget, or epochs to state a schedule')
+    if selection_interval is not None:
+        raise ValueError(
+            f'budget={budget!r} does not say how much of the data to train on when selecting it '
+            f'every {selection_interval} epochs is charged; state epochs, such as [{full_epochs}], '
+            'and give the sampler the share of bvit_mm.subset_share(budget, full_epochs, interval)'
+        )
     seconds = parse_duration(budget)
     if seconds is not None:
         if max_epochs is not None:
@@ -200,12 +247,14 @@ def make_plan(
                 f'budget={budget!r} is spent to the end, whatever the epochs; '
                 f'give max_epochs={max_epochs} with a budget in GFLOPs, or none'
             )
-        whole = make_plan(gflops, 1.0, full_epochs, alpha, seed, family=family)
+        whole = make_plan(
+            gflops, 1.0, full_epochs, alpha, seed, family=family, data_share=data_share
+        )
         weights = tuple(stage_weights(len(gflops), alpha, seed, family))
         return replace(whole, budget=None, seconds=seconds, weights=weights)
 
     cost = parse_budget(budget, full_cost, full_epochs)
-    least = math.fsum(gflops)
+    least = math.fsum(gflops) * data_share
     if cost < least:
         enough = f'give at least {_round_up(least / full_cost)}'
         if least > full_cost:
@@ -215,16 +264,18 @@ def make_plan(
             f'than one epoch of each stage ({_cost(least)}); {enough}'
         )
     weights = stage_weights(len(gflops), alpha, seed, family)
-    reachable = cost
+    reachable = cost / data_share  # an epoch on all data costs as many on a part of it
     if max_epochs is not None:
         if max_epochs < len(gflops):
             raise ValueError(
                 f'max_epochs={max_epochs} leaves no epoch for some of the {len(gflops)} '
                 f'training stages; give at least {len(gflops)}'
             )
-        reachable = min(cost, least + (max_epochs - len(gflops)) * gflops[-1])
+        longest = math.fsum(gflops) + (max_epochs - len(gflops)) * gflops[-1]
+        reachable = min(reachable, longest)
         weights = _lean(weights, gflops, reachable, max_epochs)
-    return Plan(gflops, _spend(gflops, weights, reachable, max_epochs), full_cost, cost)
+    spends = _spend(gflops, weights, reachable, max_epochs)
+    return Plan(gflops, spends, full_cost, cost, data_share=data_share)
 
 
 def parse_budget(budget: Budget, full_cost: float, full_epochs: int) -> float:
@@ -352,11 +403,6 @@ def _is_finite(value: float) -> bool:
         return math.isfinite(value)
     except OverflowError:
         return False
-
-
-def _check_count(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f'{name}={value!r} must be a whole number of epochs, at least 1')
 
 
 def _check_epochs(epochs: Sequence[int], k: int, max_epochs: int | None) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ Being children of the roots, not of mmpretrain's registries, lets ``type='bvit_m
 inside mmpretrain, mmdet and mmseg configs alike.
 """
 
+from mmengine.registry import DATA_SAMPLERS as ROOT_DATA_SAMPLERS
 from mmengine.registry import HOOKS as ROOT_HOOKS
 from mmengine.registry import LOOPS as ROOT_LOOPS
 from mmengine.registry import MODELS as ROOT_MODELS
@@ -17,7 +18,15 @@ HOOKS = Registry(
     'hook',
     parent=ROOT_HOOKS,
     scope='bvit_mm',
-    locations=['bvit_mm.hook', 'bvit_mm.classes', 'bvit_mm.redundancy_hook'],
+    locations=[
+        'bvit_mm.hook',
+        'bvit_mm.classes',
+        'bvit_mm.redundancy_hook',
+        'bvit_mm.subset_hook',
+    ],
+)
+DATA_SAMPLERS = Registry(
+    'data sampler', parent=ROOT_DATA_SAMPLERS, scope='bvit_mm', locations=['bvit_mm.subset']
 )
 PARAM_SCHEDULERS = Registry(
     'parameter scheduler',

@@ -23,8 +23,14 @@ def plan_table(plan: Plan, stages: Sequence[TrainingStage]) -> str:
         share = f'{cost / plan.cost:.1%}'
         rows.append((k, *_sizes(stage), f'{gflops:.4g}', epochs, f'{cost:.4g}', share))
     blank = [''] * (len(names) + 1)
+    if plan.selection_cost:
+        share = f'{plan.selection_cost / plan.cost:.1%}'
+        rows.append(('selection', *blank, '', f'{plan.selection_cost:.4g}', share))
     rows.append(('total', *blank, plan.total_epochs, f'{plan.cost:.4g}', '100.0%'))
-    return '\n'.join([*_aligned(rows), summary(plan)])
+    lines = [*_aligned(rows), summary(plan)]
+    if plan.data_share < 1:
+        lines.append(f'an epoch reads {plan.data_share:.4g} of the data')
+    return '\n'.join(lines)
 
 
 def ledger_table(plan: Plan, ledger: Ledger) -> str:
@@ -40,6 +46,9 @@ def ledger_table(plan: Plan, ledger: Ledger) -> str:
         speed = f'{samples / seconds:.4g}' if seconds else '-'
         numbers = f'{epochs:.4g}', planned, f'{cost:.4g}', f'{price:.4g}', samples
         rows.append((k, *numbers, f'{seconds:.1f}', speed))
+    if ledger.selection or plan.selection_cost:
+        blank = '', '', f'{ledger.selection:.4g}', f'{plan.selection_cost:.4g}', '', ''
+        rows.append(('selection', *blank, ''))
     total = f'{sum(ledger.epochs):.4g}', plan.total_epochs, f'{ledger.cost:.4g}', f'{plan.cost:.4g}'
     rows.append(('total', *total, sum(ledger.samples), f'{sum(ledger.seconds):.1f}', ''))
     other = ', '.join(f'{name} {seconds:.1f} s' for name, seconds in ledger.other.items())

@@ -7,11 +7,13 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from bvit_mm.processes import shared_seed
 
 from .runs import FAMILIES, build
 from .test_resume import VARIANTS, last_file
+from .test_subset import SUBSET
 from .two_processes import GROWTH, PLAIN, STOPS, largest_difference
 
 
@@ -53,6 +55,19 @@ def test_two_processes_equal_one(two, name, tmp_path):
             assert largest_difference(one[key], both[key]) < 1e-6
     ledgers = [file['meta']['bvit_mm']['ledger'] for file in (one, both)]
     assert ledgers[0]['samples'] == ledgers[1]['samples'] == [40, 40, 40]
+
+
+def test_two_processes_match_as_one(two, tmp_path):
+    """The same mini-batches, with weights that count alike in both; also resumed."""
+    matched = two.results['matched']
+    assert matched['alike'] and matched['resumed'] == []
+    build(tmp_path, **FAMILIES[two.family], **PLAIN, **SUBSET).train()
+    one, both = last_file(tmp_path), last_file(two.folder / 'matched' / 'whole')
+    assert torch.equal(one['bvit_mm_subset']['subset'], both['bvit_mm_subset']['subset'])
+    for key in ('state_dict', 'ema_state_dict'):
+        assert largest_difference(one[key], both[key]) < 1e-6
+    ledgers = [file['meta']['bvit_mm']['ledger'] for file in (one, both)]
+    assert ledgers[0]['selection'] == ledgers[1]['selection'] > 0
 
 
 def test_one_process_goes_on_from_two(two, tmp_path):

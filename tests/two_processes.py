@@ -21,6 +21,7 @@ from torch import distributed
 
 from .runs import FAMILIES, build
 from .test_resume import EVERY_ITERATION, VARIANTS, differences, forget_times, last_file
+from .test_subset import SUBSET
 
 PROCESSES = 2
 STOPS = dict(before=8, at=11, after=17, middle=13)  # a switch is before iterations 11 and 21
@@ -131,6 +132,20 @@ def decided(folder):
     return results
 
 
+def matched(folder, family):
+    """Mini-batches chosen by gradients that each process computes some of, and resumed."""
+    changes = {**FAMILIES[family], **PLAIN, **SUBSET, **EVERY_ITERATION}
+    results = {'alike': train(folder / 'whole', **changes)}
+    last = folder / 'whole' / 'iter_7.pth'  # the second of the epoch that a selection begins
+    train(folder / 'resumed', **changes, resume=True, load_from=str(last))
+    distributed.barrier()
+    files = [last_file(folder / name) for name in ('resumed', 'whole')]
+    for file in files:
+        forget_times(file)
+    results['resumed'] = differences(*files)
+    return results
+
+
 def work(rank, family, folder):
     """What each process does."""
     torch.set_num_threads(1)
@@ -142,7 +157,8 @@ def work(rank, family, folder):
     for name in ('neither', 'both'):
         changes = {**FAMILIES[family], **PLAIN, **VARIANTS[name]}
         results[f'plain {name}'] = train(folder / f'plain {name}', **changes)
-    if family == 'vit':
+    if family == 'vit':  # the network does not matter here
+        results['matched'] = matched(folder / 'matched')
         results['decided'] = decided(folder / 'decided')
     if rank == 0:
         (folder / 'results.json').write_text(json.dumps(results))

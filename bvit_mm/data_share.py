@@ -1,0 +1,69 @@
+# Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
+"""What training on a share of the data costs, and selecting it (docs/baselines.md).
+
+Pure Python, as the planner is. Costs are in epochs on all data.
+"""
+
+# Looking at all data once: a forward pass, where training is a forward and a backward pass of
+# twice its cost.
+SELECTION_COST = 1 / 3
+
+
+def selection_epochs(epochs: int, interval: int | None) -> range:
+    """The epochs (0-based) before which data is selected by looking at all of it.
+
+    The data of the first epochs is drawn at random, because a network that has learned nothing
+    has nothing to say about it.
+
+    Args:
+        epochs: Of the run.
+        interval: Epochs from one selection to the next; None if there is none.
+    """
+    return range(interval, epochs, interval) if interval else range(0)
+
+
+def subset_share(
+    budget: float, full_epochs: int = 300, interval: int = 20, count_selection: bool = True
+) -> float:
+    """The share of the data with which ``full_epochs`` epochs cost a budget, selections included.
+
+    Args:
+        budget: A share of the cost of ``full_epochs`` on all data, in (0, 1].
+        full_epochs: Epochs, of the whole budget as of the run on a share of the data.
+        interval: Epochs from one selection to the next.
+        count_selection: Whether selections count; the paper's Table 10 leaves them out.
+
+    Raises:
+        ValueError: If there is no such share, because selections alone cost more.
+    """
+    for name, value in (('full_epochs', full_epochs), ('interval', interval)):
+        check_epochs(name, value)
+    if isinstance(budget, bool) or not isinstance(budget, (int, float)) or not 0 < budget <= 1:
+        raise ValueError(f'budget={budget!r} must be a share of the full cost, above 0 and up to 1')
+    if not count_selection:
+        return float(budget)
+    selections = len(selection_epochs(full_epochs, interval))
+    cost = selections * SELECTION_COST
+    if budget * full_epochs <= cost:
+        raise ValueError(
+            f'budget={budget} of {full_epochs} epochs is {budget * full_epochs:.4g} epochs on all '
+            f'data, and {selections} selections alone cost {cost:.4g}; give a budget above '
+            f'{cost / full_epochs:.4g}, an interval above {interval}, or count_selection=False'
+        )
+    return budget - cost / full_epochs
+
+
+def check_share(share: float) -> float:
+    """Raises ValueError unless it is a share of the data."""
+    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
+        raise ValueError(
+            f'share={share!r} of train_dataloader.sampler must be above 0 and up to 1, '
+            'such as 0.1 for a tenth of the data'
+        )
+    return float(share)
+
+
+def check_epochs(name: str, value: int) -> None:
+    """Raises ValueError unless it is a whole number of epochs, at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f'{name}={value!r} must be a whole number of epochs, at least 1')
