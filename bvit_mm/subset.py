@@ -91,7 +91,10 @@ class SubsetSampler(DefaultSampler):
     def select(self, subset: Tensor, weights: Tensor) -> None:
         """From the next epoch on, reads these samples, whose losses have these weights."""
         if len(subset) != self.size:
-            raise ValueError(f'{len(subset)} samples are selected, not {self.size}')
+            raise ValueError(
+                f'{len(subset)} samples are selected, but share={self.share} of {self.total} is '
+                f'{self.size}; give the share and the data of that selection'
+            )
         self.selected = subset, weights
 
     def weights(self) -> Tensor | None:

@@ -33,8 +33,9 @@ class SubsetHook(Hook):
     ``'random'`` draws the subset. ``'gradmatch'`` draws the first one; the others are mini-batches
     whose weighted gradients come near that of all data (GradMatch-PB of Killamsetty et al., 2021;
     Table 10), and weigh the losses of their samples: sum_i w_i l_i / sum_i w_i in each mini-batch
-    of training, of all processes together. It runs with any epoch-based loop and any backbone. With ``BudgetedTrainLoop`` a
-    selection is charged a third of an epoch on all data, and its seconds are told apart.
+    of training, of all processes together. It runs with any epoch-based loop and any backbone. With
+    ``BudgetedTrainLoop`` a selection is charged a third of an epoch on all data, and its seconds
+    are told apart.
 
     Args:
         selection: ``'random'`` or ``'gradmatch'``.
@@ -160,12 +161,10 @@ class SubsetHook(Hook):
             self._handle.remove()
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        subset, weights = runner.train_dataloader.sampler.selected
         checkpoint[KEY] = dict(
             options=self._options(),
             selected_at=self._selected_at,
-            subset=subset,
-            weights=weights,
+            selected=runner.train_dataloader.sampler.selected,
         )
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
@@ -179,7 +178,8 @@ class SubsetHook(Hook):
                 'same, or start from its weights with load_from and without resume'
             )
         self._selected_at = saved['selected_at']
-        runner.train_dataloader.sampler.select(saved['subset'], saved['weights'])
+        if saved['selected'] is not None:
+            runner.train_dataloader.sampler.select(*saved['selected'])
 
     def _options(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in OPTIONS}
@@ -221,7 +221,7 @@ class SubsetHook(Hook):
                 f'the loss is of {len(args[0])} samples, but the mini-batch has {len(weights)}, so '
                 "their weights are not known; train whole mini-batches, or give selection='random'"
             )
-        # Processes average gradients, so over the mean of their sums the weights count alike in all.
+        # Processes average gradients; over the mean of their sums, weights count alike in all.
         total = weights.sum()
         all_reduce(total, 'mean')
         return args, {**kwargs, 'weight': weights, 'avg_factor': total}

@@ -116,8 +116,9 @@ def test_share_of_the_paper():
     assert list(selection_epochs(350, 20)) == list(range(20, 350, 20))
     assert len(selection_epochs(350, 20)) == 17
     assert subset_share(0.05, 350, 20, count_selection=False) == 0.05
-    assert (0.05 * 350 + 17 / 3) / (0.05 * 350) == pytest.approx(1.33, abs=0.01)
-    assert subset_share(0.05, 350, 20) == pytest.approx(0.05 - 17 / 3 / 350)
+    share = subset_share(0.05, 350, 20)
+    assert share == pytest.approx(0.05 - 17 / 3 / 350)
+    assert 2 - share / 0.05 == pytest.approx(1.324, abs=0.001)  # what they cost of the 5 %
     assert list(selection_epochs(20, 20)) == [] and list(selection_epochs(5, None)) == []
     # Table 10 prints 31.9G, 63.70G and 191.10G for 5, 10 and 30 %: 350 epochs of 1.82 GFLOPs.
     for share, printed in ((0.05, 31.9), (0.1, 63.7), (0.3, 191.1)):
@@ -202,6 +203,12 @@ def test_sampler_reads_its_subset_in_a_new_order():
     assert len(set(epochs[0])) == 29 and list(sampler) == epochs[1]
     assert set(SubsetSampler(range(100), share=0.29, seed=4)) != set(epochs[0])
     assert sorted(SubsetSampler(range(7), share=1.0, seed=0)) == list(range(7))
+
+
+def test_a_selection_of_another_size_is_refused():
+    sampler = SubsetSampler(range(20), share=0.5, seed=1)
+    with pytest.raises(ValueError, match=r'4 samples are selected, but share=0\.5 of 20 is 10'):
+        sampler.select(torch.arange(4), torch.ones(4))
 
 
 def test_processes_divide_the_subset(monkeypatch):
@@ -393,6 +400,14 @@ def test_resumed_equals_uninterrupted(tmp_path, uninterrupted, at):
     """Bit for bit: before, at and after selections and switches, which are at 6 and 12."""
     resumed = stop_and_resume(tmp_path, at, {**SUBSET, **EVERY_ITERATION})
     assert_same_run(resumed, last_file(uninterrupted / 'match'))
+
+
+def test_resumed_with_data_workers(tmp_path):
+    """Whose augmentation follows the seed in a selection too."""
+    changes = {**SUBSET, **EVERY_ITERATION, 'train_dataloader.num_workers': 2}
+    build(tmp_path / 'whole', **changes).train()
+    resumed = stop_and_resume(tmp_path / 'resumed', 7, changes)
+    assert_same_run(resumed, last_file(tmp_path / 'whole'))
 
 
 @pytest.mark.parametrize('at', [6, 8])
