@@ -6,7 +6,8 @@ A budget becomes a plan (``plan``; ``hours`` if it is time); the plan sets the l
 which training stage it is (``hook``); the elastic backbone computes with only the active heads,
 hidden units and tokens (``elastic``, ``backbones``); when the stage changes, the weights grow
 (``growth``); the checkpoint is a plain mmpretrain checkpoint, which ``publish`` hands on;
-transfer needs none of this. Why growing costs so little can be looked at: how much heads,
+transfer needs none of this. Baselines that train on less data (``subset``, ``subset_hook``,
+``gradmatch``) stand beside it. Why growing costs so little can be looked at: how much heads,
 hidden units and tokens repeat each other (``analysis``), while a run trains (``redundancy_hook``).
 """
 
