@@ -52,8 +52,6 @@ class SubsetHook(Hook):
             model is none whose losses can be weighed; if a resumed run had other options.
     """
 
-    priority = 'LOW'  # the sampler knows its epoch
-
     def __init__(
         self,
         selection: str,
@@ -138,14 +136,17 @@ class SubsetHook(Hook):
                 weights = torch.ones(sampler.size)
             sampler.select(subset, weights)
             self._selected_at = epoch
-        self._in_order = sampler.weights() if self.weighs else None
+        self._in_order = None
 
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any | None = None
     ) -> None:
         if self.weighs:
-            size = runner.train_dataloader.batch_size
-            self._weights = self._in_order[batch_idx * size : (batch_idx + 1) * size]
+            train = runner.train_dataloader
+            if self._in_order is None:  # by now, the sampler knows its epoch
+                self._in_order = train.sampler.weights()
+            begin = batch_idx * train.batch_size
+            self._weights = self._in_order[begin : begin + train.batch_size]
 
     def after_train_iter(
         self,
