@@ -1,0 +1,101 @@
+# Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
+"""tools/make_letters.py, with the typefaces that matplotlib carries."""
+
+import shutil
+from pathlib import Path
+
+import cv2
+import matplotlib
+import numpy as np
+import pytest
+
+from .test_tools import tool
+
+FONTS = Path(matplotlib.get_data_path()) / 'fonts' / 'ttf'
+FAMILIES = ['DejaVuSans', 'DejaVuSansMono', 'DejaVuSerif', 'DejaVuSans-Bold', 'STIXGeneral']
+
+
+@pytest.fixture(scope='module')
+def fonts(tmp_path_factory):
+    """Five families with letters, one of symbols only, one with a damaged file."""
+    folder = tmp_path_factory.mktemp('fonts')
+    for name in FAMILIES:
+        (folder / name).mkdir()
+        shutil.copy(FONTS / f'{name}.ttf', folder / name)
+    for family in ('DejaVuSans', 'STIXGeneral'):
+        for name in ('DejaVuSans-Oblique', 'DejaVuSerif-Bold', 'DejaVuSerif-Italic', 'cmr10'):
+            shutil.copy(FONTS / f'{name}.ttf', folder / family)
+    (folder / 'Symbols').mkdir()
+    shutil.copy(FONTS / 'STIXSizOneSymReg.ttf', folder / 'Symbols')
+    (folder / 'Damaged').mkdir()
+    (folder / 'Damaged' / 'a.ttf').write_bytes(b'no font')
+    return folder
+
+
+@pytest.fixture(scope='module')
+def letters(fonts, tmp_path_factory):
+    out = tmp_path_factory.mktemp('data') / 'letters'
+    printed = tool('make_letters', out, '--fonts', fonts, cwd=out.parent)
+    return out, printed
+
+
+def test_every_letter_of_every_typeface(letters):
+    """One typeface of a family to train; of the fifth family with letters, four to validate."""
+    out, printed = letters
+    assert printed.startswith(f'wrote {4 * 26} letters to {out}/train and {4 * 26} to {out}/val')
+    for split in ('train', 'val'):
+        folders = sorted((out / split).iterdir())
+        assert [f.name for f in folders] == [chr(n) for n in range(ord('A'), ord('Z') + 1)]
+        assert all(len(list(f.glob('*.png'))) == 4 for f in folders)
+    families = {
+        split: sorted(f.name.partition('-')[0] for f in out.glob(f'{split}/Q/*'))
+        for split in ('train', 'val')
+    }
+    assert families['val'] == ['STIXGeneral'] * 4
+    assert families['train'] == ['DejaVuSans', 'DejaVuSans', 'DejaVuSansMono', 'DejaVuSerif']
+
+
+def test_letters_fill_their_image(letters):
+    out, _ = letters
+    for file in out.glob('*/*/*.png'):
+        image = cv2.imread(str(file), cv2.IMREAD_GRAYSCALE)
+        assert image.shape == (28, 28)
+        rows, columns = np.nonzero(image)
+        sides = rows.max() - rows.min() + 1, columns.max() - columns.min() + 1
+        assert max(sides) in (23, 24)
+        assert image.max() > 128
+
+
+def test_letters_are_what_they_are_called(letters):
+    """An I is narrow, an M without serifs fills its square, an O is hollow."""
+    out, _ = letters
+    image = {
+        name: cv2.imread(str(out / 'train' / name / 'DejaVuSans-Bold-DejaVuSans-Bold.png'), 0)
+        for name in 'IMO'
+    }
+    columns = {name: np.count_nonzero(i.max(0)) for name, i in image.items()}
+    assert columns['I'] < 12 < 18 < columns['M']
+    assert image['O'][12:16, 12:16].max() == 0
+
+
+def test_the_same_fonts_give_the_same_letters(letters, fonts, tmp_path):
+    out, printed = letters
+    again = tool('make_letters', tmp_path / 'again', '--fonts', fonts, cwd=tmp_path)
+    assert again.split()[-1] == printed.split()[-1]
+    a, b = (sorted(p.relative_to(f) for p in f.glob('*/*/*')) for f in (out, tmp_path / 'again'))
+    assert a == b
+
+
+def test_wrong_arguments(letters, fonts, tmp_path):
+    out, _ = letters
+    make = dict(cwd=tmp_path, fails=True)
+    assert f'{out} exists; remove it' in tool('make_letters', out, '--fonts', fonts, **make)
+    assert '--fonts nowhere is no folder' in tool('make_letters', 'a', '--fonts', 'nowhere', **make)
+    (tmp_path / 'few').mkdir()
+    shutil.copytree(fonts / 'DejaVuSans', tmp_path / 'few' / 'DejaVuSans')
+    error = tool('make_letters', 'a', '--fonts', tmp_path / 'few', **make)
+    assert 'has letters of fewer than 5 families' in error
+    assert 'one of the arguments --packages --fonts is required' in tool(
+        'make_letters', 'a', **make
+    )
+    assert not (tmp_path / 'a').exists()
