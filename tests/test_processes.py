@@ -57,11 +57,15 @@ def test_two_processes_equal_one(two, name, tmp_path):
     assert ledgers[0]['samples'] == ledgers[1]['samples'] == [40, 40, 40]
 
 
+VIT = pytest.mark.parametrize('two', ['vit'], indirect=True)  # the network does not matter
+
+
+@VIT
 def test_two_processes_match_as_one(two, tmp_path):
     """The same mini-batches, with weights that count alike in both; also resumed."""
     matched = two.results['matched']
     assert matched['alike'] and matched['resumed'] == []
-    changes = {**FAMILIES[two.family], **PLAIN, **SUBSET, **EVERY_ITERATION}
+    changes = {**PLAIN, **SUBSET, **EVERY_ITERATION}
     build(tmp_path, **changes).train()
     one, both = last_file(tmp_path), last_file(two.folder / 'matched' / 'whole')
     assert torch.equal(*(file['bvit_mm_subset']['selected'][0] for file in (one, both)))
@@ -81,7 +85,7 @@ def test_one_process_goes_on_from_two(two, tmp_path):
     assert one['meta']['bvit_mm']['ledger']['samples'] == [40, 40, 40]
 
 
-@pytest.mark.parametrize('two', ['vit'], indirect=True)  # it does not depend on the network
+@VIT
 def test_processes_decide_alike(two):
     """One gets a signal, all stop; and they part neither over hours nor over parts of batches."""
     decided = two.results['decided']

@@ -120,11 +120,19 @@ EVERY_ITERATION = {
 }
 
 
+def resume(work_dir, whole, at, changes):
+    """Goes on from what a kill in iteration ``at`` leaves of a whole run."""
+    last = whole / f'iter_{at - 1}.pth'
+    build(work_dir, **changes, resume=True, load_from=str(last)).train()
+    return last_file(work_dir)
+
+
 @pytest.mark.parametrize('name', ['neither', 'both'])
 @pytest.mark.parametrize('at', [3, 9, 10, 11, 13, 20, 21, 24])
 def test_resumed_in_the_middle_of_an_epoch(tmp_path, uninterrupted, name, at):
-    resumed = stop_and_resume(tmp_path, at, {**VARIANTS[name], **EVERY_ITERATION})
-    assert_same_run(resumed, uninterrupted(name, **EVERY_ITERATION))
+    whole = uninterrupted.folder(name, **EVERY_ITERATION)
+    resumed = resume(tmp_path, whole, at, {**VARIANTS[name], **EVERY_ITERATION})
+    assert_same_run(resumed, last_file(whole))
 
 
 @pytest.mark.parametrize('family', ['pvtv2', 'swin'])
@@ -133,10 +141,9 @@ def test_resumed_in_the_middle_of_an_epoch(tmp_path, uninterrupted, name, at):
 def test_other_families_resumed(tmp_path, uninterrupted, family, name, at):
     """From what a kill leaves before (8), at (11) and after (17) a switch, and within an epoch."""
     changes = {**FAMILIES[family], **EVERY_ITERATION}
-    whole = uninterrupted(name, **changes)
-    last = uninterrupted.folder(name, **changes) / f'iter_{at - 1}.pth'
-    build(tmp_path, **VARIANTS[name], **changes, resume=True, load_from=str(last)).train()
-    assert_same_run(last_file(tmp_path), whole)
+    whole = uninterrupted.folder(name, **changes)
+    resumed = resume(tmp_path, whole, at, {**VARIANTS[name], **changes})
+    assert_same_run(resumed, last_file(whole))
 
 
 @pytest.mark.parametrize('family', ['pvtv2', 'swin'])
@@ -147,7 +154,7 @@ def test_other_families_resumed_in_the_middle_of_an_epoch(tmp_path, uninterrupte
     changes['custom_hooks'] = [{**SWITCH, 'moments': moments}, EMA]
     build(tmp_path / 'whole', **changes).train()
     for at in (11, 13):
-        resumed = stop_and_resume(tmp_path / str(at), at, changes)
+        resumed = resume(tmp_path / str(at), tmp_path / 'whole', at, changes)
         assert_same_run(resumed, last_file(tmp_path / 'whole'))
 
 

@@ -132,9 +132,9 @@ def decided(folder):
     return results
 
 
-def matched(folder, family):
+def matched(folder):
     """Mini-batches chosen by gradients that each process computes some of, and resumed."""
-    changes = {**FAMILIES[family], **PLAIN, **SUBSET, **EVERY_ITERATION}
+    changes = {**PLAIN, **SUBSET, **EVERY_ITERATION}
     results = {'alike': train(folder / 'whole', **changes)}
     last = folder / 'whole' / 'iter_7.pth'  # the second of the epoch that a selection begins
     train(folder / 'resumed', **changes, resume=True, load_from=str(last))
