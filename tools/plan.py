@@ -15,6 +15,7 @@ from unittest import mock
 
 import numpy as np
 from _processes import connect_cpu_processes
+from _runs import read_metric
 from _stock import stock_tool
 from mmengine.config import Config, DictAction
 from mmengine.dist import is_main_process
@@ -159,21 +160,6 @@ def _as_json(args: argparse.Namespace) -> dict:
     return plan
 
 
-def read_accuracy(work_dir: Path) -> tuple[str, dict[int, float]]:
-    """The validation metric of a run and its value after each epoch, from mmengine's log."""
-    name, values = '', {}
-    for log in sorted(work_dir.glob('*/vis_data/scalars.json')):
-        for line in log.read_text().splitlines():
-            scalars = json.loads(line)
-            metrics = [key for key in scalars if '/' in key]
-            if metrics:  # training lines have none
-                name = metrics[0]
-                values[scalars['step']] = scalars[name]
-    if not values:
-        raise SystemExit(f'{work_dir} holds no log of a run with validation')
-    return name, values
-
-
 def draw(plan: Plan, stages: tuple[TrainingStage, ...], file: Path, run: Path | None) -> None:
     """Draws the active share and the cost over epochs (Fig. 1b), and the accuracy of a run."""
     import matplotlib
@@ -217,7 +203,7 @@ def draw(plan: Plan, stages: tuple[TrainingStage, ...], file: Path, run: Path | 
     axes[1].legend(loc='lower right', frameon=False)
 
     if run is not None:
-        name, values = read_accuracy(run)
+        name, values = read_metric(run)
         axes[2].plot(list(values), list(values.values()), color='tab:green', marker='.')
         last = max(values)
         axes[2].annotate(

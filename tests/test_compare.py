@@ -1,0 +1,291 @@
+# Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
+"""tools/compare.py: its methods, its costs, its statistics, and going on after a stop."""
+
+import json
+import math
+import runpy
+import signal
+import statistics
+import subprocess
+import sys
+import time
+
+import cv2
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mmengine.config import Config
+
+from bvit_mm.cost import plan_of_config
+
+from .test_tools import DEIT_S, ROOT, call, tool
+
+sys.path.insert(0, str(ROOT / 'tools'))
+from _comparison import tables
+from _runs import Record, paired_difference, pareto_front, read_records
+from ablations import METHODS as ABLATIONS
+from ablations import TABLE_13
+from methods import METHODS
+
+SWIN_S = ROOT / 'configs' / 'swin' / 'swin-small_bvit-b50_16xb64_in1k.py'
+PVT = ROOT / 'configs' / 'pvtv2' / 'pvtv2-b2-linear_bvit-b50_8xb128_in1k.py'
+DIGITS = ROOT / 'configs' / 'compare' / 'deit-digits.py'
+
+
+def record(method, budget, seed, value, cost=None):
+    return Record(
+        method,
+        budget,
+        seed,
+        cost or budget,
+        {'training': 60.0},
+        [1, 2],
+        'accuracy/top1',
+        value,
+        [],
+        'cpu',
+    )
+
+
+def planned(file, method, share):
+    """The plan of a config under a method, and the full cost of the config itself."""
+    cfg = Config.fromfile(file)
+    full = plan_of_config(cfg)[0].full_cost
+    cfg.merge_from_dict({'train_cfg.budget': f'{share * full!r} GFLOPs'})
+    cfg.merge_from_dict(method(cfg, share) if callable(method) else method)
+    plan, backbone = plan_of_config(cfg)
+    return plan, backbone, full, cfg
+
+
+# What methods are.
+
+
+@pytest.mark.parametrize(
+    'file, share',
+    [(DEIT_S, 0.25), (DEIT_S, 0.75), (DEIT_S, 1.0), (SWIN_S, 0.5), (PVT, 0.5)],
+    ids=['deit-25', 'deit-75', 'deit-100', 'swin-50', 'pvtv2-50'],
+)
+@pytest.mark.parametrize('name', METHODS)
+def test_methods_cost_the_same(file, name, share):
+    plan, _, full, _ = planned(file, METHODS[name], share)
+    assert plan.cost / full == pytest.approx(share, rel=0.01)
+    assert plan.cost <= share * full * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(
+    'share, side, tokens', [(0.25, 112, 49), (0.5, 160, 100), (0.75, 192, 144)]
+)
+def test_downsampling_is_the_papers(share, side, tokens):
+    """Table 12: 112, 160 and 192 pixels for about a quarter, a half and three quarters."""
+    plan, backbone, _, cfg = planned(DEIT_S, METHODS['downsample'], share)
+    assert cfg.model.backbone.img_size == side
+    assert math.prod(backbone.whole.grid) == tokens
+    assert plan.gflops[0] == pytest.approx({112: 1.1, 160: 2.3, 192: 3.3}[side], abs=0.06)
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        *_, resize, pack = loader.dataset.pipeline
+        assert resize.type == 'Resize' and resize.scale == (side, side)
+        assert pack.type == 'PackInputs'
+
+
+def test_schedules_follow_the_warm_up():
+    for name, kind in (('linear', 'bvit_mm.LinearDecayLR'), ('rex', 'bvit_mm.REXLR')):
+        *_, cfg = planned(DEIT_S, METHODS[name], 0.5)
+        warm_up, main = cfg.param_scheduler
+        assert warm_up.type == 'LinearLR' and main.type == kind
+        assert main.begin == warm_up.end == 5
+    *_, ours = planned(DEIT_S, METHODS['cosine'], 0.5)
+    theirs = Config.fromfile(ROOT / 'configs' / 'deit' / 'deit-small_cosine-b50_4xb256_in1k.py')
+    assert ours.param_scheduler == theirs.param_scheduler
+
+
+@pytest.mark.parametrize(
+    'file, name',
+    [*((DIGITS, name) for name in ABLATIONS), *((SWIN_S, name) for name in TABLE_13)],
+    ids=lambda value: value if isinstance(value, str) else value.parent.name,
+)
+def test_ablations_have_plans_of_the_budget(file, name):
+    plan, _, full, _ = planned(file, ABLATIONS[name], 0.5)
+    assert plan.cost / full == pytest.approx(0.5, rel=0.02)
+    assert plan.cost <= 0.5 * full * (1 + 1e-9)
+    if name == 'longest-second':
+        assert plan.epochs[1] == max(plan.epochs)
+    if name.startswith('stages='):
+        assert len(plan.epochs) == int(name[-1])
+
+
+def test_components_grow_alone():
+    """Table 13's GFLOPs: tokens only, against the sum by hand."""
+    plan, backbone, *_ = planned(DEIT_S, ABLATIONS['grow-tokens'], 0.5)
+    assert [stage.heads for stage in backbone.training_stages] == [6, 6, 6]
+    assert [stage.grid for stage in backbone.training_stages] == [(10, 10), (12, 12), (14, 14)]
+    assert math.fsum(c * n for c, n in zip(plan.gflops, (50, 100, 150))) == pytest.approx(
+        1140.1, abs=0.1
+    )  # docs/tables.md: the paper prints 973.9, which cannot be
+
+
+def test_initialisers_keep_other_hooks():
+    cfg = Config.fromfile(DEIT_S)
+    cfg.custom_hooks = [dict(type='EMAHook'), dict(type='bvit_mm.StageSwitchHook')]
+    hooks = ABLATIONS['half'](cfg, 0.5)['custom_hooks']
+    assert hooks[0] == dict(type='EMAHook')
+    assert hooks[1] == dict(type='bvit_mm.StageSwitchHook', init='half', moments='drop')
+
+
+# Statistics.
+
+
+@given(st.lists(st.tuples(st.floats(0, 100), st.floats(0, 100)), min_size=2, max_size=8))
+def test_paired_difference(values):
+    """Student's interval by its textbook formula."""
+    t = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365}[len(values) - 1]
+    ours = {seed: record('a', 0.5, seed, a) for seed, (a, _) in enumerate(values)}
+    theirs = {seed: record('b', 0.5, seed, b) for seed, (_, b) in enumerate(values)}
+    theirs[99] = record('b', 0.5, 99, 0.0)  # has no partner
+    mean, low, high, n = paired_difference(ours, theirs)
+    differences = [a - b for a, b in values]
+    half = t * statistics.stdev(differences) / math.sqrt(n)
+    assert n == len(values) and mean == pytest.approx(statistics.fmean(differences), abs=1e-9)
+    assert (low, high) == pytest.approx((mean - half, mean + half), rel=1e-3, abs=1e-2)
+
+
+def test_paired_difference_of_one_and_of_none():
+    one, other = {0: record('a', 0.5, 0, 3.0)}, {0: record('b', 0.5, 0, 1.0)}
+    mean, low, high, n = paired_difference(one, other)
+    assert (mean, n) == (2.0, 1) and math.isnan(low) and math.isnan(high)
+    with pytest.raises(ValueError, match='no seed was run by both'):
+        paired_difference(one, {1: record('b', 0.5, 1, 1.0)})
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 100)), min_size=1, max_size=12))
+def test_pareto_front(points):
+    """A point is on it if none costs less and reaches as much, or costs as much and more."""
+    front = pareto_front(points)
+    brute = {p for p in points if not any(q[0] <= p[0] and q[1] >= p[1] and q != p for q in points)}
+    assert set(front) == brute and front == sorted(front)
+
+
+def test_tables():
+    records = [
+        *(record('bvit', 0.5, seed, value) for seed, value in enumerate([90.0, 92.0, 94.0])),
+        *(record('linear', 0.5, seed, value) for seed, value in enumerate([89.0, 90.0, 94.0])),
+        record('bvit', 1.0, 0, 95.0),
+    ]
+    text = tables(records)
+    assert '| bvit | 92.00 ± 2.00 (3) | 95.00 (1) |' in text
+    assert '| linear | 91.00 ± 2.65 (3) |  |' in text
+    assert '| linear | +1.00 [-1.48, +3.48] |  |' in text
+
+
+def test_damaged_records_are_named(tmp_path):
+    (tmp_path / 'runs.jsonl').write_text(json.dumps(record('a', 1.0, 0, 1.0)._asdict()) + '\n{"x"')
+    with pytest.raises(ValueError, match=r'line 2 of .*runs.jsonl is no record of a run'):
+        read_records(tmp_path / 'runs.jsonl')
+
+
+# The tool.
+
+
+@pytest.fixture
+def compare_here(monkeypatch, capsys):
+    """Runs the tool in this process; what it printed, and what was wrong."""
+
+    def run(*args):
+        monkeypatch.setattr(sys, 'argv', ['compare.py', *map(str, args)])
+        try:
+            runpy.run_path(str(ROOT / 'tools' / 'compare.py'), run_name='__main__')
+        except SystemExit as stop:
+            assert stop.code == 2
+        return capsys.readouterr()
+
+    return run
+
+
+@pytest.mark.parametrize(
+    'args, message',
+    [
+        (['--methods', 'magic'], '--methods magic is not known; give bvit, linear'),
+        (['--budgets', '1.5'], '--budgets 1.5 must be shares of the full cost'),
+        (['--budgets', '0.001'], 'bvit at budget 0.001: budget='),
+        (['--seeds', '0'], '--seeds 0 must be at least 1'),
+        (['--jobs', '0'], '--jobs 0 must be at least 1'),
+        (['--methods-of', 'nowhere.py'], '--methods-of nowhere.py is no file'),
+        (['--methods-of', __file__], 'must set METHODS'),
+        (['--cfg-options', 'train_cfg.alpha=x'], "alpha='x' must be a finite number"),
+    ],
+)
+def test_wrong_arguments(compare_here, tmp_path, args, message):
+    if args[-1] == __file__:  # it has METHODS of its own by import
+        (tmp_path / 'mine.py').write_text('METHOD = {}\n')
+        args = ['--methods-of', tmp_path / 'mine.py']
+    out = tmp_path / 'out'
+    assert message in compare_here(DIGITS, '--out', out, *args).err
+    assert not out.exists()
+
+
+def test_what_would_be_run(compare_here, tmp_path):
+    (tmp_path / 'mine.py').write_text("METHODS = {'few': {'train_cfg.alpha': 4.0}}\n")
+    printed = compare_here(
+        DIGITS, '--dry-run', '--out', tmp_path / 'out', '--methods', 'few', 'cosine',
+        '--methods-of', tmp_path / 'mine.py', '--budgets', '0.25', '--seeds', '2',
+    ).out.splitlines()  # fmt: skip
+    assert printed[0].startswith('4 of 4 runs are left, 0.9')
+    assert [line.split(':')[0] for line in printed[1:]] == [
+        'few-b0.25-s0', 'cosine-b0.25-s0', 'few-b0.25-s1', 'cosine-b0.25-s1',
+    ]  # fmt: skip
+    assert 'epochs [8]' in printed[2]
+
+
+def test_uneven_costs_are_told(compare_here, tmp_path):
+    options = ['--cfg-options', 'train_cfg.full_epochs=11']
+    told = compare_here(
+        DIGITS, '--dry-run', '--out', tmp_path, '--methods', 'cosine', '--budgets', '0.5', *options
+    ).err
+    assert 'warning: cosine-b0.5-s0 costs 45.45% of the full cost, not 50%: epochs [5]' in told
+
+
+@pytest.fixture(scope='module')
+def digits(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('data') / 'digits'
+    tool('make_digits', folder, cwd=folder.parent)
+    return folder
+
+
+def test_interrupted_and_gone_on_with(compare_here, digits, tmp_path):
+    """The table is the same as without the stop."""
+    args = [
+        DIGITS, '--methods', 'bvit', 'rex', '--budgets', '0.5', '--seeds', '1', '--cfg-options',
+        'train_cfg.full_epochs=8', 'train_dataloader.num_batch_per_epoch=4',
+        'val_dataloader.num_batch_per_epoch=1', 'param_scheduler.0.end=1',
+        'param_scheduler.1.begin=1', 'default_hooks.logger.interval=1',
+        f'train_dataloader.dataset.data_root={digits}/train',
+        f'val_dataloader.dataset.data_root={digits}/val',
+    ]  # fmt: skip
+    command = [sys.executable, ROOT / 'tools' / 'compare.py', *args]
+    whole = call(*command, '--out', tmp_path / 'whole', cwd=tmp_path)
+    assert '[2/2] rex-b0.5-s0: accuracy/top1' in whole
+
+    stopped = list(map(str, [*command, '--out', tmp_path / 'stopped']))
+    process = subprocess.Popen(stopped, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    log = tmp_path / 'stopped' / 'rex-b0.5-s0' / 'output.txt'
+    for _ in range(900):
+        if log.is_file() and 'Epoch(train) [2]' in log.read_text().replace('  ', ' '):
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    assert 'stopped by signal 15; the same command goes on' in process.communicate(timeout=60)[1]
+    assert len(read_records(tmp_path / 'stopped' / 'runs.jsonl')) == 1
+
+    went_on = call(*command, '--out', tmp_path / 'stopped', cwd=tmp_path)
+    assert '1 of 2 runs are left' in went_on
+    ours, theirs = (
+        [r._replace(seconds={}) for r in read_records(tmp_path / name / 'runs.jsonl')]
+        for name in ('stopped', 'whole')
+    )
+    assert ours == theirs
+    assert ours[1].cost == 0.5 and ours[1].epochs == [4] and 0 <= ours[1].value <= 100
+    assert cv2.imread(str(tmp_path / 'whole' / 'figure.png')).shape[1] == 900
+    assert not list(tmp_path.glob('whole/*/*.pth'))
+
+    args[args.index('train_cfg.full_epochs=8')] = 'train_cfg.full_epochs=10'
+    error = compare_here(*args, '--out', tmp_path / 'whole').err
+    assert 'bvit-b0.5-s0.py is another config of such a run; give another --out' in error

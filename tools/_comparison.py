@@ -1,0 +1,105 @@
+# Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
+"""The table and the figure of a comparison."""
+
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from _runs import Record, by_setting, paired_difference, pareto_front, spread
+
+from bvit_mm.hours import duration
+
+OURS = 'bvit'
+
+
+def tables(records: Sequence[Record]) -> str:
+    """Markdown: what each method reaches at each budget, what it cost, and paired differences."""
+    settings = by_setting(records)
+    methods = list(dict.fromkeys(record.method for record in records))
+    budgets = sorted({record.budget for record in records})
+    metric = records[0].metric if records else 'metric'
+    head = ['method', *(f'{budget:.0%}' for budget in budgets)]
+
+    def rows(cell) -> list[list[str]]:
+        return [
+            [m, *(cell(settings[m, b]) if (m, b) in settings else '' for b in budgets)]
+            for m in methods
+        ]
+
+    def reached(runs: dict[int, Record]) -> str:
+        values = [run.value for run in runs.values()]
+        more = f' ± {spread(values):.2f}' if len(values) > 1 else ''
+        return f'{statistics.fmean(values):.2f}{more} ({len(values)})'
+
+    def spent(runs: dict[int, Record]) -> str:
+        took = statistics.fmean(sum(run.seconds.values()) for run in runs.values())
+        return f'{statistics.fmean(run.cost for run in runs.values()):.2%}, {duration(took)}'
+
+    text = [
+        f'{metric}, mean ± standard deviation (number of seeds), by budget:',
+        markdown([head, *rows(reached)]),
+        'Cost as a share of the full cost, and mean time of a run:',
+        markdown([head, *rows(spent)]),
+    ]
+    others = [m for m in methods if m != OURS]
+    if OURS in methods and others:
+        differences = [
+            [m, *(difference(settings.get((OURS, b)), settings.get((m, b))) for b in budgets)]
+            for m in others
+        ]
+        text += [
+            f'{OURS} minus the method, paired by seed, with the 95 % interval (Student):',
+            markdown([head, *differences]),
+        ]
+    return '\n\n'.join(text) + '\n'
+
+
+def difference(ours: dict[int, Record] | None, theirs: dict[int, Record] | None) -> str:
+    """A cell: how much better ours is; empty if the two have no seed in common."""
+    if not ours or not theirs or not ours.keys() & theirs.keys():
+        return ''
+    mean, low, high, _ = paired_difference(ours, theirs)
+    return f'{mean:+.2f}' if math.isnan(low) else f'{mean:+.2f} [{low:+.2f}, {high:+.2f}]'
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A table whose first row is its head."""
+    lines = [f'| {" | ".join(row)} |' for row in rows]
+    return '\n'.join([lines[0], '|' + '---|' * len(rows[0]), *lines[1:]])
+
+
+def draw(records: Sequence[Record], file: Path) -> None:
+    """Draws accuracy against cost with the standard deviation, and the Pareto front (Fig. 7)."""
+    import matplotlib
+
+    matplotlib.use('Agg')
+    from matplotlib import pyplot as plt
+
+    settings = by_setting(records)
+    figure, axis = plt.subplots(figsize=(6, 4), layout='constrained')
+    points = []
+    for i, method in enumerate(dict.fromkeys(record.method for record in records)):
+        line = []
+        for (name, _), runs in sorted(settings.items(), key=lambda item: item[0][1]):
+            if name == method:
+                values = [run.value for run in runs.values()]
+                cost = statistics.fmean(run.cost for run in runs.values())
+                error = spread(values) if len(values) > 1 else 0.0
+                line.append((100 * cost, statistics.fmean(values), error))
+        costs, means, errors = zip(*line)
+        points += zip(costs, means)
+        axis.errorbar(
+            costs, means, errors, label=method, color=f'C{i}', marker=MARKERS[i % len(MARKERS)],
+            ms=5, lw=2 if method == OURS else 1, capsize=2,
+        )  # fmt: skip
+    front = pareto_front(points)
+    axis.plot(*zip(*front), color='0.8', lw=6, zorder=0, label='Pareto front')
+    axis.set(xlabel='cost, % of the full cost (forward FLOPs x epochs)', ylabel=records[0].metric)
+    axis.grid(alpha=0.3)
+    axis.legend()
+    figure.savefig(file, dpi=150)
+    plt.close(figure)
+
+
+MARKERS = 'osD^vP*X<>'

@@ -1,0 +1,99 @@
+# Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
+"""The paper's ablations as methods of ``tools/compare.py``: what each changes of a config."""
+
+from collections.abc import Callable
+
+from methods import Changes, Method
+from mmengine.config import Config
+
+from bvit_mm.cost import build_to_count, find_backbone, plan_of_config
+
+
+def growing(*keys: str) -> Callable[[Config, float], Changes]:
+    """Only some of heads, hidden and grid grow; a window does with the grid (Table 13)."""
+
+    def changes(cfg: Config, share: float) -> Changes:
+        grown = set(keys) | ({'window'} if 'grid' in keys else set())
+        stages = []
+        for stage in find_backbone(build_to_count(cfg.model)).training_stages:
+            kept = {key: getattr(stage, key) for key in stage.keys if key in grown}
+            if kept not in stages:  # two stages may differ in nothing else
+                stages.append(kept)
+        return {'model.backbone.training_stages': stages}
+
+    return changes
+
+
+def longest_second(cfg: Config, share: float) -> Changes:
+    """The longest of three stages is the second (Table 5): epochs of the other two, exchanged.
+
+    The budget is met by the first stage, which is the cheapest.
+    """
+    plan, _ = plan_of_config(cfg)
+    first, second, last = plan.epochs
+    c1, c2, c3 = plan.gflops
+    budget = plan.budget
+    scale = budget / (c1 * first + c2 * last + c3 * second)
+    second, last = max(1, round(scale * last)), max(1, round(scale * second))
+    first = max(1, int((budget - c2 * second - c3 * last) / c1 + 1e-9))
+    return {'train_cfg.budget': None, 'train_cfg.epochs': [first, second, last]}
+
+
+def grown(init: str, moments: str) -> Callable[[Config, float], Changes]:
+    """How new weights and their moments start (Table 11)."""
+
+    def changes(cfg: Config, share: float) -> Changes:
+        hooks = [dict(hook) for hook in cfg.custom_hooks]
+        for hook in hooks:
+            if hook['type'] == 'bvit_mm.StageSwitchHook':
+                hook.update(init=init, moments=moments)
+        return {'custom_hooks': hooks}
+
+    return changes
+
+
+def capped(share: float) -> Callable[[Config, float], Changes]:
+    """No more epochs than a share of the full ones; the last stage gets the rest (Table 2)."""
+
+    def changes(cfg: Config, _: float) -> Changes:
+        return {'train_cfg.max_epochs': round(share * cfg.train_cfg.get('full_epochs', 300))}
+
+    return changes
+
+
+TABLE_4 = {f'alpha={a:g}': {'train_cfg.alpha': a} for a in (-4.0, -2.0, 0.0, 2.0, 4.0)}
+TABLE_5 = {
+    'linear-up': {'train_cfg.family': 'linear_up'},
+    'linear-down': {'train_cfg.family': 'linear_down'},
+    'longest-second': longest_second,
+}
+TABLE_11 = {
+    'random': grown('random', 'drop'),
+    'copy-moments': grown('copy', 'copy'),
+    'drop-all': grown('copy', 'drop_all'),
+    'corrected': grown('copy', 'corrected'),
+    'half': grown('half', 'drop'),
+    'half-corrected': grown('half', 'corrected'),
+    'noise': grown('noise', 'drop'),
+}
+TABLE_13 = {
+    'grow-heads': growing('heads'),
+    'grow-hidden': growing('hidden'),
+    'grow-tokens': growing('grid'),
+    'grow-heads-hidden': growing('heads', 'hidden'),
+    'grow-heads-tokens': growing('heads', 'grid'),
+    'grow-hidden-tokens': growing('hidden', 'grid'),
+}
+FIG_6 = {f'stages={k}': {'model.backbone.training_stages': k} for k in (2, 3, 4)}
+TABLE_2 = {f'epochs<={share:g}': capped(share) for share in (0.75, 1.0)}
+SPENT = {'by-budget': {'train_cfg.schedule': 'budget'}}
+
+METHODS: dict[str, Method] = {
+    **TABLE_2,
+    **TABLE_4,
+    **TABLE_5,
+    **TABLE_11,
+    **TABLE_13,
+    **FIG_6,
+    **SPENT,
+}

@@ -1,0 +1,324 @@
+# Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
+"""Trains a config by several methods at the same costs, and compares what they reach.
+
+    python tools/compare.py CONFIG --budgets 0.25 0.5 --methods bvit cosine --seeds 3 --out OUT
+
+Each run is ``tools/train.py`` with a config of its own (``OUT/configs/``), in a folder of its own.
+When it has ended, a line of ``OUT/runs.jsonl`` keeps what it spent and reached. Called again,
+finished runs are kept and an interrupted one goes on. ``OUT/table.md`` and ``OUT/figure.png`` are
+drawn after each run. Methods are those of tools/methods.py and tools/ablations.py; add yours in a
+file.
+"""
+
+import argparse
+import json
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from _comparison import draw, tables
+from _runs import Record, read_metric, read_records
+from ablations import METHODS as ABLATIONS
+from methods import METHODS, Method
+from mmengine.config import Config, DictAction
+
+from bvit_mm.cost import plan_of_config
+from bvit_mm.hours import duration
+from bvit_mm.ledger import Ledger
+from bvit_mm.plan import Plan
+from bvit_mm.weights import read_checkpoint
+
+TRAIN = Path(__file__).with_name('train.py')
+EQUAL = 0.01  # costs of one budget may differ by this share of it
+
+
+class Run(NamedTuple):
+    """A run to make: where, of what, with which config and plan, beside which full cost."""
+
+    folder: Path
+    method: str
+    budget: float
+    seed: int
+    cfg: Config
+    plan: Plan
+    full_cost: float
+
+    @property
+    def config(self) -> Path:
+        """Its file; mmengine writes a copy into the folder of the run, in a form of its own."""
+        return self.folder.parent / 'configs' / f'{self.folder.name}.py'
+
+    @property
+    def share(self) -> float:
+        """What it will cost, of the full cost of the config's own network."""
+        return self.plan.cost / self.full_cost
+
+    @property
+    def key(self) -> tuple[str, float, int]:
+        return self.method, self.budget, self.seed
+
+
+def parse_args() -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('config', help='a config of a budgeted run')
+    parser.add_argument('--budgets', type=float, nargs='+', default=[0.25, 0.5, 0.75, 1.0])
+    parser.add_argument('--methods', nargs='+', default=['bvit', 'linear', 'rex', 'cosine'])
+    parser.add_argument(
+        '--methods-of', type=Path, metavar='FILE', help='a Python file with METHODS of your own'
+    )
+    parser.add_argument('--seeds', type=int, default=3, help='how many')
+    parser.add_argument('--first-seed', type=int, default=0)
+    parser.add_argument('--out', type=Path, help='default: work_dirs/compare/<name of config>')
+    parser.add_argument('--jobs', type=int, default=1, help='runs at a time')
+    parser.add_argument('--amp', action='store_true', help='train with mixed precision')
+    parser.add_argument(
+        '--keep', action='store_true', help='keep checkpoints of finished runs; else removed'
+    )
+    parser.add_argument('--dry-run', action='store_true', help='only say what would be run')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, help='change the config, as in train.py'
+    )
+    args = parser.parse_args()
+    for name in ('seeds', 'jobs'):
+        if getattr(args, name) < 1:
+            parser.error(f'--{name} {getattr(args, name)} must be at least 1')
+    for budget in args.budgets:
+        if not 0 < budget <= 1:
+            parser.error(f'--budgets {budget} must be shares of the full cost, above 0, up to 1')
+    if args.out is None:
+        args.out = Path('work_dirs') / 'compare' / Path(args.config).stem
+    try:
+        args.runs = runs_of(args, known_methods(args.methods_of))
+        args.done = finished(args.out / 'runs.jsonl', args.runs)
+    except (ValueError, TypeError, FileNotFoundError) as error:
+        parser.error(str(error))
+    return args
+
+
+def known_methods(file: Path | None) -> dict[str, Method]:
+    """The methods by name, those of a file included.
+
+    Raises:
+        ValueError: If the file has none, or is none.
+    """
+    methods = {**METHODS, **ABLATIONS}
+    if file is not None:
+        if not file.is_file():
+            raise ValueError(f'--methods-of {file} is no file')
+        more = runpy.run_path(str(file)).get('METHODS')
+        if not isinstance(more, dict):
+            raise ValueError(f'--methods-of {file} must set METHODS, as tools/methods.py does')
+        methods.update(more)
+    return methods
+
+
+def runs_of(args: argparse.Namespace, methods: dict[str, Method]) -> list[Run]:
+    """The runs that were asked for; all are planned before the first begins.
+
+    Raises:
+        ValueError: If there is no such method, or a method has no plan for a budget.
+    """
+    runs = []
+    for seed in range(args.first_seed, args.first_seed + args.seeds):
+        for budget in dict.fromkeys(args.budgets):
+            for method in dict.fromkeys(args.methods):
+                if method not in methods:
+                    raise ValueError(f'--methods {method} is not known; give {", ".join(methods)}')
+                folder = args.out / f'{method}-b{budget:g}-s{seed}'
+                try:
+                    cfg, full_cost = config_of(args, methods[method], budget, seed)
+                    plan, _ = plan_of_config(cfg)
+                except ValueError as error:
+                    raise ValueError(f'{method} at budget {budget}: {error}') from None
+                cfg.work_dir = str(folder)
+                runs.append(Run(folder, method, budget, seed, cfg, plan, full_cost))
+    return runs
+
+
+def config_of(
+    args: argparse.Namespace, method: Method, budget: float, seed: int
+) -> tuple[Config, float]:
+    """The config of a run, and the full cost that its budget is a share of."""
+    cfg = Config.fromfile(args.config)
+    cfg.merge_from_dict(args.cfg_options or {})
+    full_cost = plan_of_config(cfg)[0].full_cost
+    cost = f'{budget * full_cost!r} GFLOPs'  # a method may change what the whole network costs
+    cfg.merge_from_dict({'train_cfg.budget': cost, 'randomness.seed': seed})
+    cfg.train_cfg.pop('epochs', None)
+    cfg.merge_from_dict(method(cfg, budget) if callable(method) else method)
+    if args.amp:
+        cfg.optim_wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic')
+    return cfg, full_cost
+
+
+def finished(file: Path, runs: list[Run]) -> dict[tuple[str, float, int], Record]:
+    """Records of runs that have ended.
+
+    Raises:
+        ValueError: If the folder has such a run of another config.
+    """
+    records = {(r.method, r.budget, r.seed): r for r in read_records(file)}
+    for run in runs:
+        if run.config.is_file() and run.config.read_text() != run.cfg.dump():
+            raise ValueError(
+                f'{run.config} is another config of such a run; give another --out, or remove '
+                f'{file.parent}'
+            )
+    return records
+
+
+class Runner:
+    """Runs trainings, some at a time, and records those that end.
+
+    Args:
+        args: As of ``parse_args``.
+    """
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        self.done = args.done
+        self.left = [run for run in args.runs if run.key not in self.done]
+        self.running: dict[subprocess.Popen, tuple[Run, int]] = {}
+        self.pace: list[float] = []  # seconds for a cost of 1, of runs that ended in this session
+
+    def run(self) -> None:
+        """Makes all runs that are left; SIGTERM and SIGINT let those that train save and end."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+        slots = list(range(self.args.jobs))
+        while self.left or self.running:
+            while self.left and slots:
+                run, slot = self.left.pop(0), slots.pop(0)
+                self.running[self._start(run, slot)] = run, slot
+            time.sleep(0.2)
+            for process in [p for p in self.running if p.poll() is not None]:
+                run, slot = self.running.pop(process)
+                slots.append(slot)
+                self._end(run, process.returncode)
+
+    def _start(self, run: Run, slot: int) -> subprocess.Popen:
+        run.config.parent.mkdir(parents=True, exist_ok=True)
+        run.folder.mkdir(exist_ok=True)
+        run.config.write_text(run.cfg.dump())
+        command = [sys.executable, TRAIN, run.config, '--work-dir', run.folder, '--resume']
+        environment = dict(os.environ)
+        environment.setdefault('OMP_NUM_THREADS', str(max(1, os.cpu_count() // self.args.jobs)))
+        if torch.cuda.device_count() > 1:
+            environment['CUDA_VISIBLE_DEVICES'] = str(slot % torch.cuda.device_count())
+        with (run.folder / 'output.txt').open('a') as out:
+            return subprocess.Popen(
+                list(map(str, command)),
+                stdout=out,
+                stderr=out,
+                env=environment,
+                start_new_session=True,
+            )
+
+    def _end(self, run: Run, code: int) -> None:
+        if code:
+            self._stop_all()
+            tail = (run.folder / 'output.txt').read_text().splitlines()[-5:]
+            raise SystemExit('\n'.join([f'{run.folder} ended with {code}:', *tail]))
+        record = record_of(run)
+        self.done[run.key] = record
+        with (self.args.out / 'runs.jsonl').open('a') as out:
+            out.write(json.dumps(record._asdict()) + '\n')
+        if not self.args.keep:
+            for file in run.folder.glob('*.pth'):
+                file.unlink()
+        write_report(self.args.out, list(self.done.values()))
+        took = sum(record.seconds.values())
+        self.pace.append(took / record.cost)
+        left = self._time_left()
+        wanted = [self.done[run.key] for run in self.args.runs if run.key in self.done]
+        print(
+            f'[{len(wanted)}/{len(self.args.runs)}] {run.folder.name}: {record.metric} '
+            f'{record.value:.2f}, {record.cost:.1%} of the full cost, {duration(took)}'
+            + (f'; about {duration(left)} left' if left else ''),
+            flush=True,
+        )
+
+    def _time_left(self) -> float:
+        """Seconds that the other runs will take, as those of this session did."""
+        cost = sum(run.share for run in self.left)
+        cost += sum(0.5 * run.share for run, _ in self.running.values())
+        return cost * sum(self.pace) / len(self.pace) / self.args.jobs
+
+    def _stop(self, number: int, frame: object) -> None:
+        self._stop_all()
+        raise SystemExit(f'stopped by signal {number}; the same command goes on')
+
+    def _stop_all(self) -> None:
+        for process in self.running:
+            os.killpg(process.pid, signal.SIGTERM)
+        for process in self.running:
+            process.wait()
+
+
+def record_of(run: Run) -> Record:
+    """What a finished run spent and reached."""
+    checkpoint = Path((run.folder / 'last_checkpoint').read_text())
+    ledger = read_checkpoint(checkpoint, advice='remove the run')['meta']['bvit_mm']['ledger']
+    metric, history = read_metric(run.folder)
+    cost = Ledger.from_dict(ledger).cost
+    return Record(
+        method=run.method,
+        budget=run.budget,
+        seed=run.seed,
+        cost=cost / run.full_cost,
+        seconds=dict(training=sum(ledger['seconds']), **ledger['other']),
+        epochs=list(run.plan.epochs),
+        metric=metric,
+        value=history[max(history)],
+        history=[[epoch, value] for epoch, value in sorted(history.items())],
+        device=torch.cuda.get_device_name() if torch.cuda.is_available() else 'cpu',
+    )
+
+
+def write_report(out: Path, records: list[Record]) -> None:
+    """Writes the table and the figure of what has been run so far."""
+    (out / 'table.md').write_text(tables(records))
+    draw(records, out / 'figure.png')
+
+
+def uneven(runs: list[Run]) -> list[str]:
+    """Runs that cost another share than their budget, to tell of before they begin."""
+    lines = []
+    for run in runs:
+        if abs(run.share / run.budget - 1) > EQUAL:
+            lines.append(
+                f'{run.folder.name} costs {run.share:.2%} of the full cost, not {run.budget:.0%}: '
+                f'epochs {list(run.plan.epochs)} are whole; raise full_epochs to come nearer'
+            )
+    return lines
+
+
+def main() -> None:
+    """Runs the tool."""
+    args = parse_args()
+    todo = [run for run in args.runs if run.key not in args.done]
+    for line in uneven(todo):
+        print(f'warning: {line}', file=sys.stderr)
+    cost = sum(run.plan.cost / run.full_cost for run in todo)
+    print(
+        f'{len(todo)} of {len(args.runs)} runs are left, {cost:.4g} times the full cost', flush=True
+    )
+    if args.dry_run:
+        for run in todo:
+            print(f'{run.folder.name}: epochs {list(run.plan.epochs)}, {run.plan.cost:.4g}')
+        return
+    args.out.mkdir(parents=True, exist_ok=True)
+    Runner(args).run()
+    write_report(args.out, list(args.done.values()))
+    print((args.out / 'table.md').read_text())
+
+
+if __name__ == '__main__':
+    main()

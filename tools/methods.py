@@ -1,0 +1,102 @@
+# Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
+"""Ways to spend a budget that ``tools/compare.py`` compares: what each changes of a config.
+
+A method is a dict as of ``--cfg-options``, or a function that makes one from the config and the
+share of its full cost that may be spent. ``compare.py --methods-of FILE`` adds those of a file
+that has such a ``METHODS``.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from mmengine.config import Config
+
+from bvit_mm import subset_share
+from bvit_mm.cost import build_to_count, find_backbone, stage_gflops
+
+Changes = dict[str, Any]
+Method = Changes | Callable[[Config, float], Changes]
+
+# The whole network from the start, for as many epochs as the budget buys.
+WHOLE = {'model.backbone.training_stages': None}
+
+
+KEPT = ('begin', 'by_epoch', 'convert_to_iter_based', 'eta_min')  # of a schedule
+
+
+def with_schedule(kind: str) -> Callable[[Config, float], Changes]:
+    """The whole network with another learning rate schedule after the warm-up."""
+
+    def changes(cfg: Config, share: float) -> Changes:
+        *warm_up, main = cfg.param_scheduler
+        kept = {key: main[key] for key in KEPT if key in main}
+        return {**WHOLE, 'param_scheduler': [*warm_up, dict(type=kind, **kept)]}
+
+    return changes
+
+
+def downsample(cfg: Config, share: float) -> Changes:
+    """The whole network on images scaled down to about the share of its cost (Table 12).
+
+    Of the sizes that divide into patches at every level, the one with the nearest cost; epochs
+    fill the budget.
+    """
+    model = build_to_count(cfg.model)
+    whole = find_backbone(model).whole
+    full = stage_gflops(model)[-1]
+    size = cfg.model.backbone.img_size
+    levels = len(whole.hidden) if isinstance(whole.hidden, tuple) else 1
+    step = size // whole.grid[0] * 2 ** (levels - 1)
+
+    def cost(side: int) -> float:
+        backbone = dict(cfg.model.backbone, img_size=side, training_stages=None)
+        return stage_gflops(build_to_count(dict(cfg.model, backbone=backbone)))[-1]
+
+    side = min(range(step, size + 1, step), key=lambda side: abs(cost(side) / full - share))
+    epochs = math.ceil(cfg.train_cfg.get('full_epochs', 300) * full / cost(side))
+    changes = {**WHOLE, 'model.backbone.img_size': side, 'train_cfg.full_epochs': epochs}
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        pipeline = cfg[name].dataset.pipeline
+        resize = dict(type='Resize', scale=(side, side), interpolation='area')
+        changes[f'{name}.dataset.pipeline'] = [*pipeline[:-1], resize, pipeline[-1]]
+    return changes
+
+
+def subset(selection: str, **options: Any) -> Callable[[Config, float], Changes]:
+    """The whole network for all epochs, on a share of the data (Table 10; docs/baselines.md).
+
+    Data is selected every 20 epochs, as there, and of short runs eight times; mini-batches are
+    matched that are as large as those that train.
+    """
+
+    def changes(cfg: Config, share: float) -> Changes:
+        epochs = cfg.train_cfg.get('full_epochs', 300)
+        interval = min(20, max(1, epochs // 8))
+        hook = dict(type='bvit_mm.SubsetHook', selection=selection, interval=interval, **options)
+        if selection == 'gradmatch':
+            hook['batch_size'] = cfg.train_dataloader.batch_size
+            share = subset_share(share, epochs, interval, options.get('count_selection', True))
+        return {
+            **WHOLE,
+            'train_cfg.budget': None,
+            'train_cfg.epochs': [epochs],
+            'train_dataloader.sampler': dict(
+                _delete_=True, type='bvit_mm.SubsetSampler', share=share
+            ),
+            'custom_hooks': [*(cfg.get('custom_hooks') or []), hook],
+        }
+
+    return changes
+
+
+METHODS: dict[str, Method] = {
+    'bvit': {},
+    'linear': with_schedule('bvit_mm.LinearDecayLR'),
+    'rex': with_schedule('bvit_mm.REXLR'),
+    'cosine': with_schedule('CosineAnnealingLR'),
+    'downsample': downsample,
+    'random-subset': subset('random'),
+    'gradmatch': subset('gradmatch'),
+    'gradmatch-uncharged': subset('gradmatch', count_selection=False),
+}
