@@ -11,6 +11,7 @@ file.
 """
 
 import argparse
+import fcntl
 import json
 import os
 import runpy
@@ -179,18 +180,29 @@ class Runner:
 
     Args:
         args: As of ``parse_args``.
+
+    Raises:
+        SystemExit: If another one works in the same folder, or has left behind a run that does.
     """
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
+        self.lock = (args.out / 'lock').open('w')  # the runs hold it too, as long as they live
+        try:
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SystemExit(
+                f'{args.out} is in use by another compare.py, or by a run that a killed one has '
+                'left behind; let it end, or give another --out'
+            ) from None
         self.done = args.done
         self.left = [run for run in args.runs if run.key not in self.done]
         self.running: dict[subprocess.Popen, tuple[Run, int]] = {}
         self.pace: list[float] = []  # seconds for a cost of 1, of runs that ended in this session
 
     def run(self) -> None:
-        """Makes all runs that are left; SIGTERM and SIGINT let those that train save and end."""
-        for number in (signal.SIGTERM, signal.SIGINT):
+        """Makes all runs that are left; a signal lets those that train save and end."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._stop)
         slots = list(range(self.args.jobs))
         while self.left or self.running:
@@ -218,6 +230,7 @@ class Runner:
                 stdout=out,
                 stderr=out,
                 env=environment,
+                pass_fds=[self.lock.fileno()],
                 start_new_session=True,
             )
 
