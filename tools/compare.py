@@ -289,8 +289,8 @@ def record_of(run: Run) -> Record:
         seconds=dict(training=sum(ledger['seconds']), **ledger['other']),
         epochs=list(run.plan.epochs),
         metric=metric,
-        value=history[max(history)],
-        history=[[epoch, value] for epoch, value in sorted(history.items())],
+        value=round(history[max(history)], 4),  # what single precision has
+        history=[[epoch, round(value, 4)] for epoch, value in sorted(history.items())],
         device=torch.cuda.get_device_name() if torch.cuda.is_available() else 'cpu',
     )
 
