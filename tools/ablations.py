@@ -3,7 +3,7 @@
 
 from collections.abc import Callable
 
-from methods import Changes, Method
+from methods import Changes, Method, with_schedule
 from mmengine.config import Config
 
 from bvit_mm.cost import build_to_count, find_backbone, plan_of_config
@@ -86,7 +86,11 @@ TABLE_13 = {
 }
 FIG_6 = {f'stages={k}': {'model.backbone.training_stages': k} for k in (2, 3, 4)}
 TABLE_2 = {f'epochs<={share:g}': capped(share) for share in (0.75, 1.0)}
-SPENT = {'by-budget': {'train_cfg.schedule': 'budget'}}
+SCHEDULES = {
+    'bvit-linear': with_schedule('bvit_mm.LinearDecayLR', {}),
+    'bvit-rex': with_schedule('bvit_mm.REXLR', {}),
+    'by-budget': {'train_cfg.schedule': 'budget'},
+}
 
 METHODS: dict[str, Method] = {
     **TABLE_2,
@@ -95,5 +99,5 @@ METHODS: dict[str, Method] = {
     **TABLE_11,
     **TABLE_13,
     **FIG_6,
-    **SPENT,
+    **SCHEDULES,
 }

@@ -25,13 +25,13 @@ WHOLE = {'model.backbone.training_stages': None}
 KEPT = ('begin', 'by_epoch', 'convert_to_iter_based', 'eta_min')  # of a schedule
 
 
-def with_schedule(kind: str) -> Callable[[Config, float], Changes]:
-    """The whole network with another learning rate schedule after the warm-up."""
+def with_schedule(kind: str, others: Changes) -> Callable[[Config, float], Changes]:
+    """Another learning rate schedule after the warm-up, with the end value that there was."""
 
     def changes(cfg: Config, share: float) -> Changes:
         *warm_up, main = cfg.param_scheduler
         kept = {key: main[key] for key in KEPT if key in main}
-        return {**WHOLE, 'param_scheduler': [*warm_up, dict(type=kind, **kept)]}
+        return {**others, 'param_scheduler': [*warm_up, dict(type=kind, **kept)]}
 
     return changes
 
@@ -92,9 +92,9 @@ def subset(selection: str, **options: Any) -> Callable[[Config, float], Changes]
 
 METHODS: dict[str, Method] = {
     'bvit': {},
-    'linear': with_schedule('bvit_mm.LinearDecayLR'),
-    'rex': with_schedule('bvit_mm.REXLR'),
-    'cosine': with_schedule('CosineAnnealingLR'),
+    'linear': with_schedule('bvit_mm.LinearDecayLR', WHOLE),
+    'rex': with_schedule('bvit_mm.REXLR', WHOLE),
+    'cosine': with_schedule('CosineAnnealingLR', WHOLE),
     'downsample': downsample,
     'random-subset': subset('random'),
     'gradmatch': subset('gradmatch'),

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from _comparison import OURS, difference, draw, markdown, tables
 from _runs import Record, by_setting, paired_difference, read_records, spread
-from ablations import FIG_6, SPENT, TABLE_2, TABLE_4, TABLE_5, TABLE_11, TABLE_13
+from ablations import FIG_6, SCHEDULES, TABLE_2, TABLE_4, TABLE_5, TABLE_11, TABLE_13
 from methods import METHODS
 
 ROOT = Path(__file__).parent.parent
@@ -44,7 +44,7 @@ ABLATIONS = {
     'Families of stage lengths (Table 5)': TABLE_5,
     'Number of training stages (Fig. 6; the default states three)': FIG_6,
     'A cap on the epochs (Table 2)': TABLE_2,
-    'Learning rate over the spent budget, not over epochs': SPENT,
+    'Learning rates of the growing network: linear, REX, and over the spent budget': SCHEDULES,
 }
 INTRODUCTION = """# Does growing buy accuracy?
 
