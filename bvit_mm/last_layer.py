@@ -59,16 +59,21 @@ def check_classifier(model: nn.Module, features: bool) -> None:
     )
 
 
-def mini_batches(total: int, batch_size: int) -> list[range]:
-    """The fixed mini-batches that are matched: all samples in order, of which the last is short."""
-    return [range(i, min(i + batch_size, total)) for i in range(0, total, batch_size)]
+def mini_batches(total: int, batch_size: int, seed: int) -> list[list[int]]:
+    """The fixed mini-batches that are matched: all samples, shuffled once; the last may be short.
+
+    Data sets often lie class by class, and mini-batches of one class each would leave out most of
+    the classes when few are chosen.
+    """
+    order = torch.randperm(total, generator=torch.Generator().manual_seed(seed)).tolist()
+    return [order[i : i + batch_size] for i in range(0, total, batch_size)]
 
 
 @torch.no_grad()
 def mini_batch_gradients(
     model: nn.Module,
     train: DataLoader,
-    batches: Sequence[range],
+    batches: Sequence[Sequence[int]],
     features: bool,
     width: int,
     seed: int,

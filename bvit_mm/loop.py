@@ -51,6 +51,7 @@ from .resumable import INTERRUPTED, write_last
 from .schedule import rebuild_schedulers, replace_scheduler_hook
 from .signals import StopSignals
 
+LEDGER_FILE = 'ledger.json'
 # Share of a budget in hours that timing the stages may take, validation as well: 1.5 % in all.
 REHEARSED = 0.01
 
@@ -205,25 +206,29 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
             self._set_lengths([stage['epochs'] for stage in saved['plan']['stages']])
 
     def run(self) -> nn.Module:
-        """Trains the plan, and leaves it in ``work_dir`` as it was when training began."""
+        """Trains the plan.
+
+        ``work_dir`` gets ``plan.json``, the plan when training began, and ``ledger.json``, what
+        was spent when it has ended. A run that had ended already is only validated.
+        """
         with self._signals:
             self._charge('setup')
             if self._epoch < self._max_epochs:
                 with self._unless_workers_ended():
                     self.rehearse()
-            self._write_plan()
+            self._write(PLAN_FILE, self.plan.as_dict())
             self.runner.call_hook('before_train')
             self._charge('setup')
+            if self._epoch >= self._max_epochs:  # what ended it may have come before it validated
+                self._validate()
             while self._epoch < self._max_epochs and not self.stop_training:
                 self.run_epoch()
                 self._decide_current_val_interval()
-                if self._is_time_to_validate():
-                    with self._unless_workers_ended():
-                        self.runner.val_loop.run()
-                    self._learn('validation', self._charge('validation'))
+                self._validate()
             self._save_the_end()
             self.runner.call_hook('after_train')
         self._charge('saving')
+        self._write(LEDGER_FILE, self.ledger.as_dict())
         self.runner.logger.info('Planned and spent:\n' + ledger_table(self.plan, self.ledger))
         return self.runner.model
 
@@ -285,6 +290,16 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
             self.ledger.select(self.stage)
         yield
         self._charge('selection')
+
+    def _validate(self) -> None:
+        """Validates if it is time to."""
+        if not self._is_time_to_validate():
+            return
+        with self._unless_workers_ended():
+            self.runner.val_loop.run()
+        self._learn('validation', self._charge('validation'))
+        if self._workers_ended and self._epoch >= self._max_epochs:
+            self._leave(self._signals.received)
 
     def rehearse(self) -> list[Measurement]:
         """Tries the last stage; times all of them at the beginning of a budget in hours."""
@@ -528,9 +543,10 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
         )
         return measurements
 
-    def _write_plan(self) -> None:
+    def _write(self, name: str, values: dict[str, Any]) -> None:
+        """Writes plain numbers into ``work_dir``."""
         if is_main_process():
-            plan_file = Path(self.runner.work_dir) / PLAN_FILE
-            partial = plan_file.with_suffix('.partial')  # a kill must not leave half a file
-            partial.write_text(json.dumps(self.plan.as_dict(), indent=2) + '\n')
-            partial.replace(plan_file)
+            file = Path(self.runner.work_dir) / name
+            partial = file.with_suffix('.partial')  # a kill must not leave half a file
+            partial.write_text(json.dumps(values, indent=2) + '\n')
+            partial.replace(file)

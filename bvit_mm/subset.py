@@ -19,7 +19,7 @@ def random_subset(total: int, size: int, seed: int) -> Tensor:
 
 
 def samples_of(
-    chosen: Tensor, weights: Tensor, batches: Sequence[range], size: int, seed: int
+    chosen: Tensor, weights: Tensor, batches: Sequence[Sequence[int]], size: int, seed: int
 ) -> tuple[Tensor, Tensor]:
     """The samples of chosen mini-batches, each with the weight of its mini-batch.
 

@@ -40,8 +40,8 @@ class SubsetHook(Hook):
     Args:
         selection: ``'random'`` or ``'gradmatch'``.
         interval: Epochs from one selection to the next.
-        batch_size: Samples of the mini-batches that are matched: the first so many of the data,
-            and so on. It need not be that of training.
+        batch_size: Samples of the mini-batches that are matched, of data that is shuffled once by
+            the seed of the run. It need not be that of training.
         ridge: What is charged for the sum of the squared weights, in units of squared gradients.
         features: Whether gradients are by the last layer's weights and bias, or by the bias alone.
         width: The most numbers of a gradient; longer ones are sketched (``sketch_of``).
@@ -190,7 +190,7 @@ class SubsetHook(Hook):
         start, train = time.perf_counter(), runner.train_dataloader
         sampler = train.sampler
         seed = derived_seed(shared_seed(runner), runner.epoch)
-        batches = mini_batches(sampler.total, self.batch_size)
+        batches = mini_batches(sampler.total, self.batch_size, derived_seed(shared_seed(runner)))
         model = _unwrapped(runner.model)
         gradients = mini_batch_gradients(model, train, batches, self.features, self.width, seed)
         results: list[Any] = [None]

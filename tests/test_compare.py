@@ -260,16 +260,35 @@ def digits(tmp_path_factory):
     return folder
 
 
-def test_interrupted_and_gone_on_with(compare_here, digits, tmp_path):
-    """The table is the same as without the stop."""
-    args = [
-        DIGITS, '--methods', 'bvit', 'rex', '--budgets', '0.5', '--seeds', '1', '--cfg-options',
+@pytest.fixture
+def short(digits):
+    """Options of eight epochs of four batches."""
+    return [
+        '--budgets', '0.5', '--seeds', '1', '--cfg-options',
         'train_cfg.full_epochs=8', 'train_dataloader.num_batch_per_epoch=4',
-        'val_dataloader.num_batch_per_epoch=1', 'param_scheduler.0.end=1',
-        'param_scheduler.1.begin=1', 'default_hooks.logger.interval=1',
+        'val_dataloader.num_batch_per_epoch=1', 'param_scheduler.0.end=2',
+        'param_scheduler.1.begin=2', 'default_hooks.logger.interval=1',
         f'train_dataloader.dataset.data_root={digits}/train',
         f'val_dataloader.dataset.data_root={digits}/val',
     ]  # fmt: skip
+
+
+def test_a_run_that_fails_does_not_stop_others(compare_here, short, tmp_path):
+    broken = {'train_dataloader.dataset.data_root': str(tmp_path / 'nowhere')}
+    (tmp_path / 'mine.py').write_text(f"METHODS = {{'broken': {broken}}}\n")
+    printed = compare_here(
+        DIGITS, '--methods', 'broken', 'cosine', '--methods-of', tmp_path / 'mine.py',
+        '--jobs', '2', '--out', tmp_path / 'out', *short,
+    )  # fmt: skip
+    assert 'these runs failed:' in printed.err and 'broken-b0.5-s0 ended with 1' in printed.err
+    assert 'nowhere' in printed.err
+    (record,) = read_records(tmp_path / 'out' / 'runs.jsonl')
+    assert record.method == 'cosine'
+
+
+def test_interrupted_and_gone_on_with(compare_here, short, tmp_path):
+    """The table is the same as without the stop."""
+    args = [DIGITS, '--methods', 'bvit', 'rex', *short]
     command = [sys.executable, ROOT / 'tools' / 'compare.py', *args]
     whole = call(*command, '--out', tmp_path / 'whole', cwd=tmp_path)
     assert '[2/2] rex-b0.5-s0: accuracy/top1' in whole
@@ -298,4 +317,4 @@ def test_interrupted_and_gone_on_with(compare_here, digits, tmp_path):
 
     args[args.index('train_cfg.full_epochs=8')] = 'train_cfg.full_epochs=10'
     error = compare_here(*args, '--out', tmp_path / 'whole').err
-    assert 'bvit-b0.5-s0.py is another config of such a run; give another --out' in error
+    assert 'config.py is another config; give another --out, or remove' in error

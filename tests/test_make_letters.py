@@ -8,28 +8,42 @@ import cv2
 import matplotlib
 import numpy as np
 import pytest
+from fontTools.ttLib import TTFont
 
 from .test_tools import tool
 
 FONTS = Path(matplotlib.get_data_path()) / 'fonts' / 'ttf'
-FAMILIES = ['DejaVuSans', 'DejaVuSansMono', 'DejaVuSerif', 'DejaVuSans-Bold', 'STIXGeneral']
+STIX = ('STIXGeneral', 'STIXGeneralBol', 'STIXGeneralItalic')
+PACKAGES = {
+    'a': ['DejaVuSans-Bold'],
+    'b': ['DejaVuSerif', 'DejaVuSerif-Bold'],  # of one group with a
+    'c': ['cmr10'],
+    'd': ['cmss10'],
+    'e': ['cmtt10'],
+    'f': [*STIX],
+    'symbols': ['STIXSizOneSymReg'],
+}
 
 
 @pytest.fixture(scope='module')
 def fonts(tmp_path_factory):
-    """Five families with letters, one of symbols only, one with a damaged file."""
+    """Five groups with letters, one of symbols only, a damaged file, one font under two names."""
     folder = tmp_path_factory.mktemp('fonts')
-    for name in FAMILIES:
-        (folder / name).mkdir()
-        shutil.copy(FONTS / f'{name}.ttf', folder / name)
-    for family in ('DejaVuSans', 'STIXGeneral'):
-        for name in ('DejaVuSans-Oblique', 'DejaVuSerif-Bold', 'DejaVuSerif-Italic', 'cmr10'):
-            shutil.copy(FONTS / f'{name}.ttf', folder / family)
-    (folder / 'Symbols').mkdir()
-    shutil.copy(FONTS / 'STIXSizOneSymReg.ttf', folder / 'Symbols')
-    (folder / 'Damaged').mkdir()
-    (folder / 'Damaged' / 'a.ttf').write_bytes(b'no font')
+    for package, names in PACKAGES.items():
+        (folder / package).mkdir()
+        for name in names:
+            shutil.copy(FONTS / f'{name}.ttf', folder / package)
+    with TTFont(FONTS / 'DejaVuSans-Bold.ttf') as font:
+        for record in font['name'].names:
+            font['name'].setName('Other', *record_place(record))
+        font.save(folder / 'f' / 'DejaVuSans-Bold.ttf')
+    (folder / 'damaged').mkdir()
+    (folder / 'damaged' / 'a.ttf').write_bytes(b'no font')
     return folder
+
+
+def record_place(record):
+    return record.nameID, record.platformID, record.platEncID, record.langID
 
 
 @pytest.fixture(scope='module')
@@ -40,19 +54,22 @@ def letters(fonts, tmp_path_factory):
 
 
 def test_every_letter_of_every_typeface(letters):
-    """One typeface of a family to train; of the fifth family with letters, four to validate."""
+    """One typeface of a package to train; of the fifth group three, and none that trains."""
     out, printed = letters
-    assert printed.startswith(f'wrote {4 * 26} letters to {out}/train and {4 * 26} to {out}/val')
-    for split in ('train', 'val'):
+    assert printed.startswith(f'wrote {5 * 26} letters to {out}/train and {3 * 26} to {out}/val')
+    for split, typefaces in (('train', 5), ('val', 3)):
         folders = sorted((out / split).iterdir())
         assert [f.name for f in folders] == [chr(n) for n in range(ord('A'), ord('Z') + 1)]
-        assert all(len(list(f.glob('*.png'))) == 4 for f in folders)
-    families = {
-        split: sorted(f.name.partition('-')[0] for f in out.glob(f'{split}/Q/*'))
-        for split in ('train', 'val')
-    }
-    assert families['val'] == ['STIXGeneral'] * 4
-    assert families['train'] == ['DejaVuSans', 'DejaVuSans', 'DejaVuSansMono', 'DejaVuSerif']
+        assert all(len(list(f.glob('*.png'))) == typefaces for f in folders)
+    names = [f.stem for f in sorted(out.glob('*/Q/*'))]
+    assert names[0] == 'a-DejaVuSans-Bold' and names[1].startswith('b-DejaVuSerif')
+    assert names[2:] == ['c-cmr10', 'd-cmss10', 'e-cmtt10', *(f'f-{name}' for name in STIX)]
+
+
+def test_no_image_is_in_both_splits(letters):
+    out, _ = letters
+    train, val = ({f.read_bytes() for f in out.glob(f'{split}/*/*')} for split in ('train', 'val'))
+    assert not train & val
 
 
 def test_letters_fill_their_image(letters):
@@ -70,8 +87,7 @@ def test_letters_are_what_they_are_called(letters):
     """An I is narrow, an M without serifs fills its square, an O is hollow."""
     out, _ = letters
     image = {
-        name: cv2.imread(str(out / 'train' / name / 'DejaVuSans-Bold-DejaVuSans-Bold.png'), 0)
-        for name in 'IMO'
+        name: cv2.imread(str(out / 'train' / name / 'a-DejaVuSans-Bold.png'), 0) for name in 'IMO'
     }
     columns = {name: np.count_nonzero(i.max(0)) for name, i in image.items()}
     assert columns['I'] < 12 < 18 < columns['M']
@@ -92,9 +108,9 @@ def test_wrong_arguments(letters, fonts, tmp_path):
     assert f'{out} exists; remove it' in tool('make_letters', out, '--fonts', fonts, **make)
     assert '--fonts nowhere is no folder' in tool('make_letters', 'a', '--fonts', 'nowhere', **make)
     (tmp_path / 'few').mkdir()
-    shutil.copytree(fonts / 'DejaVuSans', tmp_path / 'few' / 'DejaVuSans')
+    shutil.copytree(fonts / 'a', tmp_path / 'few' / 'a')
     error = tool('make_letters', 'a', '--fonts', tmp_path / 'few', **make)
-    assert 'has letters of fewer than 5 families' in error
+    assert 'there are letters of fewer than 5 groups' in error
     assert 'one of the arguments --packages --fonts is required' in tool(
         'make_letters', 'a', **make
     )

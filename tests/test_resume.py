@@ -172,6 +172,34 @@ def test_resumed_from_the_best_checkpoint(tmp_path):
     assert 'the checkpoint to resume has no optimizer state' in logs
 
 
+@HOOKS.register_module(force=True)
+class StopLastValidationHook(Hook):
+    def before_val(self, runner):
+        if runner.epoch == sum(EPOCHS):
+            raise Stop
+
+
+def test_stopped_in_the_last_validation(tmp_path):
+    """Its checkpoint was there already; the resumed run validates it, and says what was spent."""
+    changes = {'custom_hooks': [SWITCH, dict(type='StopLastValidationHook')]}
+    with pytest.raises(Stop):
+        build(tmp_path, **changes).train()
+    assert last_file(tmp_path)['meta']['epoch'] == sum(EPOCHS)
+    assert not (tmp_path / 'ledger.json').exists()
+    runner = build(tmp_path, **VARIANTS['neither'], resume=True)
+    runner.train()
+    assert runner.iter == ITERATIONS
+    (log,) = (tmp_path / runner.timestamp / 'vis_data').glob('scalars.json')
+    (line,) = map(json.loads, log.read_text().splitlines())
+    assert line['step'] == sum(EPOCHS) and 0 <= line['accuracy/top1'] <= 100
+    ledger = json.loads((tmp_path / 'ledger.json').read_text())
+    assert ledger['iterations'] == [n * BATCHES for n in EPOCHS]
+    assert (
+        ledger['other']['validation']
+        > last_file(tmp_path)['meta']['bvit_mm']['ledger']['other']['validation']
+    )
+
+
 @pytest.mark.parametrize('workers', [dict(persistent_workers=True), dict()])
 def test_resumed_with_data_workers(tmp_path, uninterrupted, workers):
     """Augmentation in workers is drawn again, whether or not they persist."""

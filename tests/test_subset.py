@@ -230,8 +230,9 @@ def test_processes_divide_the_subset(monkeypatch):
     seed=st.integers(0, 99),
 )
 def test_samples_of_mini_batches(total, batch_size, share, seed):
-    batches, size = mini_batches(total, batch_size), max(1, int(share * total))
-    assert [i for batch in batches for i in batch] == list(range(total))
+    batches, size = mini_batches(total, batch_size, 0), max(1, int(share * total))
+    assert sorted(i for batch in batches for i in batch) == list(range(total))
+    assert [len(batch) for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
     n = min(len(batches), -(-size // batch_size))
     chosen = random_subset(len(batches), n, seed)
     weights = torch.arange(2.0, 2 + n, dtype=torch.float64)
@@ -239,6 +240,13 @@ def test_samples_of_mini_batches(total, batch_size, share, seed):
     assert len(subset) == len(given_weights) == size == len(set(subset.tolist()))
     whose = {i: float(w) for j, w in zip(chosen.tolist(), weights) for i in batches[j]}
     assert given_weights.tolist() == [whose.get(i, 1.0) for i in subset.tolist()]
+
+
+def test_mini_batches_mix_what_lies_class_by_class():
+    """As image folders do: 400 images of each of ten classes, one after another."""
+    classes = [{i // 400 for i in batch} for batch in mini_batches(4000, 64, 0)]
+    assert min(map(len, classes[:-1])) >= 8
+    assert mini_batches(4000, 64, 0) != mini_batches(4000, 64, 1)
 
 
 # Selection.
@@ -250,7 +258,7 @@ def test_gradients_are_of_the_model_as_it_is(tmp_path):
     loader = runner.build_dataloader(runner._train_dataloader)
     model = runner.model
     state, random = copy.deepcopy(model.state_dict()), torch.get_rng_state()
-    batches = mini_batches(20, 3)
+    batches = mini_batches(20, 3, 0)
     rows = mini_batch_gradients(model, loader, batches, True, 4096, seed=0)
     assert rows.shape == (7, 4 * 25) and torch.equal(torch.get_rng_state(), random)
     assert not differences(state, model.state_dict()) and model.training
@@ -273,7 +281,7 @@ def test_augmentation_follows_the_seed(tmp_path):
     runner = build(tmp_path, **SUBSET)
     loader = runner.build_dataloader(runner._train_dataloader)
     rows = [
-        mini_batch_gradients(runner.model, loader, mini_batches(20, 4), True, 4096, seed)
+        mini_batch_gradients(runner.model, loader, mini_batches(20, 4, 0), True, 4096, seed)
         for seed in (1, 2, 1)
     ]
     assert torch.equal(rows[0], rows[2]) and not torch.equal(rows[0], rows[1])
@@ -292,7 +300,7 @@ def test_matched_run(tmp_path):
             found.extend([torch.get_rng_state(), copy.deepcopy(runner.model.state_dict())])
             loader = runner.train_dataloader
             seed = derived_seed(0, 2)
-            model, batches = runner.model, mini_batches(20, 2)
+            model, batches = runner.model, mini_batches(20, 2, derived_seed(0))
             gram = gram_matrix(mini_batch_gradients(model, loader, batches, True, 4096, seed))
             chosen, weights = match(gram, gram.sum(1), float(gram.sum()), 5, 0.5)
             found.append(samples_of(chosen, weights, batches, 10, seed))

@@ -8,8 +8,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from scipy import stats
-
 
 class Record(NamedTuple):
     """A finished run.
@@ -109,6 +107,8 @@ def paired_difference(
     mean = statistics.fmean(x - y for x, y in zip(a, b))
     if len(seeds) < 2:
         return mean, float('nan'), float('nan'), len(seeds)
+    from scipy import stats  # only comparisons need it
+
     interval = stats.ttest_rel(a, b).confidence_interval(confidence)
     return mean, float(interval.low), float(interval.high), len(seeds)
 

@@ -61,7 +61,7 @@ def capped(share: float) -> Callable[[Config, float], Changes]:
     return changes
 
 
-TABLE_4 = {f'alpha={a:g}': {'train_cfg.alpha': a} for a in (-4.0, -2.0, 0.0, 2.0, 4.0)}
+TABLE_4 = {f'alpha={a:g}': {'train_cfg.alpha': a} for a in (-5.0, -2.0, 0.0, 5.0)}
 TABLE_5 = {
     'linear-up': {'train_cfg.family': 'linear_up'},
     'linear-down': {'train_cfg.family': 'linear_down'},

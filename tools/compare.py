@@ -11,6 +11,8 @@ file.
 """
 
 import argparse
+import contextlib
+import copy
 import fcntl
 import json
 import os
@@ -33,7 +35,6 @@ from bvit_mm.cost import plan_of_config
 from bvit_mm.hours import duration
 from bvit_mm.ledger import Ledger
 from bvit_mm.plan import Plan
-from bvit_mm.weights import read_checkpoint
 
 TRAIN = Path(__file__).with_name('train.py')
 EQUAL = 0.01  # costs of one budget may differ by this share of it
@@ -96,8 +97,9 @@ def parse_args() -> argparse.Namespace:
     if args.out is None:
         args.out = Path('work_dirs') / 'compare' / Path(args.config).stem
     try:
+        args.base = base_of(args)
         args.runs = runs_of(args, known_methods(args.methods_of))
-        args.done = finished(args.out / 'runs.jsonl', args.runs)
+        args.done = finished(args)
     except (ValueError, TypeError, FileNotFoundError) as error:
         parser.error(str(error))
     return args
@@ -126,6 +128,7 @@ def runs_of(args: argparse.Namespace, methods: dict[str, Method]) -> list[Run]:
     Raises:
         ValueError: If there is no such method, or a method has no plan for a budget.
     """
+    full_cost = plan_of_config(args.base)[0].full_cost
     runs = []
     for seed in range(args.first_seed, args.first_seed + args.seeds):
         for budget in dict.fromkeys(args.budgets):
@@ -134,48 +137,56 @@ def runs_of(args: argparse.Namespace, methods: dict[str, Method]) -> list[Run]:
                     raise ValueError(f'--methods {method} is not known; give {", ".join(methods)}')
                 folder = args.out / f'{method}-b{budget:g}-s{seed}'
                 try:
-                    cfg, full_cost = config_of(args, methods[method], budget, seed)
+                    cfg = config_of(args.base, methods[method], budget, full_cost, seed)
                     plan, _ = plan_of_config(cfg)
                 except ValueError as error:
                     raise ValueError(f'{method} at budget {budget}: {error}') from None
-                cfg.work_dir = str(folder)
                 runs.append(Run(folder, method, budget, seed, cfg, plan, full_cost))
     return runs
 
 
-def config_of(
-    args: argparse.Namespace, method: Method, budget: float, seed: int
-) -> tuple[Config, float]:
-    """The config of a run, and the full cost that its budget is a share of."""
+def base_of(args: argparse.Namespace) -> Config:
+    """The config that methods change: the file's, with the options of the command line.
+
+    Raises:
+        ValueError: If it does not validate.
+    """
     cfg = Config.fromfile(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
-    full_cost = plan_of_config(cfg)[0].full_cost
+    if not cfg.get('val_dataloader') or not cfg.get('val_evaluator'):
+        raise ValueError(f'{args.config} does not validate, so runs cannot be compared')
+    if args.amp:
+        cfg.optim_wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic')
+    hooks = cfg.setdefault('default_hooks', {})
+    hooks.setdefault('checkpoint', dict(type='CheckpointHook')).update(max_keep_ckpts=2)
+    return cfg
+
+
+def config_of(base: Config, method: Method, budget: float, full_cost: float, seed: int) -> Config:
+    """The config of a run."""
+    cfg = copy.deepcopy(base)
     cost = f'{budget * full_cost!r} GFLOPs'  # a method may change what the whole network costs
     cfg.merge_from_dict({'train_cfg.budget': cost, 'randomness.seed': seed})
     cfg.train_cfg.pop('epochs', None)
     cfg.merge_from_dict(method(cfg, budget) if callable(method) else method)
-    if args.amp:
-        cfg.optim_wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic')
-    return cfg, full_cost
+    return cfg
 
 
-def finished(file: Path, runs: list[Run]) -> dict[tuple[str, float, int], Record]:
+def finished(args: argparse.Namespace) -> dict[tuple[str, float, int], Record]:
     """Records of runs that have ended.
 
     Raises:
-        ValueError: If the folder has such a run of another config.
+        ValueError: If the folder has runs of another config.
     """
-    records = {(r.method, r.budget, r.seed): r for r in read_records(file)}
-    for run in runs:
-        if run.config.is_file() and run.config.read_text() != run.cfg.dump():
-            raise ValueError(
-                f'{run.config} is another config of such a run; give another --out, or remove '
-                f'{file.parent}'
-            )
+    records = {(r.method, r.budget, r.seed): r for r in read_records(args.out / 'runs.jsonl')}
+    written = {args.out / 'config.py': args.base, **{run.config: run.cfg for run in args.runs}}
+    for file, cfg in written.items():
+        if file.is_file() and file.read_text() != cfg.dump():
+            raise ValueError(f'{file} is another config; give another --out, or remove {args.out}')
     return records
 
 
-class Runner:
+class Comparison:
     """Runs trainings, some at a time, and records those that end.
 
     Args:
@@ -195,35 +206,53 @@ class Runner:
                 f'{args.out} is in use by another compare.py, or by a run that a killed one has '
                 'left behind; let it end, or give another --out'
             ) from None
-        self.done = args.done
+        self.done = finished(args)  # again, now that nobody else adds to them
         self.left = [run for run in args.runs if run.key not in self.done]
         self.running: dict[subprocess.Popen, tuple[Run, int]] = {}
+        self.failed: list[str] = []
+        self.stopped_by = 0
         self.pace: list[float] = []  # seconds for a cost of 1, of runs that ended in this session
 
     def run(self) -> None:
-        """Makes all runs that are left; a signal lets those that train save and end."""
+        """Makes all runs that are left; a signal lets those that train save and end.
+
+        Raises:
+            SystemExit: After a signal, or if a run failed; the others are made all the same.
+        """
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._stop)
+        write(self.args.out / 'config.py', self.args.base.dump())
         slots = list(range(self.args.jobs))
-        while self.left or self.running:
-            while self.left and slots:
-                run, slot = self.left.pop(0), slots.pop(0)
-                self.running[self._start(run, slot)] = run, slot
-            time.sleep(0.2)
-            for process in [p for p in self.running if p.poll() is not None]:
-                run, slot = self.running.pop(process)
-                slots.append(slot)
-                self._end(run, process.returncode)
+        try:
+            while (self.left or self.running) and not self.stopped_by:
+                while self.left and slots:
+                    run, slot = self.left.pop(0), slots.pop(0)
+                    self.running[self._start(run, slot)] = run, slot
+                time.sleep(0.2)
+                for process in [p for p in self.running if p.poll() is not None]:
+                    run, slot = self.running.pop(process)
+                    slots.append(slot)
+                    self._end(run, process.returncode)
+        finally:
+            self._end_all()
+        if self.stopped_by:
+            raise SystemExit(f'stopped by signal {self.stopped_by}; the same command goes on')
+        if self.failed:
+            raise SystemExit('\n'.join(['these runs failed:', *self.failed]))
 
     def _start(self, run: Run, slot: int) -> subprocess.Popen:
         run.config.parent.mkdir(parents=True, exist_ok=True)
         run.folder.mkdir(exist_ok=True)
-        run.config.write_text(run.cfg.dump())
-        command = [sys.executable, TRAIN, run.config, '--work-dir', run.folder, '--resume']
+        write(run.config, run.cfg.dump())
+        command = [sys.executable, TRAIN, run.config, '--work-dir', run.folder]
+        if (run.folder / 'last_checkpoint').is_file():  # else load_from of the config counts
+            command.append('--resume')
         environment = dict(os.environ)
         environment.setdefault('OMP_NUM_THREADS', str(max(1, os.cpu_count() // self.args.jobs)))
         if torch.cuda.device_count() > 1:
-            environment['CUDA_VISIBLE_DEVICES'] = str(slot % torch.cuda.device_count())
+            visible = os.environ.get('CUDA_VISIBLE_DEVICES')
+            devices = visible.split(',') if visible else range(torch.cuda.device_count())
+            environment['CUDA_VISIBLE_DEVICES'] = str(devices[slot % len(devices)])
         with (run.folder / 'output.txt').open('a') as out:
             return subprocess.Popen(
                 list(map(str, command)),
@@ -236,9 +265,10 @@ class Runner:
 
     def _end(self, run: Run, code: int) -> None:
         if code:
-            self._stop_all()
-            tail = (run.folder / 'output.txt').read_text().splitlines()[-5:]
-            raise SystemExit('\n'.join([f'{run.folder} ended with {code}:', *tail]))
+            tail = (run.folder / 'output.txt').read_text().splitlines()[-1:]
+            self.failed.append(' '.join([f'{run.folder} ended with {code}:', *tail]))
+            print(self.failed[-1], flush=True)
+            return
         record = record_of(run)
         self.done[run.key] = record
         with (self.args.out / 'runs.jsonl').open('a') as out:
@@ -262,37 +292,48 @@ class Runner:
         """Seconds that the other runs will take, as those of this session did."""
         cost = sum(run.share for run in self.left)
         cost += sum(0.5 * run.share for run, _ in self.running.values())
-        return cost * sum(self.pace) / len(self.pace) / self.args.jobs
+        at_once = min(self.args.jobs, max(1, len(self.left) + len(self.running)))
+        return cost * sum(self.pace) / len(self.pace) / at_once
 
     def _stop(self, number: int, frame: object) -> None:
-        self._stop_all()
-        raise SystemExit(f'stopped by signal {number}; the same command goes on')
+        self.stopped_by = number
 
-    def _stop_all(self) -> None:
+    def _end_all(self) -> None:
         for process in self.running:
-            os.killpg(process.pid, signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.killpg(process.pid, signal.SIGTERM)
         for process in self.running:
             process.wait()
 
 
 def record_of(run: Run) -> Record:
     """What a finished run spent and reached."""
-    checkpoint = Path((run.folder / 'last_checkpoint').read_text())
-    ledger = read_checkpoint(checkpoint, advice='remove the run')['meta']['bvit_mm']['ledger']
+    ledger = Ledger.from_dict(json.loads((run.folder / 'ledger.json').read_text()))
     metric, history = read_metric(run.folder)
-    cost = Ledger.from_dict(ledger).cost
+    if max(history) != run.plan.total_epochs:
+        raise ValueError(
+            f'{run.folder} has trained {run.plan.total_epochs} epochs, but its log ends with a '
+            f'validation after {max(history)}; remove it, and it is run again'
+        )
     return Record(
         method=run.method,
         budget=run.budget,
         seed=run.seed,
-        cost=cost / run.full_cost,
-        seconds=dict(training=sum(ledger['seconds']), **ledger['other']),
+        cost=ledger.cost / run.full_cost,
+        seconds=dict(training=sum(ledger.seconds), **ledger.other),
         epochs=list(run.plan.epochs),
         metric=metric,
         value=round(history[max(history)], 4),  # what single precision has
         history=[[epoch, round(value, 4)] for epoch, value in sorted(history.items())],
         device=torch.cuda.get_device_name() if torch.cuda.is_available() else 'cpu',
     )
+
+
+def write(file: Path, text: str) -> None:
+    """Writes a file that is there whole or not at all."""
+    partial = file.with_name(f'{file.name}.partial')
+    partial.write_text(text)
+    partial.replace(file)
 
 
 def write_report(out: Path, records: list[Record]) -> None:
@@ -328,8 +369,9 @@ def main() -> None:
             print(f'{run.folder.name}: epochs {list(run.plan.epochs)}, {run.plan.cost:.4g}')
         return
     args.out.mkdir(parents=True, exist_ok=True)
-    Runner(args).run()
-    write_report(args.out, list(args.done.values()))
+    comparison = Comparison(args)
+    comparison.run()
+    write_report(args.out, list(comparison.done.values()))
     print((args.out / 'table.md').read_text())
 
 

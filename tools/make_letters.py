@@ -1,22 +1,25 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
 """Draws the letters A to Z in many typefaces, as an image folder: harder than digits.
 
-Typefaces are those of Debian's packages, which ``--packages`` fetches with apt; or any others, a
-folder for each family. An upper-case and a lower-case letter are one class. Every fifth family
-becomes ``val``, so that its typefaces were never seen; others give one typeface to ``train``::
+Typefaces are those of Debian's packages, which ``--packages`` fetches with apt; or any others, in a
+folder for each package. An upper-case and a lower-case letter are one class. Packages whose
+families of typefaces share the first word of their names are one group; every fifth group becomes
+``val``::
 
-    OUT/train/A/<family>-<typeface>.png ... OUT/val/Z/<family>-<typeface>.png
+    OUT/train/A/<package>-<typeface>.png ... OUT/val/Z/<package>-<typeface>.png
 
-Each typeface gives every letter once, in a case that is drawn. The letter fills 24 of 28 pixels.
+A package gives one typeface to ``train``, or up to four to ``val``, and a typeface every letter
+once, in a case that is drawn. The letter fills 24 of 28 pixels. Images of ``val`` that ``train``
+has as well, of typefaces that live under several names, are left out.
 """
 
 import argparse
 import hashlib
 import random
+import shutil
 import string
 import subprocess
 import tempfile
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -27,19 +30,40 @@ from PIL import Image, ImageDraw, ImageFont
 
 SIDE, LETTER = 28, 24  # pixels
 DRAWN = 200  # pixels of a letter before it is made small, which smooths it
-TYPEFACES = dict(train=1, val=4)  # at most, of a family
-HELD_OUT = 5  # every so many families
+TYPEFACES = dict(train=1, val=4)  # at most, of a package
+HELD_OUT = 5  # every so many groups
 PACKAGES = Path(__file__).with_name('letter_packages.txt')
 
 
-def typefaces(family: Path) -> Iterator[tuple[Path, dict[str, np.ndarray]]]:
-    """The font files of a family that have all letters, in an order drawn, with their images."""
-    files = sorted(f for f in family.rglob('*') if f.suffix.lower() in ('.ttf', '.otf'))
-    random.Random(family.name).shuffle(files)
-    for file in files:
-        letters = draw(file)
-        if letters:
-            yield file, letters
+def font_files(package: Path) -> list[Path]:
+    """The font files of a package, in an order drawn."""
+    files = sorted(f for f in package.rglob('*') if f.suffix.lower() in ('.ttf', '.otf'))
+    random.Random(package.name).shuffle(files)
+    return files
+
+
+def grouped(packages: list[Path]) -> list[list[Path]]:
+    """Packages in groups, those together whose families share the first word of their names."""
+    groups: list[tuple[set[str], list[Path]]] = []
+    for package in packages:
+        words = {family_word(file) for file in font_files(package)} - {None}
+        if not words:
+            continue
+        same = [group for group in groups if group[0] & words]
+        groups = [group for group in groups if not group[0] & words]
+        members = [member for group in same for member in group[1]]
+        groups.append((words.union(*(group[0] for group in same)), [*members, package]))
+    return sorted(sorted(members) for _, members in groups)
+
+
+def family_word(file: Path) -> str | None:
+    """The first word of the name of a typeface's family; None of a file that is no font."""
+    try:
+        with TTFont(file, lazy=True) as font:
+            name = font['name'].getBestFamilyName()
+    except Exception:  # damaged and bitmap fonts, in as many ways as there are readers
+        return None
+    return name.split()[0].lower() if name and name.strip() else None
 
 
 def draw(file: Path) -> dict[str, np.ndarray] | None:
@@ -96,20 +120,28 @@ def fetch(folder: Path) -> None:
         archive.unlink()
 
 
-def write(families: list[Path], out: Path) -> str:
+def write(packages: list[Path], out: Path) -> str:
     """Writes the image folder; a check sum of all of its pixels."""
-    check = hashlib.sha256()
-    number = 0  # of families with letters, so that others do not change which are held out
-    for family in families:
+    splits: dict[str, list[tuple[str, str, np.ndarray]]] = dict(train=[], val=[])
+    number = 0  # of groups with letters, so that others do not change which are held out
+    for group in grouped(packages):
         split = 'val' if number % HELD_OUT == HELD_OUT - 1 else 'train'
-        drawn = list(islice(typefaces(family), TYPEFACES[split]))
-        number += bool(drawn)
-        for file, letters in drawn:
-            for letter, image in letters.items():
-                path = out / split / letter / f'{family.name}-{file.stem}.png'
-                path.parent.mkdir(parents=True, exist_ok=True)
-                cv2.imwrite(str(path), image)
-                check.update(image.tobytes())
+        before = len(splits[split])
+        for package in group:
+            drawn = ((file, draw(file)) for file in font_files(package))
+            for file, letters in islice((d for d in drawn if d[1]), TYPEFACES[split]):
+                name = f'{package.name}-{file.stem}'
+                splits[split] += [(letter, name, image) for letter, image in letters.items()]
+        number += len(splits[split]) > before
+    seen = {image.tobytes() for _, _, image in splits['train']}
+    splits['val'] = [each for each in splits['val'] if each[2].tobytes() not in seen]
+    check = hashlib.sha256()
+    for split, images in splits.items():
+        for letter, name, image in images:
+            path = out / split / letter / f'{name}.png'
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(path), image)
+            check.update(image.tobytes())
     return check.hexdigest()[:16]
 
 
@@ -121,7 +153,7 @@ def main() -> None:
     source.add_argument(
         '--packages', action='store_true', help=f'fetch the Debian packages of {PACKAGES.name}'
     )
-    source.add_argument('--fonts', type=Path, help='a folder with a folder for each family')
+    source.add_argument('--fonts', type=Path, help='a folder with a folder for each package')
     args = parser.parse_args()
     if args.out.exists():
         parser.error(f'{args.out} exists; remove it, or give another folder')
@@ -138,10 +170,11 @@ def main() -> None:
                     'elsewhere give --fonts'
                 )
         partial = args.out.with_name(args.out.name + '.partial')
+        shutil.rmtree(partial, ignore_errors=True)  # of a call that was broken off
         check = write(sorted(f for f in fonts.iterdir() if f.is_dir()), partial)
     counts = {split: len(list(partial.glob(f'{split}/*/*.png'))) for split in ('train', 'val')}
     if not all(counts.values()):
-        parser.error(f'--fonts {args.fonts} has letters of fewer than {HELD_OUT} families')
+        parser.error(f'there are letters of fewer than {HELD_OUT} groups of typefaces')
     partial.rename(args.out)
     print(
         f'wrote {counts["train"]} letters to {args.out}/train and {counts["val"]} to '
