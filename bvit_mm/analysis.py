@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 
 import torch
 from mmcv.cnn.bricks.transformer import FFN
-from mmengine.model import is_model_wrapper
 from mmpretrain.models.utils import MultiheadAttention, WindowMSA
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from .backbones.swin import ElasticWindowMSA
 from .elastic import ElasticBackbone, ElasticFFN, ElasticModule, ElasticMultiheadAttention
+from .processes import unwrapped
 
 VARIANCE = 0.99  # share of the variance that the counted components hold (Fig. 3)
 ROUNDING = 1e-12  # values whose variance is a smaller share of their mean square are constant
@@ -223,7 +223,7 @@ def measure_redundancy(
     for batch in batches:
         network(_preprocessed(model, batch))
         images += len(batch)
-    stage = getattr(_unwrapped(model).backbone, 'training_stage', None)
+    stage = getattr(unwrapped(model).backbone, 'training_stage', None)
     record: dict[str, Any] = dict(
         training_stage=None if stage is None else stage + 1, images=images
     )
@@ -298,7 +298,7 @@ def observable_copy(model: nn.Module) -> nn.Module:
     Raises:
         ValueError: If the model has no backbone, or that no attention and MLP that are known.
     """
-    model = _unwrapped(model)
+    model = unwrapped(model)
     if not isinstance(getattr(model, 'backbone', None), nn.Module):
         raise ValueError(
             f'{type(model).__name__} has no backbone to look into; give a model that has one, such '
@@ -338,11 +338,7 @@ def _last_layer(module: nn.Module, described: Any) -> nn.Module:
 
 def _preprocessed(model: nn.Module, images: Sequence[Tensor]) -> Tensor:
     data = dict(inputs=images, data_samples=None)
-    return _unwrapped(model).data_preprocessor(data, False)['inputs']
-
-
-def _unwrapped(model: nn.Module) -> nn.Module:
-    return model.module if is_model_wrapper(model) else model
+    return unwrapped(model).data_preprocessor(data, False)['inputs']
 
 
 def _inputs(samples: list[dict[str, Any]]) -> list[Tensor]:

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
+from .processes import unwrapped
 from .registry import HOOKS
 
 # Where mmpretrain, mmdet and mmseg have heads that classify; a region proposal head does not.
@@ -24,7 +24,7 @@ HEADS = (
 
 def check_classes(model: nn.Module, dataset: Any) -> None:
     """Raises ValueError if a dataset has more classes than a head of the model has outputs for."""
-    model = model.module if is_model_wrapper(model) else model
+    model = unwrapped(model)
     classes = (getattr(dataset, 'metainfo', None) or {}).get('classes') or ()
     for place, outputs in _class_counts(model):
         if len(classes) > outputs:

@@ -8,7 +8,6 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
-from mmengine.model import is_model_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 from torch.utils.data import DataLoader
@@ -16,6 +15,7 @@ from torch.utils.data import DataLoader
 from .data_share import check_share
 from .elastic import ElasticBackbone
 from .plan import ALL_DATA, Plan, make_plan
+from .processes import unwrapped
 from .registry import HOOKS
 from .subset import SubsetSampler
 from .subset_hook import SubsetHook
@@ -62,7 +62,7 @@ def classifier_flops(model: nn.Module) -> int:
 
 def stage_gflops(model: nn.Module) -> tuple[float, ...]:
     """Forward GFLOPs of one image in each training stage, classifier included."""
-    model = model.module if is_model_wrapper(model) else model
+    model = unwrapped(model)
     backbone, classifier = find_backbone(model), classifier_flops(model)
     return tuple(
         (backbone.flops(k) + classifier) / 1e9 for k in range(backbone.num_training_stages)

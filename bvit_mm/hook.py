@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from mmengine.hooks import CheckpointHook, EMAHook, Hook
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 from torch import nn
@@ -16,7 +15,7 @@ from .cost import find_backbone
 from .elastic import ElasticBackbone
 from .growth import check_growth, check_optimizer, correct_bias_, drawn_anew, grow_
 from .plan import Plan
-from .processes import average_gradients_, shared_seed
+from .processes import average_gradients_, shared_seed, unwrapped
 from .randomness import kept_random_state
 from .registry import HOOKS
 
@@ -71,7 +70,7 @@ class StageSwitchHook(Hook):
             )
         for each in (backbone, *_twins(runner)):
             each.set_training_stage(stage)
-        for name, param in _unwrapped(runner.model).named_parameters():
+        for name, param in unwrapped(runner.model).named_parameters():
             if name in self._pending:
                 param.grad = self._pending[name].to(param)
         self._pending = {}
@@ -124,7 +123,7 @@ class StageSwitchHook(Hook):
         checkpoint['meta'].setdefault('bvit_mm', {}).update(state)
         gradients = {
             name: param.grad.detach().cpu()
-            for name, param in _unwrapped(runner.model).named_parameters()
+            for name, param in unwrapped(runner.model).named_parameters()
             if param.grad is not None
         }
         if gradients and runner.world_size > 1 and self._averaged_at != _iterations(runner):
@@ -138,7 +137,7 @@ class StageSwitchHook(Hook):
     def average_gradients(self, runner: Runner) -> None:
         """Before a checkpoint: all processes go on from the mean of what they accumulated."""
         if runner.world_size > 1 and self._averaged_at != _iterations(runner):
-            average_gradients_(_unwrapped(runner.model))
+            average_gradients_(unwrapped(runner.model))
             self._averaged_at = _iterations(runner)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
@@ -156,7 +155,7 @@ class StageSwitchHook(Hook):
     def _switch(self, runner: Runner, stage: int, data_batch: Any) -> None:
         plan, backbone = _plan(runner), self._backbone
         old = backbone.training_stage
-        model = _unwrapped(runner.model)
+        model = unwrapped(runner.model)
         seed = shared_seed(runner) + stage
         states: dict[nn.Parameter, dict[str, Any]] = {}
         for optimizer in _optimizers(runner):
@@ -198,10 +197,6 @@ def _plan(runner: Runner) -> Plan:
 
 def _iterations(runner: Runner) -> int:
     return sum(runner.train_loop.ledger.iterations)
-
-
-def _unwrapped(model: nn.Module) -> nn.Module:
-    return model.module if is_model_wrapper(model) else model
 
 
 def _twins(runner: Runner) -> Iterator[ElasticBackbone]:

@@ -5,9 +5,10 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
+
+from .processes import unwrapped
 
 
 def train_in_parts(
@@ -27,7 +28,7 @@ def train_in_parts(
     Returns:
         Losses of the whole batch by name.
     """
-    module = model.module if is_model_wrapper(model) else model
+    module = unwrapped(model)
     with optim_wrapper.optim_context(model):
         data = module.data_preprocessor(data_batch, True)
     pieces = split(data, parts)

@@ -3,6 +3,7 @@
 
 import torch
 from mmengine.dist import all_reduce, get_rank, get_world_size
+from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import distributed, nn
 
@@ -10,6 +11,11 @@ from torch import distributed, nn
 def shared_seed(runner: Runner) -> int:
     """The seed of the run, without the rank that mmengine adds with ``diff_rank_seed``."""
     return runner.seed - get_rank() * bool(runner._randomness_cfg.get('diff_rank_seed', False))
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model itself, without what distributes it over processes."""
+    return model.module if is_model_wrapper(model) else model
 
 
 class Agreement:

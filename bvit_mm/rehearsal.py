@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 from torch import Tensor, nn
@@ -22,7 +21,7 @@ from torch.utils.data import DataLoader
 
 from .cost import find_backbone
 from .micro_batches import count_samples
-from .processes import Agreement
+from .processes import Agreement, unwrapped
 from .randomness import kept_random_state
 
 TrainStep = Callable[[Any], Any]
@@ -56,7 +55,7 @@ class Measurement:
 @contextmanager
 def rehearsal(runner: Runner) -> Iterator[None]:
     """Whatever is trained within leaves weights, optimizer, stage, random states as they were."""
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    model = unwrapped(runner.model)
     wrapper = runner.optim_wrapper
     wrappers = list(wrapper.values()) if isinstance(wrapper, OptimWrapperDict) else [wrapper]
     backbone = find_backbone(model)

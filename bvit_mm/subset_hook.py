@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from mmengine.dist import all_reduce, broadcast_object_list, is_main_process
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader
@@ -16,7 +15,7 @@ from torch.utils.data import BatchSampler, DataLoader
 from .data_share import check_epochs
 from .gradmatch import gram_matrix, match
 from .last_layer import check_classifier, mini_batch_gradients, mini_batches
-from .processes import shared_seed
+from .processes import shared_seed, unwrapped
 from .randomness import derived_seed
 from .registry import HOOKS
 from .subset import SubsetSampler, random_subset, samples_of
@@ -109,7 +108,7 @@ class SubsetHook(Hook):
                 "selection='gradmatch' gives each mini-batch weights of its own, which a compiled "
                 'training step would not see; leave out compile'
             )
-        check_classifier(_unwrapped(model), self.features)
+        check_classifier(unwrapped(model), self.features)
 
     def before_train(self, runner: Runner) -> None:
         loop = runner.train_loop
@@ -120,7 +119,7 @@ class SubsetHook(Hook):
             )
         self.check(runner, runner.model, loop.dataloader)
         if self.weighs:
-            module = _unwrapped(runner.model).head.loss_module
+            module = unwrapped(runner.model).head.loss_module
             self._handle = module.register_forward_pre_hook(self._weigh, with_kwargs=True)
 
     def before_train_epoch(self, runner: Runner) -> None:
@@ -191,7 +190,7 @@ class SubsetHook(Hook):
         sampler = train.sampler
         seed = derived_seed(shared_seed(runner), runner.epoch)
         batches = mini_batches(sampler.total, self.batch_size, derived_seed(shared_seed(runner)))
-        model = _unwrapped(runner.model)
+        model = unwrapped(runner.model)
         gradients = mini_batch_gradients(model, train, batches, self.features, self.width, seed)
         results: list[Any] = [None]
         if is_main_process():  # others might round otherwise
@@ -226,7 +225,3 @@ class SubsetHook(Hook):
         total = weights.sum()
         all_reduce(total, 'mean')
         return args, {**kwargs, 'weight': weights, 'avg_factor': total}
-
-
-def _unwrapped(model: nn.Module) -> nn.Module:
-    return model.module if is_model_wrapper(model) else model

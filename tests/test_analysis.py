@@ -13,8 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mmengine.hooks import Hook
-from mmengine.registry import HOOKS, MODELS, init_default_scope
+from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 from mmpretrain.models.backbones import SwinTransformer, VisionTransformer
 from mmpretrain.models.utils import MultiheadAttention
@@ -422,18 +421,6 @@ SWITCH = dict(type='bvit_mm.StageSwitchHook')
 MEASURE = dict(type='bvit_mm.RedundancyHook', num_images=6)
 
 
-@HOOKS.register_module(force=True)
-class StopAtHook(Hook):
-    priority = 'LOWEST'
-
-    def __init__(self, at):
-        self.at = at
-
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        if runner.iter + 1 == self.at:
-            raise Stop
-
-
 def test_a_run_with_the_hook_trains_the_same(tmp_path):
     hooks = [SWITCH, dict(type='EMAHook')]
     build(tmp_path / 'without', custom_hooks=hooks).train()
@@ -467,7 +454,7 @@ def test_a_run_with_the_hook_trains_the_same(tmp_path):
 
 def test_a_resumed_run_writes_the_same_lines(tmp_path):
     build(tmp_path / 'whole', custom_hooks=[SWITCH, MEASURE]).train()
-    stopped = [SWITCH, MEASURE, dict(type='StopAtHook', at=3 * BATCHES + 2)]
+    stopped = [SWITCH, MEASURE, dict(type='StopHook', at=3 * BATCHES + 2)]
     with pytest.raises(Stop):
         build(tmp_path / 'parts', custom_hooks=stopped).train()
     log = tmp_path / 'parts' / LOG

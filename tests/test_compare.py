@@ -13,13 +13,15 @@ import time
 
 import cv2
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from mmengine.config import Config
+from mmengine.registry import MODELS
 
 from bvit_mm.cost import plan_of_config
 
-from .test_tools import DEIT_S, ROOT, call, tool
+from .test_tools import DEIT_S, ROOT, call
 
 sys.path.insert(0, str(ROOT / 'tools'))
 from _comparison import tables
@@ -86,6 +88,24 @@ def test_downsampling_is_the_papers(share, side, tokens):
         *_, resize, pack = loader.dataset.pipeline
         assert resize.type == 'Resize' and resize.scale == (side, side)
         assert pack.type == 'PackInputs'
+
+
+def test_downsampled_swin_computes():
+    """Its last level is smaller than a window."""
+    *_, cfg = planned(SWIN_S, METHODS['downsample'], 0.5)
+    backbone = MODELS.build(cfg.model.backbone)
+    side = cfg.model.backbone.img_size
+    backbone.eval()
+    assert side < 224 and backbone(torch.zeros(1, 3, side, side))[0].isfinite().all()
+
+
+def test_schedule_of_a_config_without_one():
+    cfg = Config.fromfile(DEIT_S)
+    cfg.param_scheduler = None
+    with pytest.raises(ValueError, match='no scheduler of learning rates'):
+        METHODS['rex'](cfg, 0.5)
+    cfg.param_scheduler = dict(type='CosineAnnealingLR', begin=0)
+    assert METHODS['rex'](cfg, 0.5)['param_scheduler'] == [dict(type='bvit_mm.REXLR', begin=0)]
 
 
 def test_schedules_follow_the_warm_up():
@@ -174,7 +194,7 @@ def test_tables():
     text = tables(records)
     assert '| bvit | 92.00 ± 2.00 (3) | 95.00 (1) |' in text
     assert '| linear | 91.00 ± 2.65 (3) |  |' in text
-    assert '| linear | +1.00 [-1.48, +3.48] |  |' in text
+    assert '| linear | +1.00 [-1.48, +3.48] (3) |  |' in text
 
 
 def test_damaged_records_are_named(tmp_path):
@@ -251,13 +271,6 @@ def test_folder_in_use_is_refused(compare_here, tmp_path):
         error = compare_here(DIGITS, '--out', tmp_path, '--methods', 'bvit', '--seeds', '1').err
     assert f'{tmp_path} is in use by another compare.py, or by a run that a killed one' in error
     assert [f.name for f in tmp_path.iterdir()] == ['lock']
-
-
-@pytest.fixture(scope='module')
-def digits(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('data') / 'digits'
-    tool('make_digits', folder, cwd=folder.parent)
-    return folder
 
 
 @pytest.fixture

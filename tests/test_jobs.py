@@ -11,14 +11,7 @@ from pathlib import Path
 import pytest
 
 from .test_resume import last_file
-from .test_tools import DEIT_S, DEMO, ROOT, call, tool
-
-
-@pytest.fixture(scope='module')
-def digits(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('data') / 'digits'
-    tool('make_digits', folder, cwd=folder.parent)
-    return folder
+from .test_tools import DEIT_S, DEMO, ROOT, call
 
 
 @pytest.fixture

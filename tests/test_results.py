@@ -10,13 +10,13 @@ from .test_tools import ROOT, tool
 
 sys.path.insert(0, str(ROOT / 'tools'))
 from _runs import read_records
-from results import verdict
+from results_page import verdict
 
 RECORDS = sorted((ROOT / 'results').glob('*.jsonl'))
 
 
 def test_page_is_what_its_command_writes(tmp_path):
-    tool('results', tmp_path / 'results.md', cwd=tmp_path)
+    tool('results_page', tmp_path / 'results.md', cwd=tmp_path)
     assert (tmp_path / 'results.md').read_text() == (ROOT / 'docs' / 'results.md').read_text()
     for drawn in tmp_path.glob('*.png'):
         kept = cv2.imread(str(ROOT / 'docs' / drawn.name))
@@ -40,5 +40,5 @@ def test_verdicts():
 
 
 def test_wrong_folder(tmp_path):
-    error = tool('results', tmp_path / 'nowhere' / 'results.md', cwd=tmp_path, fails=True)
+    error = tool('results_page', tmp_path / 'nowhere' / 'results.md', cwd=tmp_path, fails=True)
     assert 'nowhere is no folder' in error

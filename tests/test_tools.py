@@ -50,13 +50,6 @@ def plan_here(monkeypatch):
 
 
 @pytest.fixture(scope='module')
-def digits(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('data') / 'digits'
-    tool('make_digits', folder, cwd=folder.parent)
-    return folder
-
-
-@pytest.fixture(scope='module')
 def short(digits):
     """Options that make the demo run three epochs of eight batches."""
     loaders = ('train', 'val', 'test')

@@ -19,7 +19,7 @@ def tables(records: Sequence[Record]) -> str:
     methods = list(dict.fromkeys(record.method for record in records))
     budgets = sorted({record.budget for record in records})
     metric = records[0].metric if records else 'metric'
-    head = ['method', *(f'{budget:.0%}' for budget in budgets)]
+    head = ['method', *(f'{100 * budget:g} %' for budget in budgets)]
 
     def rows(cell) -> list[list[str]]:
         return [
@@ -49,7 +49,8 @@ def tables(records: Sequence[Record]) -> str:
             for m in others
         ]
         text += [
-            f'{OURS} minus the method, paired by seed, with the 95 % interval (Student):',
+            f'{OURS} minus the method, paired by seed: the mean, its 95 % interval by Student, and '
+            'the number of pairs:',
             markdown([head, *differences]),
         ]
     return '\n\n'.join(text) + '\n'
@@ -59,8 +60,9 @@ def difference(ours: dict[int, Record] | None, theirs: dict[int, Record] | None)
     """A cell: how much better ours is; empty if the two have no seed in common."""
     if not ours or not theirs or not ours.keys() & theirs.keys():
         return ''
-    mean, low, high, _ = paired_difference(ours, theirs)
-    return f'{mean:+.2f}' if math.isnan(low) else f'{mean:+.2f} [{low:+.2f}, {high:+.2f}]'
+    mean, low, high, n = paired_difference(ours, theirs)
+    interval = '' if math.isnan(low) else f' [{low:+.2f}, {high:+.2f}]'
+    return f'{mean:+.2f}{interval} ({n})'
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
@@ -102,4 +104,4 @@ def draw(records: Sequence[Record], file: Path) -> None:
     plt.close(figure)
 
 
-MARKERS = 'osD^vP*X<>'
+MARKERS = 'osD^vP*X<'  # not as many as colours, so that pairs of them are many

@@ -25,16 +25,18 @@ def growing(*keys: str) -> Callable[[Config, float], Changes]:
 
 
 def longest_second(cfg: Config, share: float) -> Changes:
-    """The longest of three stages is the second (Table 5): epochs of the other two, exchanged.
+    """The longest of three stages is the second (Table 5): the epochs of the plan, exchanged.
 
     The budget is met by the first stage, which is the cheapest.
     """
     plan, _ = plan_of_config(cfg)
-    first, second, last = plan.epochs
+    if len(plan.epochs) != 3:
+        raise ValueError(f'the config has {len(plan.epochs)} training stages; give three')
+    first, last, second = sorted(plan.epochs)
     c1, c2, c3 = plan.gflops
     budget = plan.budget
-    scale = budget / (c1 * first + c2 * last + c3 * second)
-    second, last = max(1, round(scale * last)), max(1, round(scale * second))
+    scale = budget / (c1 * first + c2 * second + c3 * last)
+    second, last = max(1, round(scale * second)), max(1, round(scale * last))
     first = max(1, int((budget - c2 * second - c3 * last) / c1 + 1e-9))
     return {'train_cfg.budget': None, 'train_cfg.epochs': [first, second, last]}
 
@@ -43,10 +45,11 @@ def grown(init: str, moments: str) -> Callable[[Config, float], Changes]:
     """How new weights and their moments start (Table 11)."""
 
     def changes(cfg: Config, share: float) -> Changes:
-        hooks = [dict(hook) for hook in cfg.custom_hooks]
-        for hook in hooks:
-            if hook['type'] == 'bvit_mm.StageSwitchHook':
-                hook.update(init=init, moments=moments)
+        hooks = [dict(hook) for hook in cfg.get('custom_hooks') or []]
+        ours = [hook for hook in hooks if hook['type'] == 'bvit_mm.StageSwitchHook']
+        if len(ours) != 1:
+            raise ValueError('custom_hooks of the config must have one bvit_mm.StageSwitchHook')
+        ours[0].update(init=init, moments=moments)
         return {'custom_hooks': hooks}
 
     return changes

@@ -152,7 +152,7 @@ def _images(args: argparse.Namespace, cfg: Config) -> Dataset:
     except FileNotFoundError as error:
         raise ValueError(f'{error}; give --images, a folder with some') from None
     except RuntimeError as error:  # mmpretrain's for a folder without images
-        raise ValueError(f'{args.images} has no images: {error}') from None
+        raise ValueError(f'{args.images or "the validation set"} has no images: {error}') from None
 
 
 def _check_drawable(args: argparse.Namespace) -> None:

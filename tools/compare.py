@@ -211,7 +211,8 @@ class Comparison:
         self.running: dict[subprocess.Popen, tuple[Run, int]] = {}
         self.failed: list[str] = []
         self.stopped_by = 0
-        self.pace: list[float] = []  # seconds for a cost of 1, of runs that ended in this session
+        # Seconds for a cost of 1.
+        self.pace = [sum(r.seconds.values()) / r.cost for r in self.done.values()]
 
     def run(self) -> None:
         """Makes all runs that are left; a signal lets those that train save and end.

@@ -29,9 +29,15 @@ def with_schedule(kind: str, others: Changes) -> Callable[[Config, float], Chang
     """Another learning rate schedule after the warm-up, with the end value that there was."""
 
     def changes(cfg: Config, share: float) -> Changes:
-        *warm_up, main = cfg.param_scheduler
+        schedulers = cfg.get('param_scheduler')
+        schedulers = list(schedulers) if isinstance(schedulers, list) else [schedulers]
+        rates = [i for i, s in enumerate(schedulers) if s and str(s['type']).endswith('LR')]
+        if not rates:
+            raise ValueError('the config has no scheduler of learning rates that could be another')
+        main = schedulers[rates[-1]]
         kept = {key: main[key] for key in KEPT if key in main}
-        return {**others, 'param_scheduler': [*warm_up, dict(type=kind, **kept)]}
+        schedulers[rates[-1]] = dict(type=kind, **kept)
+        return {**others, 'param_scheduler': schedulers}
 
     return changes
 
@@ -43,8 +49,7 @@ def downsample(cfg: Config, share: float) -> Changes:
     fill the budget.
     """
     model = build_to_count(cfg.model)
-    whole = find_backbone(model).whole
-    full = stage_gflops(model)[-1]
+    whole, full = find_backbone(model).whole, stage_gflops(model)[-1]
     size = cfg.model.backbone.img_size
     levels = len(whole.hidden) if isinstance(whole.hidden, tuple) else 1
     step = size // whole.grid[0] * 2 ** (levels - 1)
@@ -56,6 +61,8 @@ def downsample(cfg: Config, share: float) -> Changes:
     side = min(range(step, size + 1, step), key=lambda side: abs(cost(side) / full - share))
     epochs = math.ceil(cfg.train_cfg.get('full_epochs', 300) * full / cost(side))
     changes = {**WHOLE, 'model.backbone.img_size': side, 'train_cfg.full_epochs': epochs}
+    if whole.window is not None:  # its last levels may be smaller than a window
+        changes['model.backbone.pad_small_map'] = True
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         pipeline = cfg[name].dataset.pipeline
         resize = dict(type='Resize', scale=(side, side), interpolation='area')

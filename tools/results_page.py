@@ -1,7 +1,7 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
 """Writes the page of results and its figures from the records of runs.
 
-    python tools/results.py docs/results.md
+    python tools/results_page.py docs/results.md
 
 Records lie in ``results/<data>.jsonl``, as ``tools/compare.py`` writes them, and what was run with
 settings found by them, on seeds not used before, in ``results/<data>_confirmed.jsonl``.
@@ -54,7 +54,7 @@ ABLATIONS = {
 }
 INTRODUCTION = """# Does growing buy accuracy?
 
-Written by `python tools/results.py docs/results.md` from the records in `results/`, which
+Written by `python tools/results_page.py docs/results.md` from the records in `results/`, which
 `tools/compare.py` wrote ([comparing.md](comparing.md)); a test compares. The claim is that of
 Table 1: at equal cost, growing a network beats training the whole one for fewer epochs. It was
 tested on small data with a small network; **nothing here was run on ImageNet**.
@@ -109,13 +109,14 @@ def claim(records: Sequence[Record]) -> str:
     for budget in sorted({r.budget for r in records}):
         ours = settings.get((OURS, budget))
         theirs = {m: settings[m, budget] for m in BASELINES if (m, budget) in settings}
-        if not ours or not theirs:
+        theirs = {m: runs for m, runs in theirs.items() if ours and ours.keys() & runs.keys()}
+        if not theirs:
             continue
         best = max(theirs, key=lambda m: statistics.fmean(r.value for r in theirs[m].values()))
         _, low, high, _ = paired_difference(ours, theirs[best])
         paper = f'{PAPER[budget]:+.1f}' if budget in PAPER else ''
         cells = [best, difference(ours, theirs[best]), verdict(low, high), paper]
-        rows.append([f'{budget:.0%}', *cells])
+        rows.append([f'{100 * budget:g} %', *cells])
     return '**The claim**, against the best of linear, rex and cosine:\n\n' + markdown(rows)
 
 
@@ -136,11 +137,11 @@ def ablation_parts(records: Sequence[Record]) -> list[str]:
                 runs, ours = settings[method, budget], settings.get((OURS, budget), {})
                 values = [r.value for r in runs.values()]
                 cost = statistics.fmean(r.cost for r in runs.values())
-                cells = [method, f'{budget:.0%}', str(next(iter(runs.values())).epochs)]
+                cells = [method, f'{100 * budget:g} %', str(next(iter(runs.values())).epochs)]
                 cells += [f'{cost:.2%}', f'{statistics.fmean(values):.2f} ± {spread(values):.2f}']
-                rows.append([*cells, difference(runs, ours), f'{len(runs.keys() & ours.keys())}'])
+                rows.append([*cells, difference(runs, ours)])
         if rows:
-            head = ['method', 'budget', 'epochs', 'cost', 'accuracy', f'minus {OURS}', 'seeds']
+            head = ['method', 'budget', 'epochs', 'cost', 'accuracy', f'minus {OURS}']
             parts += [f'### {title}', markdown([head, *rows])]
     return parts
 
