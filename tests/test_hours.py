@@ -224,7 +224,7 @@ def test_budget_is_kept_when_the_speed_changes(tmp_path, clock, budget, factor):
 
 
 def test_epochs_of_the_first_stages_keep_the_proportions(tmp_path, clock):
-    loop = run(tmp_path, clock, '1500s').train_loop
+    loop = run(tmp_path, clock, '1000s').train_loop
     first, second, last = loop.ledger.epochs
     assert first / second == pytest.approx(loop.hours.weights[0] / loop.hours.weights[1], abs=0.2)
     assert second / last == pytest.approx(loop.hours.weights[1] / loop.hours.weights[2], abs=0.2)

@@ -110,8 +110,17 @@ def stop_and_resume(work_dir, at, changes):
 @pytest.mark.parametrize('name', VARIANTS)
 @pytest.mark.parametrize('epoch', [1, 2, 3, 4])
 def test_resumed_from_an_epoch(tmp_path, uninterrupted, name, epoch):
-    """Stopped in the epoch that follows: before (1), at (2, 4) and after (3) a switch."""
-    resumed = stop_and_resume(tmp_path, epoch * BATCHES + 2, VARIANTS[name])
+    """From what a kill in the next epoch leaves: before (1), at (2, 4) and after (3) a switch."""
+    whole = uninterrupted.folder(name)
+    last = whole / f'epoch_{epoch}.pth'
+    build(tmp_path, **VARIANTS[name], resume=True, load_from=str(last)).train()
+    assert_same_run(last_file(tmp_path), last_file(whole))
+
+
+@pytest.mark.parametrize('name', VARIANTS)
+def test_stopped_and_resumed(tmp_path, uninterrupted, name):
+    """In one folder, from the checkpoint that mmengine noted last."""
+    resumed = stop_and_resume(tmp_path, 2 * BATCHES + 2, VARIANTS[name])
     assert_same_run(resumed, uninterrupted(name))
 
 
