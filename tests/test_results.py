@@ -42,3 +42,6 @@ def test_verdicts():
 def test_wrong_folder(tmp_path):
     error = tool('results_page', tmp_path / 'nowhere' / 'results.md', cwd=tmp_path, fails=True)
     assert 'nowhere is no folder' in error
+    error = tool('results_page', 'a.md', '--records', tmp_path, cwd=tmp_path, fails=True)
+    assert f'--records {tmp_path} has none of digits, letters' in error
+    assert not (tmp_path / 'a.md').exists()

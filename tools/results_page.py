@@ -154,6 +154,8 @@ def main() -> None:
     args = parser.parse_args()
     if not args.page.parent.is_dir():
         parser.error(f'{args.page.parent} is no folder')
+    if not any((args.records / f'{name}.jsonl').is_file() for name in DATA):
+        parser.error(f'--records {args.records} has none of {", ".join(DATA)}.jsonl')
     args.page.write_text(page(args.records, args.page.parent))
 
 
