@@ -28,6 +28,7 @@ from _comparison import tables
 from _runs import Record, paired_difference, pareto_front, read_records
 from ablations import METHODS as ABLATIONS
 from ablations import TABLE_13
+from compare import group
 from methods import METHODS
 
 SWIN_S = ROOT / 'configs' / 'swin' / 'swin-small_bvit-b50_16xb64_in1k.py'
@@ -230,6 +231,7 @@ def compare_here(monkeypatch, capsys):
         (['--budgets', '0.001'], 'bvit at budget 0.001: budget='),
         (['--seeds', '0'], '--seeds 0 must be at least 1'),
         (['--jobs', '0'], '--jobs 0 must be at least 1'),
+        (['--gpus', '0'], '--gpus 0 must be at least 1'),
         (['--methods-of', 'nowhere.py'], '--methods-of nowhere.py is no file'),
         (['--methods-of', __file__], 'must set METHODS'),
         (['--cfg-options', 'train_cfg.alpha=x'], "alpha='x' must be a finite number"),
@@ -297,6 +299,29 @@ def test_a_run_that_fails_does_not_stop_others(compare_here, short, tmp_path):
     assert 'nowhere' in printed.err
     (record,) = read_records(tmp_path / 'out' / 'runs.jsonl')
     assert record.method == 'cosine'
+
+
+def test_a_run_has_several_processes(compare_here, short, tmp_path):
+    """One a GPU, or on the CPU; meanwhile it is told how far they are."""
+    printed = compare_here(
+        DIGITS, '--methods', 'cosine', '--gpus', '2', '--report', '1', '--out', tmp_path, *short
+    ).out
+    assert 'training: cosine-b0.5-s0 ' in printed
+    assert '[1/1] cosine-b0.5-s0: accuracy/top1' in printed
+    ledger = json.loads((tmp_path / 'cosine-b0.5-s0' / 'ledger.json').read_text())
+    assert ledger['samples'] == [4 * 4 * 2 * 64]  # epochs, batches, processes, images
+
+
+def test_gpus_are_dealt_out_in_turn():
+    devices = ['3', '5', '6', '7', '9']
+    assert [group(devices, 2, slot) for slot in range(3)] == [['3', '5'], ['6', '7'], ['3', '5']]
+    assert [group(devices[:2], 1, slot) for slot in range(3)] == [['3'], ['5'], ['3']]
+
+
+def test_more_gpus_than_there_are(compare_here, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 1)
+    error = compare_here(DIGITS, '--gpus', '2', '--out', tmp_path / 'out').err
+    assert '--gpus 2, but torch sees 1' in error and not (tmp_path / 'out').exists()
 
 
 def test_interrupted_and_gone_on_with(compare_here, short, tmp_path):

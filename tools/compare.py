@@ -79,6 +79,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--first-seed', type=int, default=0)
     parser.add_argument('--out', type=Path, help='default: work_dirs/compare/<name of config>')
     parser.add_argument('--jobs', type=int, default=1, help='runs at a time')
+    parser.add_argument(
+        '--gpus', type=int, default=1, help='of a run; processes, if there are none'
+    )
+    parser.add_argument(
+        '--report', type=float, default=600, metavar='SECONDS', help='between lines of progress'
+    )
     parser.add_argument('--amp', action='store_true', help='train with mixed precision')
     parser.add_argument(
         '--keep', action='store_true', help='keep checkpoints of finished runs; else removed'
@@ -88,9 +94,11 @@ def parse_args() -> argparse.Namespace:
         '--cfg-options', nargs='+', action=DictAction, help='change the config, as in train.py'
     )
     args = parser.parse_args()
-    for name in ('seeds', 'jobs'):
+    for name in ('seeds', 'jobs', 'gpus'):
         if getattr(args, name) < 1:
             parser.error(f'--{name} {getattr(args, name)} must be at least 1')
+    if args.gpus > len(visible_devices()) > 0:
+        parser.error(f'--gpus {args.gpus}, but torch sees {len(visible_devices())}')
     for budget in args.budgets:
         if not 0 < budget <= 1:
             parser.error(f'--budgets {budget} must be shares of the full cost, above 0, up to 1')
@@ -103,6 +111,19 @@ def parse_args() -> argparse.Namespace:
     except (ValueError, TypeError, FileNotFoundError) as error:
         parser.error(str(error))
     return args
+
+
+def visible_devices() -> list[str]:
+    """The GPUs that runs may have, as ``CUDA_VISIBLE_DEVICES`` names them."""
+    named = os.environ.get('CUDA_VISIBLE_DEVICES')
+    count = torch.cuda.device_count()
+    return named.split(',')[:count] if named else [str(i) for i in range(count)]
+
+
+def group(devices: list[str], size: int, slot: int) -> list[str]:
+    """The devices of a slot, when they are dealt out in groups of a size, in turn."""
+    first = slot % (len(devices) // size) * size
+    return devices[first : first + size]
 
 
 def known_methods(file: Path | None) -> dict[str, Method]:
@@ -208,7 +229,8 @@ class Comparison:
             ) from None
         self.done = finished(args)  # again, now that nobody else adds to them
         self.left = [run for run in args.runs if run.key not in self.done]
-        self.running: dict[subprocess.Popen, tuple[Run, int]] = {}
+        self.running: dict[subprocess.Popen, tuple[Run, int, float]] = {}  # slot, when it began
+        self.reported = time.monotonic()
         self.failed: list[str] = []
         self.stopped_by = 0
         # Seconds for a cost of 1.
@@ -228,12 +250,14 @@ class Comparison:
             while (self.left or self.running) and not self.stopped_by:
                 while self.left and slots:
                     run, slot = self.left.pop(0), slots.pop(0)
-                    self.running[self._start(run, slot)] = run, slot
+                    self.running[self._start(run, slot)] = run, slot, time.monotonic()
                 time.sleep(0.2)
                 for process in [p for p in self.running if p.poll() is not None]:
-                    run, slot = self.running.pop(process)
+                    run, slot, _ = self.running.pop(process)
                     slots.append(slot)
                     self._end(run, process.returncode)
+                if time.monotonic() > self.reported + self.args.report:
+                    self._report()
         finally:
             self._end_all()
         if self.stopped_by:
@@ -245,18 +269,20 @@ class Comparison:
         run.config.parent.mkdir(parents=True, exist_ok=True)
         run.folder.mkdir(exist_ok=True)
         write(run.config, run.cfg.dump())
-        command = [sys.executable, TRAIN, run.config, '--work-dir', run.folder]
+        command = [TRAIN, run.config, '--work-dir', run.folder]
+        if self.args.gpus > 1:  # standalone: at a port that is free
+            several = ['torch.distributed.run', '--standalone', '--nproc-per-node', self.args.gpus]
+            command = ['-m', *several, *command, '--launcher', 'pytorch']
         if (run.folder / 'last_checkpoint').is_file():  # else load_from of the config counts
             command.append('--resume')
         environment = dict(os.environ)
-        environment.setdefault('OMP_NUM_THREADS', str(max(1, os.cpu_count() // self.args.jobs)))
-        if torch.cuda.device_count() > 1:
-            visible = os.environ.get('CUDA_VISIBLE_DEVICES')
-            devices = visible.split(',') if visible else range(torch.cuda.device_count())
-            environment['CUDA_VISIBLE_DEVICES'] = str(devices[slot % len(devices)])
+        at_once = self.args.jobs * self.args.gpus
+        environment.setdefault('OMP_NUM_THREADS', str(max(1, os.cpu_count() // at_once)))
+        if devices := visible_devices():
+            environment['CUDA_VISIBLE_DEVICES'] = ','.join(group(devices, self.args.gpus, slot))
         with (run.folder / 'output.txt').open('a') as out:
             return subprocess.Popen(
-                list(map(str, command)),
+                [sys.executable, *map(str, command)],
                 stdout=out,
                 stderr=out,
                 env=environment,
@@ -272,29 +298,40 @@ class Comparison:
             return
         record = record_of(run)
         self.done[run.key] = record
-        with (self.args.out / 'runs.jsonl').open('a') as out:
-            out.write(json.dumps(record._asdict()) + '\n')
+        lines = [json.dumps(each._asdict()) + '\n' for each in self.done.values()]
+        write(self.args.out / 'runs.jsonl', ''.join(lines))
         if not self.args.keep:
             for file in run.folder.glob('*.pth'):
                 file.unlink()
         write_report(self.args.out, list(self.done.values()))
         took = sum(record.seconds.values())
         self.pace.append(took / record.cost)
-        left = self._time_left()
         wanted = [self.done[run.key] for run in self.args.runs if run.key in self.done]
         print(
             f'[{len(wanted)}/{len(self.args.runs)}] {run.folder.name}: {record.metric} '
             f'{record.value:.2f}, {record.cost:.1%} of the full cost, {duration(took)}'
-            + (f'; about {duration(left)} left' if left else ''),
+            + self._time_left(),
             flush=True,
         )
+        self.reported = time.monotonic()
 
-    def _time_left(self) -> float:
-        """Seconds that the other runs will take, as those of this session did."""
+    def _report(self) -> None:
+        """Tells how far those are that train."""
+        running = [f'{run.folder.name} {spent(run):.0%}' for run, _, _ in self.running.values()]
+        print(f'training: {", ".join(running)}{self._time_left()}', flush=True)
+        self.reported = time.monotonic()
+
+    def _time_left(self) -> str:
+        """How long the other runs will take, as those did that ended, or else as these do."""
+        running = [(run.share, spent(run), began) for run, _, began in self.running.values()]
+        now = time.monotonic()
+        pace = self.pace or [(now - began) / (share * s) for share, s, began in running if s]
         cost = sum(run.share for run in self.left)
-        cost += sum(0.5 * run.share for run, _ in self.running.values())
-        at_once = min(self.args.jobs, max(1, len(self.left) + len(self.running)))
-        return cost * sum(self.pace) / len(self.pace) / at_once
+        cost += sum(share * (1 - s) for share, s, _ in running)
+        if not pace or not cost:
+            return ''
+        at_once = min(self.args.jobs, len(self.left) + len(self.running))
+        return f'; about {duration(cost * sum(pace) / len(pace) / at_once)} left'
 
     def _stop(self, number: int, frame: object) -> None:
         self.stopped_by = number
@@ -305,6 +342,13 @@ class Comparison:
                 os.killpg(process.pid, signal.SIGTERM)
         for process in self.running:
             process.wait()
+
+
+def spent(run: Run) -> float:
+    """The share of its budget that a run has spent, by its log."""
+    logs = sorted(run.folder.glob('*/vis_data/scalars.json'))
+    lines = logs[-1].read_text().split('\n')[:-1] if logs else []  # the last is being written
+    return max((json.loads(line).get('spent', 0.0) for line in lines), default=0.0)
 
 
 def record_of(run: Run) -> Record:
