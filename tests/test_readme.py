@@ -16,6 +16,7 @@ from bvit_mm.cost import plan_of_config
 from bvit_mm.plan import make_plan
 
 from .added_backbone import CONFIG, PAGE
+from .test_tools import script
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / 'README.md').read_text()
@@ -52,13 +53,10 @@ def test_plan_commands_run(command, tmp_path):
     if '--hours' in command:  # times the stages on the data that `make demo` makes
         make = [sys.executable, 'tools/make_digits.py', 'data/digits']
         subprocess.run(make, cwd=tmp_path, check=True)
-    done = subprocess.run(
-        [sys.executable, *command[1:]], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    stdout = script(*command[1:], cwd=tmp_path)
     if '55,55,193' in command:
         (shown,) = blocks('text')
-        assert shown.strip() in done.stdout
+        assert shown.strip() in stdout
         assert (tmp_path / 'plan.png').is_file()
 
 

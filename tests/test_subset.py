@@ -4,8 +4,6 @@
 import copy
 import json
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -37,6 +35,7 @@ from .test_resume import (
     last_file,
     stop_and_resume,
 )
+from .test_tools import tool
 
 SAMPLER = dict(_delete_=True, type='bvit_mm.SubsetSampler', share=0.5)
 MATCH = dict(type='bvit_mm.SubsetHook', selection='gradmatch', interval=2, batch_size=2)
@@ -563,12 +562,10 @@ def test_tool_prints_the_plan(tmp_path):
     cfg.train_dataloader.sampler = dict(type='bvit_mm.SubsetSampler', share=0.1)
     cfg.custom_hooks.append(dict(type='bvit_mm.SubsetHook', selection='gradmatch', interval=5))
     cfg.dump(tmp_path / 'subset.py')
-    command = [sys.executable, 'tools/plan.py', str(tmp_path / 'subset.py')]
-    done = subprocess.run([*command, '--json'], capture_output=True, text=True, timeout=120)
-    plan = json.loads(done.stdout)
+    plan = json.loads(tool('plan', 'subset.py', '--json', cwd=tmp_path))
     gflops = [stage['gflops'] for stage in plan['stages']]
     trained = sum(0.1 * g * n for g, n in zip(gflops, (5, 5, 10)))
     assert plan['cost'] == pytest.approx(trained + (gflops[0] + gflops[1] + gflops[2]) / 3)
     assert plan['data_share'] == 0.1 and plan['selection_interval'] == 5
-    table = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+    table = tool('plan', 'subset.py', cwd=tmp_path)
     assert 'an epoch reads 0.1 of the data' in table and re.search(r'selection +[\d.]+', table)

@@ -10,3 +10,5 @@ model = dict(data_preprocessor=dict(mean=[51.4] * 3, std=[95.2] * 3), head=dict(
 train_dataloader = dict(dataset=dict(data_root='data/letters/train'))
 val_dataloader = dict(dataset=dict(data_root='data/letters/val'))
 test_dataloader = val_dataloader
+
+optim_wrapper = dict(optimizer=dict(lr=2e-3))
