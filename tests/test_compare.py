@@ -26,9 +26,9 @@ from .test_tools import DEIT_S, ROOT
 sys.path.insert(0, str(ROOT / 'tools'))
 from _comparison import tables
 from _runs import Record, paired_difference, pareto_front, read_records
+from _trainings import group
 from ablations import METHODS as ABLATIONS
 from ablations import TABLE_13
-from compare import group
 from methods import METHODS
 
 SWIN_S = ROOT / 'configs' / 'swin' / 'swin-small_bvit-b50_16xb64_in1k.py'

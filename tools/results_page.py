@@ -8,12 +8,14 @@ settings found by them, on seeds not used before, in ``results/<data>_confirmed.
 """
 
 import argparse
+import json
 import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
 from _comparison import OURS, difference, draw, markdown, tables
+from _redundancy_section import redundancy_section
 from _runs import Record, by_setting, paired_difference, read_records, spread
 from ablations import FIG_6, SCHEDULES, TABLE_2, TABLE_4, TABLE_5, TABLE_11, TABLE_13
 from methods import METHODS
@@ -25,22 +27,14 @@ DATA = {
         'Handwritten digits',
         '4,000 images of 28 x 28 pixels to train and 1,000 to validate, ten classes '
         '(`tools/make_digits.py`), shifted and turned. `configs/compare/deit-digits.py`: a DeiT '
-        'with 4 blocks, 64 channels, 4 heads and 49 tokens; stages of 1, 2, 4 heads, 64, 128, 256 '
-        'hidden units, 25, 49, 49 tokens. The full cost is 32 epochs of the whole network. The '
-        'learning rate was chosen for `cosine` at half of the budget, by seed 100: 82.0 % with '
-        '1e-3, 91.1 % with 2e-3, 90.0 % with 4e-3 (with the warm-up of the last section).',
+        'with 4 blocks, 48 channels, 3 heads and 49 tokens; stages of 1, 2, 3 heads, 48, 96, 192 '
+        'hidden units, 25, 49, 49 tokens. The full cost is 32 epochs of the whole network.',
     ),
     'letters': (
         'Letters of unseen typefaces',
         '5,486 images of 28 x 28 pixels to train, and 4,002 to validate, of other typefaces; 26 '
         'classes (`tools/make_letters.py`), shifted and turned. '
         '`configs/compare/deit-letters.py`: the same network. The full cost is 32 epochs of it.',
-    ),
-    'digits_long_warmup': (
-        'Digits, with a long warm-up',
-        'A first try, with two epochs of warm-up: a quarter of what `linear`, `rex` and `cosine` '
-        'have at 25 %, and 3.5 % of what `bvit` has, whose first epochs are cheap. That is unfair, '
-        'so the config has half an epoch now; it is kept to show how much a warm-up can count.',
     ),
 }
 ABLATIONS = {
@@ -85,6 +79,7 @@ def page(folder: Path, figures: Path) -> str:
         )
         draw(main, figures / f'results_{name}.png')
         parts += [f'## {title}', description, machine(records)]
+        parts += pilot_parts(read_records(folder / f'{name}_pilot.jsonl'))
         parts += [tables(main).strip(), f'![Accuracy against cost](results_{name}.png)']
         parts += [claim(main)]
         parts += ablation_parts(records)
@@ -92,6 +87,9 @@ def page(folder: Path, figures: Path) -> str:
         if confirmed:
             parts += ['### The best setting, on seeds that were not used to find it']
             parts += [tables(confirmed).strip()]
+    measured = folder / 'digits_redundancy.json'
+    if measured.is_file():
+        parts += redundancy_section(json.loads(measured.read_text()), figures)
     return '\n\n'.join(part.strip() for part in parts) + '\n'
 
 
@@ -100,6 +98,18 @@ def machine(records: Sequence[Record]) -> str:
     devices = ', '.join(sorted({record.device for record in records}))
     hours = sum(sum(record.seconds.values()) for record in records) / 3600
     return f'{len(records)} runs, {hours:.1f} hours in all, on: {devices}.'
+
+
+def pilot_parts(records: Sequence[Record]) -> list[str]:
+    """How the learning rate was chosen."""
+    if not records:
+        return []
+    (seed,), (budget,) = {r.seed for r in records}, {r.budget for r in records}
+    reached = ', '.join(f'{r.method} {r.value:.1f} %' for r in records)
+    return [
+        f'The learning rate is the best for `cosine` at {100 * budget:g} % with seed {seed}, which '
+        f'is used for nothing else: {reached}.'
+    ]
 
 
 def claim(records: Sequence[Record]) -> str:
