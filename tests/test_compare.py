@@ -76,6 +76,17 @@ def test_methods_cost_the_same(file, name, share):
     assert plan.cost <= share * full * (1 + 1e-9)
 
 
+@pytest.mark.parametrize('share', [0.25, 1.0])
+def test_updates_are_as_many_as_the_growing_networks(share):
+    growing, _, _, cfg = planned(DIGITS, METHODS['bvit'], share)
+    plan, _, _, changed = planned(DIGITS, METHODS['equal-updates'], share)
+    ours, theirs = (
+        sum(p.epochs) / c.train_dataloader.batch_size for p, c in ((growing, cfg), (plan, changed))
+    )
+    assert theirs == pytest.approx(ours, rel=0.02)
+    assert changed.optim_wrapper == cfg.optim_wrapper
+
+
 @pytest.mark.parametrize(
     'share, side, tokens', [(0.25, 112, 49), (0.5, 160, 100), (0.75, 192, 144)]
 )

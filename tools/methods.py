@@ -13,7 +13,7 @@ from typing import Any
 from mmengine.config import Config
 
 from bvit_mm import subset_share
-from bvit_mm.cost import build_to_count, find_backbone, stage_gflops
+from bvit_mm.cost import build_to_count, find_backbone, plan_of_config, stage_gflops
 
 Changes = dict[str, Any]
 Method = Changes | Callable[[Config, float], Changes]
@@ -70,6 +70,18 @@ def downsample(cfg: Config, share: float) -> Changes:
     return changes
 
 
+def equal_updates(cfg: Config, share: float) -> Changes:
+    """``rex`` on batches so small that it makes as many updates as the growing network does.
+
+    A control: early epochs of a growing network are cheap, so it makes more updates for a budget.
+    """
+    plan, _ = plan_of_config(cfg)
+    epochs = share * cfg.train_cfg.get('full_epochs', 300)
+    size = round(cfg.train_dataloader.batch_size * epochs / sum(plan.epochs))
+    changes = with_schedule('bvit_mm.REXLR', WHOLE)(cfg, share)
+    return {**changes, 'train_dataloader.batch_size': max(1, size)}
+
+
 def subset(selection: str, **options: Any) -> Callable[[Config, float], Changes]:
     """The whole network for all epochs, on a share of the data (Table 10; docs/baselines.md).
 
@@ -103,6 +115,7 @@ METHODS: dict[str, Method] = {
     'rex': with_schedule('bvit_mm.REXLR', WHOLE),
     'cosine': with_schedule('CosineAnnealingLR', WHOLE),
     'downsample': downsample,
+    'equal-updates': equal_updates,
     'random-subset': subset('random'),
     'gradmatch': subset('gradmatch'),
     'gradmatch-uncharged': subset('gradmatch', count_selection=False),
