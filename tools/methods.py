@@ -14,6 +14,7 @@ from mmengine.config import Config
 
 from bvit_mm import subset_share
 from bvit_mm.cost import build_to_count, find_backbone, plan_of_config, stage_gflops
+from bvit_mm.last_layer import check_classifier
 
 Changes = dict[str, Any]
 Method = Changes | Callable[[Config, float], Changes]
@@ -94,6 +95,10 @@ def subset(selection: str, **options: Any) -> Callable[[Config, float], Changes]
         interval = min(20, max(1, epochs // 8))
         hook = dict(type='bvit_mm.SubsetHook', selection=selection, interval=interval, **options)
         if selection == 'gradmatch':
+            model = dict(cfg.model)
+            if 'data_preprocessor' in cfg:  # mmpretrain's place for it, which the runner knows
+                model.setdefault('data_preprocessor', cfg.data_preprocessor)
+            check_classifier(build_to_count(model), features=options.get('features', True))
             hook['batch_size'] = cfg.train_dataloader.batch_size
             share = subset_share(share, epochs, interval, options.get('count_selection', True))
         return {
