@@ -1,7 +1,8 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
 """Scripts in processes of their own that have the libraries already: importing them takes 6 s.
 
-A server, started once, imports them and is forked for each script (``multiprocessing``).
+A server, started once, imports them and is forked for each script (``multiprocessing``). What
+packages print while they are imported is not heard; tests of that start real commands.
 """
 
 import multiprocessing

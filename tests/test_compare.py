@@ -27,8 +27,7 @@ sys.path.insert(0, str(ROOT / 'tools'))
 from _comparison import tables
 from _runs import Record, paired_difference, pareto_front, read_records
 from _trainings import group
-from ablations import METHODS as ABLATIONS
-from ablations import TABLE_13
+from ablations import ABLATIONS, TABLE_13
 from methods import METHODS
 
 SWIN_S = ROOT / 'configs' / 'swin' / 'swin-small_bvit-b50_16xb64_in1k.py'
@@ -91,7 +90,8 @@ def test_updates_are_as_many_as_the_growing_networks(share):
         sum(p.epochs) / c.train_dataloader.batch_size for p, c in ((growing, cfg), (plan, changed))
     )
     assert theirs == pytest.approx(ours, rel=0.02)
-    assert changed.optim_wrapper == cfg.optim_wrapper
+    size, rate = changed.train_dataloader.batch_size, changed.optim_wrapper.optimizer.lr
+    assert rate == pytest.approx(cfg.optim_wrapper.optimizer.lr * math.sqrt(size / 64))
 
 
 @pytest.mark.parametrize(
@@ -253,6 +253,11 @@ def compare_here(monkeypatch, capsys):
         (['--methods-of', 'nowhere.py'], '--methods-of nowhere.py is no file'),
         (['--methods-of', __file__], 'must set METHODS'),
         (['--cfg-options', 'train_cfg.alpha=x'], "alpha='x' must be a finite number"),
+        (
+            ['--cfg-options', 'train_cfg.val_begin=9'],
+            'val_begin=9 of train_cfg is after the last of 8',
+        ),
+        (['--cfg-options', 'visualizer.vis_backends=[]'], "must have dict(type='LocalVisBackend')"),
     ],
 )
 def test_wrong_arguments(compare_here, tmp_path, args, message):
@@ -336,6 +341,26 @@ def test_gpus_are_dealt_out_in_turn():
     assert [group(devices[:2], 1, slot) for slot in range(3)] == [['3'], ['5'], ['3']]
 
 
+def test_mixed_precision_without_a_gpu(compare_here, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    error = compare_here(DIGITS, '--amp', '--out', tmp_path / 'out').err
+    assert '--amp needs a GPU' in error and not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize(
+    'name, changes, message',
+    [
+        ('downsample', {'model.backbone.img_size': (28, 28)}, 'needs a number as model.backbone'),
+        ('downsample', {'val_dataloader.dataset.pipeline': []}, 'needs val_dataloader.dataset.pip'),
+    ],
+)
+def test_configs_that_methods_cannot_change(name, changes, message):
+    cfg = Config.fromfile(DIGITS)
+    cfg.merge_from_dict(changes)
+    with pytest.raises(ValueError, match=message):
+        METHODS[name](cfg, 0.5)
+
+
 def test_more_gpus_than_there_are(compare_here, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 1)
     error = compare_here(DIGITS, '--gpus', '2', '--out', tmp_path / 'out').err
@@ -357,12 +382,15 @@ def test_interrupted_and_gone_on_with(compare_here, short, tmp_path):
         if log.is_file() and 'Epoch(train) [2]' in log.read_text().replace('  ', ' '):
             break
         time.sleep(0.1)
+    else:
+        raise AssertionError(log.read_text())
     process.send_signal(signal.SIGTERM)
     assert 'stopped by signal 15; the same command goes on' in process.communicate(timeout=60)[1]
     assert len(read_records(tmp_path / 'stopped' / 'runs.jsonl')) == 1
+    assert (log.parent / 'interrupted.pth').is_file()
 
     went_on = compare_here(*args, '--out', tmp_path / 'stopped').out
-    assert '1 of 2 runs are left' in went_on
+    assert '1 of 2 runs are left' in went_on and 'resumed epoch' in log.read_text()
     ours, theirs = (
         read_records(tmp_path / name / 'runs.jsonl')[-1]._replace(seconds={})
         for name in ('stopped', 'whole')

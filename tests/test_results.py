@@ -1,15 +1,18 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
 """The page of results: it is what its command writes from the records."""
 
-import math
 import sys
 
 import cv2
+import pytest
 
+from .test_compare import planned
 from .test_tools import ROOT, tool
 
 sys.path.insert(0, str(ROOT / 'tools'))
-from _runs import read_records
+from _runs import by_setting, read_records
+from ablations import ABLATIONS
+from methods import METHODS
 from results_page import verdict
 
 RECORDS = sorted((ROOT / 'results').glob('*.jsonl'))
@@ -19,8 +22,8 @@ def test_page_is_what_its_command_writes(tmp_path):
     tool('results_page', tmp_path / 'results.md', cwd=tmp_path)
     assert (tmp_path / 'results.md').read_text() == (ROOT / 'docs' / 'results.md').read_text()
     for drawn in tmp_path.glob('*.png'):
-        kept = cv2.imread(str(ROOT / 'docs' / drawn.name))
-        assert kept.shape == cv2.imread(str(drawn)).shape
+        kept, new = cv2.imread(str(ROOT / 'docs' / drawn.name)), cv2.imread(str(drawn))
+        assert kept.shape == new.shape and (kept != new).mean() < 0.01, drawn.name
 
 
 def test_records_are_whole():
@@ -34,9 +37,29 @@ def test_records_are_whole():
             assert record.seconds['training'] > 0
 
 
-def test_verdicts():
-    assert [verdict(*ends) for ends in ((0.1, 2), (-2, -0.1), (-1, 1))] == ['better', 'worse', 'no']
-    assert verdict(math.nan, math.nan) == 'one seed'
+@pytest.mark.parametrize('name', ['digits', 'letters'])
+def test_records_are_of_the_config(name):
+    """Each method's plan is the one that its config has now."""
+    settings = by_setting(read_records(ROOT / 'results' / f'{name}.jsonl'))
+    for (method, budget), runs in settings.items():
+        config = ROOT / 'configs' / 'compare' / f'deit-{name}.py'
+        plan, _, full, _ = planned(config, {**ABLATIONS, **METHODS}[method], budget)
+        for run in runs.values():
+            assert run.epochs == list(plan.epochs)
+            assert run.cost == pytest.approx(plan.cost / full)
+
+
+@pytest.mark.parametrize(
+    'intervals, expected',
+    [
+        ([(0.1, 2), (1, 2)], 'better'),
+        ([(-0.1, 2), (1, 2)], 'undecided'),
+        ([(0.1, 2), (-2, -1)], 'worse than one'),
+    ],
+)
+def test_verdicts(intervals, expected):
+    assert verdict(intervals, 3) == expected
+    assert verdict(intervals, 2) == 'too few seeds'
 
 
 def test_wrong_folder(tmp_path):

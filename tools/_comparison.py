@@ -11,6 +11,7 @@ from _runs import Record, by_setting, paired_difference, pareto_front, spread
 from bvit_mm.hours import duration
 
 OURS = 'bvit'
+MARKERS = 'osD^vP*X<'  # nine beside ten colours: 90 methods look different
 
 
 def tables(records: Sequence[Record]) -> str:
@@ -28,9 +29,7 @@ def tables(records: Sequence[Record]) -> str:
         ]
 
     def reached(runs: dict[int, Record]) -> str:
-        values = [run.value for run in runs.values()]
-        more = f' ± {spread(values):.2f}' if len(values) > 1 else ''
-        return f'{statistics.fmean(values):.2f}{more} ({len(values)})'
+        return mean_and_spread([run.value for run in runs.values()])
 
     def spent(runs: dict[int, Record]) -> str:
         took = statistics.fmean(sum(run.seconds.values()) for run in runs.values())
@@ -54,6 +53,12 @@ def tables(records: Sequence[Record]) -> str:
             markdown([head, *differences]),
         ]
     return '\n\n'.join(text) + '\n'
+
+
+def mean_and_spread(values: Sequence[float]) -> str:
+    """A cell: the mean, the standard deviation, how many there are."""
+    more = f' ± {spread(values):.2f}' if len(values) > 1 else ''
+    return f'{statistics.fmean(values):.2f}{more} ({len(values)})'
 
 
 def difference(ours: dict[int, Record] | None, theirs: dict[int, Record] | None) -> str:
@@ -90,18 +95,17 @@ def draw(records: Sequence[Record], file: Path) -> None:
                 error = spread(values) if len(values) > 1 else 0.0
                 line.append((100 * cost, statistics.fmean(values), error))
         costs, means, errors = zip(*line)
-        points += zip(costs, means)
+        if not method.endswith('-uncharged'):  # it costs more than is counted
+            points += zip(costs, means)
         axis.errorbar(
             costs, means, errors, label=method, color=f'C{i}', marker=MARKERS[i % len(MARKERS)],
             ms=5, lw=2 if method == OURS else 1, capsize=2,
         )  # fmt: skip
-    front = pareto_front(points)
-    axis.plot(*zip(*front), color='0.8', lw=6, zorder=0, label='Pareto front')
+    if points:
+        front = pareto_front(points)
+        axis.plot(*zip(*front), color='0.8', lw=6, zorder=0, label='Pareto front')
     axis.set(xlabel='cost, % of the full cost (forward FLOPs x epochs)', ylabel=records[0].metric)
     axis.grid(alpha=0.3)
     axis.legend()
     figure.savefig(file, dpi=150)
     plt.close(figure)
-
-
-MARKERS = 'osD^vP*X<'  # not as many as colours, so that pairs of them are many

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -90,7 +91,8 @@ class Comparison:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
-        self.lock = (args.out / 'lock').open('w')  # the runs hold it too, as long as they live
+        # The runs hold it too, as long as they live; of several processes, what started them.
+        self.lock = (args.out / 'lock').open('w')
         try:
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -100,7 +102,8 @@ class Comparison:
             ) from None
         self.done = finished(args)  # again, now that nobody else adds to them
         self.left = [run for run in args.runs if run.key not in self.done]
-        self.running: dict[subprocess.Popen, tuple[Run, int, float]] = {}  # slot, when it began
+        # With its slot, when it began, and what it had spent then.
+        self.running: dict[subprocess.Popen, tuple[Run, int, float, float]] = {}
         self.reported = time.monotonic()
         self.failed: list[str] = []
         self.stopped_by = 0
@@ -121,10 +124,11 @@ class Comparison:
             while (self.left or self.running) and not self.stopped_by:
                 while self.left and slots:
                     run, slot = self.left.pop(0), slots.pop(0)
-                    self.running[self._start(run, slot)] = run, slot, time.monotonic()
+                    before = spent(run)
+                    self.running[self._start(run, slot)] = run, slot, time.monotonic(), before
                 time.sleep(0.2)
                 for process in [p for p in self.running if p.poll() is not None]:
-                    run, slot, _ = self.running.pop(process)
+                    run, slot, *_ = self.running.pop(process)
                     slots.append(slot)
                     self._end(run, process.returncode)
                 if time.monotonic() > self.reported + self.args.report:
@@ -148,7 +152,10 @@ class Comparison:
             command.append('--resume')
         environment = dict(os.environ)
         at_once = self.args.jobs * self.args.gpus
-        environment.setdefault('OMP_NUM_THREADS', str(max(1, os.cpu_count() // at_once)))
+        threads = len(os.sched_getaffinity(0)) // at_once
+        environment.setdefault('OMP_NUM_THREADS', str(max(1, threads)))
+        # How long torchrun lets processes save after a signal; it would be half a minute.
+        environment.setdefault('TORCH_ELASTIC_SHUTDOWN_TIMEOUT', '600')
         if devices := visible_devices():
             environment['CUDA_VISIBLE_DEVICES'] = ','.join(group(devices, self.args.gpus, slot))
         with (run.folder / 'output.txt').open('a') as out:
@@ -162,17 +169,19 @@ class Comparison:
             )
 
     def _end(self, run: Run, code: int) -> None:
-        if code:
-            tail = (run.folder / 'output.txt').read_text().splitlines()[-1:]
-            self.failed.append(' '.join([f'{run.folder} ended with {code}:', *tail]))
+        try:
+            if code:
+                raise ValueError(f'{run.folder} ended with {code}: {last_error(run)}')
+            record = record_of(run)
+        except (ValueError, OSError) as error:
+            self.failed.append(str(error))
             print(self.failed[-1], flush=True)
             return
-        record = record_of(run)
         self.done[run.key] = record
         lines = [json.dumps(each._asdict()) + '\n' for each in self.done.values()]
         write(self.args.out / 'runs.jsonl', ''.join(lines))
         if not self.args.keep:
-            for file in run.folder.glob('*.pth'):
+            for file in (*run.folder.glob('*.pth'), run.folder / 'last_checkpoint'):
                 file.unlink()
         write_report(self.args.out, list(self.done.values()))
         took = sum(record.seconds.values())
@@ -188,17 +197,20 @@ class Comparison:
 
     def _report(self) -> None:
         """Tells how far those are that train."""
-        running = [f'{run.folder.name} {spent(run):.0%}' for run, _, _ in self.running.values()]
+        running = [f'{run.folder.name} {spent(run):.0%}' for run, *_ in self.running.values()]
         print(f'training: {", ".join(running)}{self._time_left()}', flush=True)
         self.reported = time.monotonic()
 
     def _time_left(self) -> str:
         """How long the other runs will take, as those did that ended, or else as these do."""
-        running = [(run.share, spent(run), began) for run, _, began in self.running.values()]
-        now = time.monotonic()
-        pace = self.pace or [(now - began) / (share * s) for share, s, began in running if s]
-        cost = sum(run.share for run in self.left)
-        cost += sum(share * (1 - s) for share, s, _ in running)
+        now, left, pace = time.monotonic(), 0.0, []
+        for run, _, began, before in self.running.values():
+            share = spent(run)
+            left += run.share * (1 - share)
+            if share > before:
+                pace.append((now - began) / (run.share * (share - before)))
+        pace = self.pace or pace
+        cost = left + sum(run.share for run in self.left)
         if not pace or not cost:
             return ''
         at_once = min(self.args.jobs, len(self.left) + len(self.running))
@@ -220,6 +232,18 @@ def spent(run: Run) -> float:
     logs = sorted(run.folder.glob('*/vis_data/scalars.json'))
     lines = logs[-1].read_text().split('\n')[:-1] if logs else []  # the last is being written
     return max((json.loads(line).get('spent', 0.0) for line in lines), default=0.0)
+
+
+def last_error(run: Run) -> str:
+    """Of what a run printed, the line that tells why it failed."""
+    file = run.folder / 'output.txt'
+    lines = file.read_text().splitlines()
+    # torchrun says at length that a process failed, after the process has said why.
+    errors = [
+        line for line in lines if re.match(r'(\[rank\d+\]: )?[\w.]*(Error|Exception)\b', line)
+    ]
+    own = [line for line in errors if 'ChildFailedError' not in line] or lines or ['']
+    return f'{own[-1]} (all that it printed: {file})'
 
 
 def record_of(run: Run) -> Record:
@@ -254,5 +278,5 @@ def write(file: Path, text: str) -> None:
 
 def write_report(out: Path, records: list[Record]) -> None:
     """Writes the table and the figure of what has been run so far."""
-    (out / 'table.md').write_text(tables(records))
+    write(out / 'table.md', tables(records))
     draw(records, out / 'figure.png')

@@ -3,7 +3,7 @@
 
 from collections.abc import Callable
 
-from methods import Changes, Method, with_schedule
+from methods import METHODS, Changes, Method, with_schedule
 from mmengine.config import Config
 
 from bvit_mm.cost import build_to_count, find_backbone, plan_of_config
@@ -64,6 +64,16 @@ def capped(share: float) -> Callable[[Config, float], Changes]:
     return changes
 
 
+def at_rate(factor: float, method: Method) -> Callable[[Config, float], Changes]:
+    """A method at another learning rate, a multiple of the config's."""
+
+    def changes(cfg: Config, share: float) -> Changes:
+        others = method(cfg, share) if callable(method) else method
+        return {**others, 'optim_wrapper.optimizer.lr': factor * cfg.optim_wrapper.optimizer.lr}
+
+    return changes
+
+
 TABLE_4 = {f'alpha={a:g}': {'train_cfg.alpha': a} for a in (-5.0, -2.0, 0.0, 5.0)}
 TABLE_5 = {
     'linear-up': {'train_cfg.family': 'linear_up'},
@@ -94,8 +104,14 @@ SCHEDULES = {
     'bvit-rex': with_schedule('bvit_mm.REXLR', {}),
     'by-budget': {'train_cfg.schedule': 'budget'},
 }
+RATE_FACTORS = (0.25, 0.5, 2.0)
+RATES = {
+    f'{name}-lrx{factor:g}': at_rate(factor, METHODS[name])
+    for name in ('bvit', 'rex')
+    for factor in RATE_FACTORS
+}
 
-METHODS: dict[str, Method] = {
+ABLATIONS: dict[str, Method] = {
     **TABLE_2,
     **TABLE_4,
     **TABLE_5,
@@ -103,4 +119,5 @@ METHODS: dict[str, Method] = {
     **TABLE_13,
     **FIG_6,
     **SCHEDULES,
+    **RATES,
 }

@@ -14,10 +14,12 @@ import argparse
 import copy
 import runpy
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
+import torch
 from _trainings import Comparison, Run, finished, visible_devices, write_report
-from ablations import METHODS as ABLATIONS
+from ablations import ABLATIONS
 from methods import METHODS, Method
 from mmengine.config import Config, DictAction
 
@@ -45,7 +47,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--report', type=float, default=600, metavar='SECONDS', help='between lines of progress'
     )
-    parser.add_argument('--amp', action='store_true', help='train with mixed precision')
+    parser.add_argument('--amp', action='store_true', help='train with mixed precision, on GPUs')
     parser.add_argument(
         '--keep', action='store_true', help='keep checkpoints of finished runs; else removed'
     )
@@ -54,6 +56,9 @@ def parse_args() -> argparse.Namespace:
         '--cfg-options', nargs='+', action=DictAction, help='change the config, as in train.py'
     )
     args = parser.parse_args()
+    for package in ('matplotlib', 'scipy'):
+        if find_spec(package) is None:
+            parser.error(f"{package} draws the report; pip install 'bvit_mm[demo]'")
     for name in ('seeds', 'jobs', 'gpus'):
         if getattr(args, name) < 1:
             parser.error(f'--{name} {getattr(args, name)} must be at least 1')
@@ -109,6 +114,11 @@ def runs_of(args: argparse.Namespace, methods: dict[str, Method]) -> list[Run]:
                     plan, _ = plan_of_config(cfg)
                 except ValueError as error:
                     raise ValueError(f'{method} at budget {budget}: {error}') from None
+                if cfg.train_cfg.get('val_begin', 1) > plan.total_epochs:
+                    raise ValueError(
+                        f'{method} at budget {budget}: val_begin={cfg.train_cfg.val_begin} of '
+                        f'train_cfg is after the last of {plan.total_epochs} epochs'
+                    )
                 runs.append(Run(folder, method, budget, seed, cfg, plan, full_cost))
     return runs
 
@@ -124,9 +134,21 @@ def base_of(args: argparse.Namespace) -> Config:
     if not cfg.get('val_dataloader') or not cfg.get('val_evaluator'):
         raise ValueError(f'{args.config} does not validate, so runs cannot be compared')
     if args.amp:
-        cfg.optim_wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic')
+        if not torch.cuda.is_available():
+            raise ValueError('--amp needs a GPU; leave it out')
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     hooks = cfg.setdefault('default_hooks', {})
-    hooks.setdefault('checkpoint', dict(type='CheckpointHook')).update(max_keep_ckpts=2)
+    checkpoint = hooks.get('checkpoint') or dict(type='CheckpointHook', interval=1)
+    hooks['checkpoint'] = dict(checkpoint, max_keep_ckpts=2)
+    logs = dict(type='LocalVisBackend')  # which mmengine takes if there is no visualizer
+    backends = (cfg.get('visualizer') or dict(vis_backends=[logs])).get('vis_backends') or []
+    if not any(str(each['type']).endswith('LocalVisBackend') for each in backends):
+        raise ValueError(
+            "visualizer.vis_backends must have dict(type='LocalVisBackend'), whose log says what "
+            'validation found'
+        )
+    cfg.compared_with_gpus = args.gpus  # so that going on with another number is refused
     return cfg
 
 

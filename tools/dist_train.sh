@@ -9,6 +9,8 @@ if [ $# -lt 2 ] || ! [ "$2" -gt 0 ] 2>/dev/null; then
 fi
 config=$1 processes=$2
 shift 2
+# How long processes may save after a signal; torchrun would kill them after half a minute.
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT="${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-600}"
 exec python -m torch.distributed.run \
     --nnodes "${NNODES:-1}" --node-rank "${NODE_RANK:-0}" --nproc-per-node "$processes" \
     --master-addr "${MASTER_ADDR:-127.0.0.1}" --master-port "${PORT:-29500}" \

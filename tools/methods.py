@@ -6,6 +6,7 @@ share of its full cost that may be spent. ``compare.py --methods-of FILE`` adds 
 that has such a ``METHODS``.
 """
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -51,7 +52,9 @@ def downsample(cfg: Config, share: float) -> Changes:
     """
     model = build_to_count(cfg.model)
     whole, full = find_backbone(model).whole, stage_gflops(model)[-1]
-    size = cfg.model.backbone.img_size
+    size = cfg.model.backbone.get('img_size')
+    if not isinstance(size, int):
+        raise ValueError(f'downsample needs a number as model.backbone.img_size, not {size!r}')
     levels = len(whole.hidden) if isinstance(whole.hidden, tuple) else 1
     step = size // whole.grid[0] * 2 ** (levels - 1)
 
@@ -64,8 +67,11 @@ def downsample(cfg: Config, share: float) -> Changes:
     changes = {**WHOLE, 'model.backbone.img_size': side, 'train_cfg.full_epochs': epochs}
     if whole.window is not None:  # its last levels may be smaller than a window
         changes['model.backbone.pad_small_map'] = True
-    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-        pipeline = cfg[name].dataset.pipeline
+    loaders = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+    for name in (name for name in loaders if cfg.get(name)):
+        pipeline = cfg[name].dataset.get('pipeline')
+        if not pipeline:
+            raise ValueError(f'downsample needs {name}.dataset.pipeline, to resize before its end')
         resize = dict(type='Resize', scale=(side, side), interpolation='area')
         changes[f'{name}.dataset.pipeline'] = [*pipeline[:-1], resize, pipeline[-1]]
     return changes
@@ -75,12 +81,20 @@ def equal_updates(cfg: Config, share: float) -> Changes:
     """``rex`` on batches so small that it makes as many updates as the growing network does.
 
     A control: early epochs of a growing network are cheap, so it makes more updates for a budget.
+    The learning rate falls with the root of the batch size, as usual for Adam.
     """
-    plan, _ = plan_of_config(cfg)
-    epochs = share * cfg.train_cfg.get('full_epochs', 300)
-    size = round(cfg.train_dataloader.batch_size * epochs / sum(plan.epochs))
     changes = with_schedule('bvit_mm.REXLR', WHOLE)(cfg, share)
-    return {**changes, 'train_dataloader.batch_size': max(1, size)}
+    growing, _ = plan_of_config(cfg)
+    whole = copy.deepcopy(cfg)
+    whole.merge_from_dict(WHOLE)
+    ratio = plan_of_config(whole)[0].total_epochs / growing.total_epochs
+    size = max(1, round(ratio * cfg.train_dataloader.batch_size))
+    rate = cfg.optim_wrapper.optimizer.lr * math.sqrt(size / cfg.train_dataloader.batch_size)
+    return {
+        **changes,
+        'train_dataloader.batch_size': size,
+        'optim_wrapper.optimizer.lr': rate,
+    }
 
 
 def subset(selection: str, **options: Any) -> Callable[[Config, float], Changes]:

@@ -37,5 +37,5 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=1e-2, by_epoch=False, begin=0, end=32),
     dict(type='CosineAnnealingLR', eta_min=1e-5, by_epoch=False, begin=32),
 ]
-# Of the plans that seeds draw, this one's stages are as long as the paper's (Table 1).
+# Of the plans that seeds draw, one whose stages grow longer at all budgets, as the paper's do.
 train_cfg = dict(full_epochs=32, seed=28, val_interval=8)
