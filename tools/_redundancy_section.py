@@ -79,4 +79,5 @@ def attended(maps: Sequence) -> float:
     """How many patches attention is spread over: the exponential of its entropy, mean of images."""
     shares = np.reshape(maps, (len(maps), -1))
     shares = shares / shares.sum(1, keepdims=True)
-    return float(np.exp(-(shares * np.log(shares)).sum(1)).mean())
+    logs = np.log(np.maximum(shares, 1e-12))  # of a share of 0 it does not matter
+    return float(np.exp(-(shares * logs).sum(1)).mean())

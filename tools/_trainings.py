@@ -74,7 +74,7 @@ def finished(args: argparse.Namespace) -> dict[tuple[str, float, int], Record]:
     records = {(r.method, r.budget, r.seed): r for r in read_records(args.out / 'runs.jsonl')}
     written = {args.out / 'config.py': args.base, **{run.config: run.cfg for run in args.runs}}
     for file, cfg in written.items():
-        if file.is_file() and file.read_text() != cfg.dump():
+        if file.is_file() and Config.fromfile(file).to_dict() != cfg.to_dict():
             raise ValueError(f'{file} is another config; give another --out, or remove {args.out}')
     return records
 
