@@ -2,6 +2,7 @@
 """The page of results: it is what its command writes from the records."""
 
 import sys
+from statistics import fmean
 
 import cv2
 import pytest
@@ -68,3 +69,17 @@ def test_wrong_folder(tmp_path):
     error = tool('results_page', 'a.md', '--records', tmp_path, cwd=tmp_path, fails=True)
     assert f'--records {tmp_path} has none of digits, letters' in error
     assert not (tmp_path / 'a.md').exists()
+
+
+def test_readme_says_what_the_records_say():
+    settings = by_setting(read_records(ROOT / 'results' / 'digits.jsonl'))
+
+    def mean(method, budget):
+        return fmean(run.value for run in settings[method, budget].values())
+
+    budgets = (0.25, 0.5, 0.75, 1.0)
+    best = [max(mean(m, b) for m in ('linear', 'rex', 'cosine')) for b in budgets]
+    readme = ' '.join((ROOT / 'README.md').read_text().split())
+    for values in ([mean('bvit', b) for b in budgets], best):
+        *first, last = (f'{value:.1f}' for value in values)
+        assert f'{", ".join(first)} and {last} %' in readme
