@@ -402,4 +402,4 @@ def test_interrupted_and_gone_on_with(compare_here, short, tmp_path):
 
     args[args.index('train_cfg.full_epochs=8')] = 'train_cfg.full_epochs=10'
     error = compare_here(*args, '--out', tmp_path / 'stopped').err
-    assert 'config.py is another config; give another --out, or remove' in error
+    assert 'config.py is another config, or another --gpus; give another --out, or' in error

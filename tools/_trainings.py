@@ -75,7 +75,10 @@ def finished(args: argparse.Namespace) -> dict[tuple[str, float, int], Record]:
     written = {args.out / 'config.py': args.base, **{run.config: run.cfg for run in args.runs}}
     for file, cfg in written.items():
         if file.is_file() and Config.fromfile(file).to_dict() != cfg.to_dict():
-            raise ValueError(f'{file} is another config; give another --out, or remove {args.out}')
+            raise ValueError(
+                f'{file} is another config, or another --gpus; give another --out, or remove '
+                f'{args.out}'
+            )
     return records
 
 
