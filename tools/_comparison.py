@@ -14,8 +14,13 @@ OURS = 'bvit'
 MARKERS = 'osD^vP*X<'  # nine beside ten colours: 90 methods look different
 
 
-def tables(records: Sequence[Record]) -> str:
-    """Markdown: what each method reaches at each budget, what it cost, and paired differences."""
+def tables(records: Sequence[Record], ours: str = OURS) -> str:
+    """Markdown: what each method reaches at each budget, what it cost, and how much ``ours`` gains.
+
+    Args:
+        records: Of all runs.
+        ours: The method that the others are paired with.
+    """
     settings = by_setting(records)
     methods = list(dict.fromkeys(record.method for record in records))
     budgets = sorted({record.budget for record in records})
@@ -41,14 +46,14 @@ def tables(records: Sequence[Record]) -> str:
         'Cost as a share of the full cost, and mean time of a run:',
         markdown([head, *rows(spent)]),
     ]
-    others = [m for m in methods if m != OURS]
-    if OURS in methods and others:
+    others = [m for m in methods if m != ours]
+    if ours in methods and others:
         differences = [
-            [m, *(difference(settings.get((OURS, b)), settings.get((m, b))) for b in budgets)]
+            [m, *(difference(settings.get((ours, b)), settings.get((m, b))) for b in budgets)]
             for m in others
         ]
         text += [
-            f'{OURS} minus the method, paired by seed: the mean, its 95 % interval by Student, and '
+            f'{ours} minus the method, paired by seed: the mean, its 95 % interval by Student, and '
             'the number of pairs:',
             markdown([head, *differences]),
         ]

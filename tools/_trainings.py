@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -186,7 +187,7 @@ class Comparison:
         if not self.args.keep:
             for file in (*run.folder.glob('*.pth'), run.folder / 'last_checkpoint'):
                 file.unlink()
-        write_report(self.args.out, list(self.done.values()))
+        write_report(self.args, self.done.values())
         took = sum(record.seconds.values())
         self.pace.append(took / record.cost)
         wanted = [self.done[run.key] for run in self.args.runs if run.key in self.done]
@@ -279,7 +280,10 @@ def write(file: Path, text: str) -> None:
     partial.replace(file)
 
 
-def write_report(out: Path, records: list[Record]) -> None:
-    """Writes the table and the figure of what has been run so far."""
-    write(out / 'table.md', tables(records))
-    draw(records, out / 'figure.png')
+def write_report(args: argparse.Namespace, records: Iterable[Record]) -> None:
+    """Writes the table and the figure of what has been run so far, in the order of ``--methods``."""
+    records = list(records)
+    order = list(dict.fromkeys([*args.methods, *(record.method for record in records)]))
+    records.sort(key=lambda record: order.index(record.method))
+    write(args.out / 'table.md', tables(records))
+    draw(records, args.out / 'figure.png')

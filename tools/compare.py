@@ -191,7 +191,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     comparison = Comparison(args)
     comparison.run()
-    write_report(args.out, list(comparison.done.values()))
+    write_report(args, comparison.done.values())
     print((args.out / 'table.md').read_text())
 
 

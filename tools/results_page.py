@@ -110,7 +110,7 @@ def page(folder: Path, figures: Path) -> str:
         confirmed = read_records(folder / f'{name}_confirmed.jsonl')
         if confirmed:
             parts += ['### The best setting, on seeds that were not used to find it']
-            parts += [tables(confirmed).strip()]
+            parts += [tables(confirmed, ours=confirmed[0].method).strip()]
     measured = folder / 'digits_redundancy.json'
     if measured.is_file():
         parts += redundancy_section(json.loads(measured.read_text()), figures)
