@@ -281,7 +281,7 @@ def write(file: Path, text: str) -> None:
 
 
 def write_report(args: argparse.Namespace, records: Iterable[Record]) -> None:
-    """Writes the table and the figure of what has been run so far, in the order of ``--methods``."""
+    """Writes the table and the figure of what has been run, in the order of ``--methods``."""
     records = list(records)
     order = list(dict.fromkeys([*args.methods, *(record.method for record in records)]))
     records.sort(key=lambda record: order.index(record.method))
