@@ -199,7 +199,7 @@ def test_stopped_in_the_last_validation(tmp_path):
     runner.train()
     assert runner.iter == ITERATIONS
     (log,) = (tmp_path / runner.timestamp / 'vis_data').glob('scalars.json')
-    (line,) = map(json.loads, log.read_text().splitlines())
+    *_, line = map(json.loads, log.read_text().splitlines())  # both runs, if in one second
     assert line['step'] == sum(EPOCHS) and 0 <= line['accuracy/top1'] <= 100
     ledger = json.loads((tmp_path / 'ledger.json').read_text())
     assert ledger['iterations'] == [n * BATCHES for n in EPOCHS]
