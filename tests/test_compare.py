@@ -250,6 +250,7 @@ def compare_here(monkeypatch, capsys):
         (['--seeds', '0'], '--seeds 0 must be at least 1'),
         (['--jobs', '0'], '--jobs 0 must be at least 1'),
         (['--gpus', '0'], '--gpus 0 must be at least 1'),
+        (['--report', 'nan'], '--report nan must be seconds, above 0'),
         (['--methods-of', 'nowhere.py'], '--methods-of nowhere.py is no file'),
         (['--methods-of', __file__], 'must set METHODS'),
         (['--cfg-options', 'train_cfg.alpha=x'], "alpha='x' must be a finite number"),
@@ -339,6 +340,12 @@ def test_gpus_are_dealt_out_in_turn():
     devices = ['3', '5', '6', '7', '9']
     assert [group(devices, 2, slot) for slot in range(3)] == [['3', '5'], ['6', '7'], ['3', '5']]
     assert [group(devices[:2], 1, slot) for slot in range(3)] == [['3'], ['5'], ['3']]
+
+
+def test_method_that_is_none(compare_here, tmp_path):
+    (tmp_path / 'mine.py').write_text("METHODS = {'few': 3}\n")
+    error = compare_here(DIGITS, '--methods-of', tmp_path / 'mine.py', '--out', tmp_path / 'a').err
+    assert f'few in METHODS of {tmp_path}/mine.py is 3; give a dict of changes' in error
 
 
 def test_mixed_precision_without_a_gpu(compare_here, tmp_path, monkeypatch):

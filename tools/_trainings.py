@@ -186,7 +186,7 @@ class Comparison:
         write(self.args.out / 'runs.jsonl', ''.join(lines))
         if not self.args.keep:
             for file in (*run.folder.glob('*.pth'), run.folder / 'last_checkpoint'):
-                file.unlink()
+                file.unlink(missing_ok=True)
         write_report(self.args, self.done.values())
         took = sum(record.seconds.values())
         self.pace.append(took / record.cost)

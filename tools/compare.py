@@ -64,6 +64,8 @@ def parse_args() -> argparse.Namespace:
             parser.error(f'--{name} {getattr(args, name)} must be at least 1')
     if args.gpus > len(visible_devices()) > 0:
         parser.error(f'--gpus {args.gpus}, but torch sees {len(visible_devices())}')
+    if not args.report > 0:
+        parser.error(f'--report {args.report} must be seconds, above 0')
     for budget in args.budgets:
         if not 0 < budget <= 1:
             parser.error(f'--budgets {budget} must be shares of the full cost, above 0, up to 1')
@@ -91,6 +93,12 @@ def known_methods(file: Path | None) -> dict[str, Method]:
         more = runpy.run_path(str(file)).get('METHODS')
         if not isinstance(more, dict):
             raise ValueError(f'--methods-of {file} must set METHODS, as tools/methods.py does')
+        for name, method in more.items():
+            if not isinstance(method, dict) and not callable(method):
+                raise ValueError(
+                    f'{name} in METHODS of {file} is {method!r}; give a dict of changes, or a '
+                    'function of the config and the budget that makes one'
+                )
         methods.update(more)
     return methods
 
