@@ -342,10 +342,28 @@ def test_gpus_are_dealt_out_in_turn():
     assert [group(devices[:2], 1, slot) for slot in range(3)] == [['3'], ['5'], ['3']]
 
 
-def test_method_that_is_none(compare_here, tmp_path):
-    (tmp_path / 'mine.py').write_text("METHODS = {'few': 3}\n")
-    error = compare_here(DIGITS, '--methods-of', tmp_path / 'mine.py', '--out', tmp_path / 'a').err
-    assert f'few in METHODS of {tmp_path}/mine.py is 3; give a dict of changes' in error
+@pytest.mark.parametrize(
+    'text, message',
+    [
+        ("METHODS = {'mine': 3}", 'mine in METHODS of {} is 3; give a dict of changes'),
+        (
+            "METHODS = {'mine': lambda cfg: {}}",
+            'mine at budget 0.25: <lambda>() takes 1',
+        ),
+        ('METHODS = {', '--methods-of {} is no Python: '),
+    ],
+)
+def test_methods_that_are_none(compare_here, tmp_path, text, message):
+    file = tmp_path / 'mine.py'
+    file.write_text(text)
+    args = ['--methods-of', file, '--methods', 'mine', '--out', tmp_path / 'out']
+    assert message.format(file) in compare_here(DIGITS, *args).err
+
+
+def test_folder_that_cannot_be_made(compare_here, tmp_path):
+    (tmp_path / 'file').touch()
+    error = compare_here(DIGITS, '--methods', 'cosine', '--out', tmp_path / 'file' / 'out').err
+    assert f'--out {tmp_path}/file/out cannot be made: ' in error
 
 
 def test_mixed_precision_without_a_gpu(compare_here, tmp_path, monkeypatch):

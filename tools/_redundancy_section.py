@@ -23,7 +23,7 @@ The paper, of DeiT-S on ImageNet: CKA between heads falls in shallow blocks, in 
 and is near zero in deep ones (Fig. 2); the components of hidden units rise, most in shallow blocks
 (Fig. 3); the class token attends to few patches first, and to more of the object later (Fig. 4)."""
 
-ELSE = (
+UNLIKE_FIG_4 = (
     'the other way round than in Fig. 4. It begins evenly over all patches and settles on a few, '
     'so that here it gives no reason to begin with the central tokens.'
 )
@@ -74,7 +74,7 @@ def redundancy_section(records: Sequence[dict], figures: Path) -> list[str]:
         f'{np.size(records[0]["attention"]["maps"][0])} patches after epoch {first} and to '
         f'{seen[-1]:.1f} after epoch {last} (the exponential of the entropy of its attention; '
         f'between {low:.1f} and {high:.1f} on the way): '
-        + ('to more and more, as in Fig. 4.' if seen[-1] > seen[0] else ELSE),
+        + ('to more and more, as in Fig. 4.' if seen[-1] > seen[0] else UNLIKE_FIG_4),
         f'![CKA between heads over epochs]({cka.name})',
         f'![Components of hidden units over epochs]({components.name})',
         '![Attention of the class token over epochs](results_attention.png)',

@@ -90,7 +90,10 @@ def known_methods(file: Path | None) -> dict[str, Method]:
     if file is not None:
         if not file.is_file():
             raise ValueError(f'--methods-of {file} is no file')
-        more = runpy.run_path(str(file)).get('METHODS')
+        try:
+            more = runpy.run_path(str(file)).get('METHODS')
+        except SyntaxError as error:
+            raise ValueError(f'--methods-of {file} is no Python: {error}') from None
         if not isinstance(more, dict):
             raise ValueError(f'--methods-of {file} must set METHODS, as tools/methods.py does')
         for name, method in more.items():
@@ -120,7 +123,7 @@ def runs_of(args: argparse.Namespace, methods: dict[str, Method]) -> list[Run]:
                 try:
                     cfg = config_of(args.base, methods[method], budget, full_cost, seed)
                     plan, _ = plan_of_config(cfg)
-                except ValueError as error:
+                except (ValueError, TypeError) as error:
                     raise ValueError(f'{method} at budget {budget}: {error}') from None
                 if cfg.train_cfg.get('val_begin', 1) > plan.total_epochs:
                     raise ValueError(
@@ -196,7 +199,10 @@ def main() -> None:
         for run in todo:
             print(f'{run.folder.name}: epochs {list(run.plan.epochs)}, {run.plan.cost:.4g}')
         return
-    args.out.mkdir(parents=True, exist_ok=True)
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SystemExit(f'--out {args.out} cannot be made: {error}') from None
     comparison = Comparison(args)
     comparison.run()
     write_report(args, comparison.done.values())
