@@ -54,15 +54,49 @@ DATA = {
         'Growing gains less here, and no difference is decided.',
     ),
 }
-ABLATIONS = {
-    'What grows (Table 13)': TABLE_13,
-    'How new weights and their moments start (Table 11)': TABLE_11,
-    'Bias of the stage lengths (Table 4; the default is 2)': TABLE_4,
-    'Families of stage lengths (Table 5)': TABLE_5,
-    'Number of training stages (Fig. 6; the default states three)': FIG_6,
-    'A cap on the epochs (Table 2)': TABLE_2,
-    'Schedules of the growing network: linear, REX, and over the spent budget': SCHEDULES,
-}
+# What is compared, its methods, and what the paper found.
+ABLATIONS = (
+    (
+        'What grows (Table 13)',
+        TABLE_13,
+        'The paper keeps the epochs, so that growing less costs more there, and reaches more (79.5 '
+        'with all three, 80.2 with heads alone). Here all cost the same. Nothing grows '
+        'in `cosine`, above.',
+    ),
+    (
+        'How new weights and their moments start (Table 11)',
+        TABLE_11,
+        'The default copies weights and drops the moments of the new ones. The paper: 79.4 so, '
+        '75.8 with `random`, 76.5 with `copy-moments`, 78.5 with `half`.',
+    ),
+    (
+        'Bias of the stage lengths (Table 4)',
+        TABLE_4,
+        'The default is 2. The paper, at 25 %: 74.5 with 2, 74.4 with 5, 74.2 with 0, 73.8 with '
+        '-2, 73.6 with -5.',
+    ),
+    (
+        'Families of stage lengths (Table 5)',
+        TABLE_5,
+        'The paper: what rises does well, what falls does badly, the longest second is between.',
+    ),
+    (
+        'Number of training stages (Fig. 6)',
+        FIG_6,
+        'The default states three, of other sizes than `stages=3`. The paper: three are best.',
+    ),
+    (
+        'A cap on the epochs (Table 2)',
+        TABLE_2,
+        'As a share of the full epochs. The paper, with as many as the full ones, which cost up to '
+        '6 % more than the budget: 72.2 at 25 %, 78.6 at 50 %; without the cap 74.5 and 78.9.',
+    ),
+    (
+        'Schedules of the growing network',
+        SCHEDULES,
+        'The default is a cosine over the epochs.',
+    ),
+)
 INTRODUCTION = """# Does growing buy accuracy?
 
 Written by `python tools/results_page.py docs/results.md` from the records in `results/`, which
@@ -203,19 +237,21 @@ def rate_parts(records: Sequence[Record]) -> list[str]:
 def ablation_parts(records: Sequence[Record]) -> list[str]:
     """A table for each group of ablations that was run."""
     settings, parts = by_setting(records), []
-    for title, methods in ABLATIONS.items():
+    for title, methods, paper in ABLATIONS:
         rows = []
-        for method, budget in settings:
-            if method in methods:
-                runs, ours = settings[method, budget], settings.get((OURS, budget), {})
-                values = [r.value for r in runs.values()]
-                cost = statistics.fmean(r.cost for r in runs.values())
-                cells = [method, f'{100 * budget:g} %', str(next(iter(runs.values())).epochs)]
-                cells += [f'{cost:.2%}', mean_and_spread(values)]
-                rows.append([*cells, difference(runs, ours)])
+        for budget in sorted({b for method, b in settings if method in methods}):
+            for method in (OURS, *methods):
+                runs = settings.get((method, budget), {})
+                if runs:
+                    cost = statistics.fmean(run.cost for run in runs.values())
+                    epochs = str(next(iter(runs.values())).epochs)
+                    reached = mean_and_spread([run.value for run in runs.values()])
+                    ours = settings.get((OURS, budget), {}) if method != OURS else None
+                    cells = [method, f'{100 * budget:g} %', epochs, f'{cost:.2%}', reached]
+                    rows.append([*cells, difference(runs, ours)])
         if rows:
             head = ['method', 'budget', 'epochs', 'cost', 'accuracy', f'minus {OURS}']
-            parts += [f'### {title}', markdown([head, *rows])]
+            parts += [f'### {title}', paper, markdown([head, *rows])]
     return parts
 
 
