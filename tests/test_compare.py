@@ -171,6 +171,14 @@ def test_initialisers_keep_other_hooks():
     assert hooks[1] == dict(type='bvit_mm.StageSwitchHook', init='half', moments='drop')
 
 
+def test_methods_together():
+    """Keeps the changes of each: copies at half their weight, and REX instead of the cosine."""
+    changes = ABLATIONS['half-rex'](Config.fromfile(DEIT_S), 0.5)
+    assert [hook.get('init') for hook in changes['custom_hooks']] == ['half']
+    assert changes['param_scheduler'][-1]['type'] == 'bvit_mm.REXLR'
+    assert set(changes) == {'custom_hooks', 'param_scheduler'}
+
+
 # Statistics.
 
 

@@ -74,6 +74,15 @@ def at_rate(factor: float, method: Method) -> Callable[[Config, float], Changes]
     return changes
 
 
+def together(*methods: Callable[[Config, float], Changes]) -> Callable[[Config, float], Changes]:
+    """Several methods at once, which change different things."""
+
+    def changes(cfg: Config, share: float) -> Changes:
+        return {key: value for method in methods for key, value in method(cfg, share).items()}
+
+    return changes
+
+
 TABLE_4 = {f'alpha={a:g}': {'train_cfg.alpha': a} for a in (-5.0, -2.0, 0.0, 5.0)}
 TABLE_5 = {
     'linear-up': {'train_cfg.family': 'linear_up'},
@@ -104,6 +113,7 @@ SCHEDULES = {
     'bvit-rex': with_schedule('bvit_mm.REXLR', {}),
     'by-budget': {'train_cfg.schedule': 'budget'},
 }
+TOGETHER = {'half-rex': together(TABLE_11['half'], SCHEDULES['bvit-rex'])}
 RATE_FACTORS = (0.25, 0.5, 2.0)
 RATES = {
     f'{name}-lrx{factor:g}': at_rate(factor, METHODS[name])
@@ -119,5 +129,6 @@ ABLATIONS: dict[str, Method] = {
     **TABLE_13,
     **FIG_6,
     **SCHEDULES,
+    **TOGETHER,
     **RATES,
 }

@@ -26,6 +26,7 @@ from ablations import (
     TABLE_5,
     TABLE_11,
     TABLE_13,
+    TOGETHER,
 )
 from methods import METHODS
 
@@ -95,6 +96,11 @@ ABLATIONS = (
         'Schedules of the growing network',
         SCHEDULES,
         'The default is a cosine over the epochs.',
+    ),
+    (
+        'Together',
+        TOGETHER,
+        'What was best by itself: the `half` copies, and REX.',
     ),
 )
 INTRODUCTION = """# Does growing buy accuracy?
