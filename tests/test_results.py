@@ -11,6 +11,7 @@ from .test_compare import planned
 from .test_tools import ROOT, tool
 
 sys.path.insert(0, str(ROOT / 'tools'))
+from _comparison import OURS
 from _runs import by_setting, read_records
 from ablations import ABLATIONS
 from methods import METHODS
@@ -39,16 +40,25 @@ def test_records_are_whole():
             assert record.seconds['training'] > 0
 
 
-@pytest.mark.parametrize('name', DATA)
-def test_records_are_of_the_config(name):
+@pytest.mark.parametrize('name, data', [*zip(DATA, DATA), ('digits_confirmed', 'digits')])
+def test_records_are_of_the_config(name, data):
     """Each method's plan is the one that its config has now."""
     settings = by_setting(read_records(ROOT / 'results' / f'{name}.jsonl'))
+    assert settings
     for (method, budget), runs in settings.items():
-        config = ROOT / 'configs' / 'compare' / f'deit-{name}.py'
+        config = ROOT / 'configs' / 'compare' / f'deit-{data}.py'
         plan, _, full, _ = planned(config, {**ABLATIONS, **METHODS}[method], budget)
         for run in runs.values():
             assert run.epochs == list(plan.epochs)
             assert run.cost == pytest.approx(plan.cost / full)
+
+
+def test_confirming_seeds_are_new():
+    used, new = (
+        {record.seed for record in read_records(ROOT / 'results' / f'{name}.jsonl')}
+        for name in ('digits', 'digits_confirmed')
+    )
+    assert used and new and not used & new
 
 
 @pytest.mark.parametrize(
@@ -89,3 +99,11 @@ def test_readme_says_what_smaller_images_reach():
     digits, letters = (f'{fmean(run.value for run in each):.1f}' for each in runs)
     readme = ' '.join((ROOT / 'README.md').read_text().split())
     assert f'{digits} and {letters} % so' in readme
+
+
+def test_readme_says_what_the_best_setting_reaches():
+    settings = by_setting(read_records(ROOT / 'results' / 'digits_confirmed.jsonl'))
+    runs = (settings[method, 0.25].values() for method in ('half-rex', OURS))
+    best, ours = (f'{fmean(run.value for run in each):.1f}' for each in runs)
+    readme = ' '.join((ROOT / 'README.md').read_text().split())
+    assert f'{best} instead of {ours} %' in readme
