@@ -282,7 +282,7 @@ def confirmed_parts(records: Sequence[Record], confirmed: Sequence[Record]) -> l
     best, seeds = confirmed[0].method, sorted({record.seed for record in confirmed})
     settings = by_setting([*records, *confirmed])
     budgets = sorted({record.budget for record in confirmed})
-    cells = [difference(settings[OURS, b], settings['rex', b]) for b in budgets]
+    cells = [difference(settings.get((OURS, b)), settings.get(('rex', b))) for b in budgets]
     return [
         '### The best setting, on seeds that were not used to find it',
         f'`{best}`, found with the seeds above; these are {seeds[0]} to {seeds[-1]}.',
