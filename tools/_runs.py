@@ -2,6 +2,7 @@
 """Records of finished runs, and what they say: means, paired differences, a Pareto front."""
 
 import json
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -103,14 +104,14 @@ def paired_difference(
     seeds = sorted(ours.keys() & theirs.keys())
     if not seeds:
         raise ValueError('no seed was run by both')
-    a, b = ([runs[seed].value for seed in seeds] for runs in (ours, theirs))
-    mean = statistics.fmean(x - y for x, y in zip(a, b))
-    if len(seeds) < 2:
-        return mean, float('nan'), float('nan'), len(seeds)
+    differences = [ours[seed].value - theirs[seed].value for seed in seeds]
+    mean, n = statistics.fmean(differences), len(seeds)
+    if n < 2:
+        return mean, float('nan'), float('nan'), n
     from scipy import stats  # only comparisons need it
 
-    interval = stats.ttest_rel(a, b).confidence_interval(confidence)
-    return mean, float(interval.low), float(interval.high), len(seeds)
+    half = stats.t.ppf((1 + confidence) / 2, n - 1) * spread(differences) / math.sqrt(n)
+    return mean, float(mean - half), float(mean + half), n
 
 
 def pareto_front(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
