@@ -131,9 +131,9 @@ epoch.
 - **Against the whole network for fewer epochs** (the claim of Table 1) growing has the highest
   mean at every budget, on both sets. Against `rex`, the best of these baselines, it is decided at
   all budgets of the digits (25 and 50 % by eight seeds) and at 25 % of the letters; against all
-  three by the three seeds of the main tables only there. As in the paper the gain is largest where
-  the budget is smallest; at 25 % it is ten times that of the paper, at 100 %, where the paper
-  gains 1.1, the letters gain nothing.
+  three, by the three seeds of the main tables, only at the latter. As in the paper the gain is
+  largest where the budget is smallest; at 25 % it is ten times that of the paper, at 100 %, where
+  the paper gains 1.1, the letters gain nothing.
 - **A third of that is more updates**: growing makes 13 epochs for a budget that pays 8 of the whole
   network. The whole network with as many updates, on smaller batches (`equal-updates`), catches up
   on a third of the lead, on the digits. The rest is left, by three seeds decided at 50 and 75 %.
