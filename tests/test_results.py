@@ -79,6 +79,9 @@ def test_wrong_folder(tmp_path):
     assert 'nowhere is no folder' in error
     error = tool('results_page', 'a.md', '--records', tmp_path, cwd=tmp_path, fails=True)
     assert f'--records {tmp_path} has none of digits, letters' in error
+    (tmp_path / 'digits.jsonl').write_text('{"method": 1')
+    error = tool('results_page', 'a.md', '--records', tmp_path, cwd=tmp_path, fails=True)
+    assert f'error: line 1 of {tmp_path / "digits.jsonl"} is no record' in error
     assert not (tmp_path / 'a.md').exists()
 
 

@@ -303,7 +303,11 @@ def main() -> None:
         parser.error(f'{args.page.parent} is no folder')
     if not any((args.records / f'{name}.jsonl').is_file() for name in DATA):
         parser.error(f'--records {args.records} has none of {", ".join(DATA)}.jsonl')
-    args.page.write_text(page(args.records, args.page.parent))
+    try:
+        text = page(args.records, args.page.parent)
+    except ValueError as error:  # a damaged record
+        parser.error(str(error))
+    args.page.write_text(text)
 
 
 if __name__ == '__main__':
