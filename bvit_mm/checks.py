@@ -13,11 +13,13 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
 
 from .hook import StageSwitchHook
 from .ledger import Ledger
 from .plan import Plan
 from .resumable import last_whole_checkpoint
+from .snapshot import lasting_iterators
 from .subset_hook import SubsetHook
 from .training_stages import is_whole_number
 from .weights import read_checkpoint
@@ -131,6 +133,20 @@ def _what_is_lost(meta: dict[str, Any]) -> list[str]:
     elif saved_plan.get('seconds') and meta.get('iter') and saved.get('pace') is None:
         lost.append('the pace')
     return lost
+
+
+def check_sampler(loader: DataLoader) -> None:
+    """Raises ValueError if the order of training data cannot be gone back in."""
+    drawing = dict(sampler=loader.sampler, batch_sampler=loader.batch_sampler)
+    for name, sampler in drawing.items():
+        places = lasting_iterators(sampler, without=[loader.dataset])
+        if places:
+            raise ValueError(
+                f'train_dataloader.{name}={type(sampler).__name__} keeps an iterator '
+                f'({places[0]}) that goes on from epoch to epoch. No resumed run can go back in '
+                'it, nor a run that has tried a batch before; give '
+                "sampler=dict(type='DefaultSampler', shuffle=True)"
+            )
 
 
 def check_length(saved: dict[str, Any] | None, ledger: Ledger, runner: Runner) -> None:

@@ -6,8 +6,7 @@ Functions on tensors; ``StageSwitchHook`` decides when. Unit ``old + i`` is grow
 """
 
 import copy
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -37,6 +36,7 @@ def grow_(
     init: str = 'copy',
     moments: str = 'drop',
     states: Mapping[nn.Parameter, dict[str, Any]] | None = None,
+    averages: Mapping[nn.Parameter, Collection[str]] | None = None,
     twins: Sequence[ElasticBackbone] = (),
     fresh: ElasticBackbone | None = None,
     seed: int = 0,
@@ -50,10 +50,12 @@ def grow_(
             ``'noise'``; or copied with the weights that read a unit divided by
             how often there is one (``'half'``), which leaves the function as it was [1].
         moments: Optimizer moments of new units are zero (``'drop'``) or a ``'copy'``;
-            ``'drop_all'`` also forgets those of the old units and the step;
+            ``'drop_all'`` forgets all state of a parameter that grows, its steps as well;
             ``'corrected'`` is ``'drop'`` with the new units counting their own steps
             (``correct_bias_``), for Adam and AdamW.
         states: The optimizer's state of each parameter.
+        averages: Names of state that follows the weights (``probe_optimizer``). It grows as they
+            do; unless copied, that of new units begins with their weights, as a first step would.
         twins: Backbones that follow this one, such as its exponential moving average.
         fresh: The backbone of ``drawn_anew(model)``, for ``'random'``.
         seed: Draws the noise; the same on every rank.
@@ -84,14 +86,20 @@ def grow_(
             noise = torch.randn(param.shape, generator=generator) if init == 'noise' else None
             for weight in (param, *(p[slot.param] for p in twin_parameters)):
                 grow_weight_(weight, units, init, fresh_parameters[slot.param], noise)
-            state = (states or {}).get(param, {})
-            for moment in state.values():
-                if isinstance(moment, Tensor) and moment.shape == param.shape:
-                    grow_moment_(moment, units, moments)
             if param.grad is not None:  # accumulated so far; old units keep theirs
-                grow_moment_(param.grad, units, 'copy' if moments == 'copy' else 'drop')
-            if moments == 'drop_all' and 'step' in state:
-                state['step'] = torch.zeros_like(torch.as_tensor(state['step']))
+                grow_moment_(param.grad, units, moments == 'copy')
+            state = (states or {}).get(param, {})
+            if moments == 'drop_all':
+                state.clear()  # the next step begins it anew
+            for name, value in state.items():
+                if not isinstance(value, Tensor) or value.shape != param.shape:
+                    continue
+                if name in (averages or {}).get(param, ()):
+                    grow_weight_(value, units, init, fresh_parameters[slot.param], noise)
+                    if moments != 'copy':
+                        units.put_(value, units.of(param, units.grown))
+                else:
+                    grow_moment_(value, units, moments == 'copy')
             if moments == 'corrected' and 'step' in state:
                 _record_birth(state, param, units)
     for each in (backbone, *twins):
@@ -147,14 +155,10 @@ def grow_weight_(
         weight.index_copy_(dim, places, shared)
 
 
-def grow_moment_(moment: Tensor, units: _Units, moments: str) -> None:
+def grow_moment_(moment: Tensor, units: _Units, is_copied: bool) -> None:
     """Writes the new units of an optimizer moment, or pending gradient, in place."""
-    if moments == 'drop_all':
-        moment.zero_()
-    elif moments == 'copy':
-        units.put_(moment, units.of(moment, units.sources))
-    else:
-        units.put_(moment, torch.zeros_like(units.of(moment, units.grown)))
+    values = units.of(moment, units.sources if is_copied else units.grown)
+    units.put_(moment, values if is_copied else torch.zeros_like(values))
 
 
 def drawn_anew(model: nn.Module, seed: int) -> nn.Module:
@@ -222,48 +226,12 @@ def _adam_step(
     return exp_avg / bias1 / (exp_avg_sq.sqrt() / bias2.sqrt() + eps)
 
 
-def check_optimizer(optimizer: torch.optim.Optimizer, moments: str = 'drop') -> None:
-    """Tries one step on a copy of the largest parameter: can growth serve the optimizer?
-
-    Raises:
-        ValueError: If it keeps state that is neither a number nor real numbers in the
-            parameter's shape (factored, quantised or sharded moments), or if ``moments`` needs
-            another optimizer.
-    """
-    name = type(optimizer).__name__
-    if moments == 'corrected' and not _is_plain_adam(optimizer):
+def check_moments(optimizer: torch.optim.Optimizer, moments: str) -> None:
+    """Raises ValueError if a rule for moments needs another optimizer."""
+    flags = optimizer.defaults.get('amsgrad'), optimizer.defaults.get('maximize')
+    is_plain = isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW)) and not any(flags)
+    if moments == 'corrected' and not is_plain:
         raise ValueError(
             f"moments='corrected' is for Adam and AdamW without amsgrad or maximize, "
-            f"not {name}; give moments='drop'"
+            f"not {type(optimizer).__name__}; give moments='drop'"
         )
-    largest = max((p for g in optimizer.param_groups for p in g['params']), key=torch.numel)
-    param = nn.Parameter(torch.ones_like(largest))
-    param.grad = torch.ones_like(param)
-    probe = object.__new__(type(optimizer))
-    probe.__dict__.update(optimizer.__dict__)
-    probe.state = defaultdict(dict)
-    probe.param_groups = [{**optimizer.defaults, 'params': [param]}]
-    problem: str | None = None
-    try:
-        type(optimizer).step(probe)
-        odd = {k: tuple(v.shape) for k, v in probe.state[param].items() if _is_odd(v, param)}
-        if odd or set(probe.state) - {param}:
-            problem = f'keeps state of another shape or kind than the parameter ({odd})'
-    except Exception as error:  # whatever a third-party optimizer raises, it can't be served
-        problem = f'cannot be stepped on a single parameter ({error})'
-    if problem:
-        raise ValueError(
-            f'optimizer {name} {problem}, so growth cannot serve it; use one with moments '
-            'shaped like the parameters, such as AdamW, Adam or SGD'
-        )
-
-
-def _is_odd(value: Any, param: Tensor) -> bool:
-    if not isinstance(value, Tensor) or value.numel() <= 1:
-        return False
-    return value.shape != param.shape or not value.is_floating_point()
-
-
-def _is_plain_adam(optimizer: torch.optim.Optimizer) -> bool:
-    flags = optimizer.defaults.get('amsgrad'), optimizer.defaults.get('maximize')
-    return isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW)) and not any(flags)

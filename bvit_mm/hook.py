@@ -7,17 +7,18 @@ from typing import Any
 
 import torch
 from mmengine.hooks import CheckpointHook, EMAHook, Hook
-from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 from torch import nn
 
 from .cost import find_backbone
 from .elastic import ElasticBackbone
-from .growth import check_growth, check_optimizer, correct_bias_, drawn_anew, grow_
+from .growth import check_growth, check_moments, correct_bias_, drawn_anew, grow_
+from .optimizer_probe import OptimizerTraits, forget_, probe_optimizer
 from .plan import Plan
-from .processes import average_gradients_, shared_seed, unwrapped
+from .processes import average_gradients_, optimizers, shared_seed, unwrapped
 from .randomness import kept_random_state
 from .registry import HOOKS
+from .snapshot import unchanged
 
 
 @HOOKS.register_module()
@@ -51,13 +52,14 @@ class StageSwitchHook(Hook):
         self.moments = moments
         self._averaged_at = -1  # after which iteration processes shared their gradients
         self._pending: dict[str, torch.Tensor] = {}
+        self._traits: dict[torch.optim.Optimizer, OptimizerTraits] = {}
 
     def before_train(self, runner: Runner) -> None:
         plan = _plan(runner)
         self._backbone = backbone = find_backbone(runner.model)
         self.check_optimizers(runner)
         if self.moments == 'corrected':
-            for optimizer in _optimizers(runner):
+            for optimizer in optimizers(runner):
                 optimizer.register_step_post_hook(lambda opt, *_: correct_bias_(opt))
         # Loading has made the backbone the stage of its checkpoint; a new run starts at its first.
         resumed = runner._resume and runner._has_loaded
@@ -77,8 +79,10 @@ class StageSwitchHook(Hook):
 
     def check_optimizers(self, runner: Runner) -> None:
         """Raises ValueError if growth cannot serve an optimizer of the runner."""
-        for optimizer in _optimizers(runner):
-            check_optimizer(optimizer, self.moments)
+        for optimizer in optimizers(runner):
+            check_moments(optimizer, self.moments)
+            if optimizer not in self._traits:
+                self._traits[optimizer] = probe_optimizer(optimizer)
 
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any | None = None
@@ -158,21 +162,26 @@ class StageSwitchHook(Hook):
         model = unwrapped(runner.model)
         seed = shared_seed(runner) + stage
         states: dict[nn.Parameter, dict[str, Any]] = {}
-        for optimizer in _optimizers(runner):
+        averages: dict[nn.Parameter, frozenset[str]] = {}
+        for optimizer, traits in self._traits.items():
             states.update(optimizer.state)
-        data = _preprocessed(model, data_batch)
-        before = _loss(model, data)
+            averages.update(dict.fromkeys(optimizer.state, traits.weights))
+        before = _loss(runner, data_batch)
         grow_(
             backbone,
             stage,
             init=self.init,
             moments=self.moments,
             states=states,
+            averages=averages,
             twins=list(_twins(runner)),
             fresh=find_backbone(drawn_anew(model, seed)) if self.init == 'random' else None,
             seed=seed,
         )
-        after = _loss(model, data)
+        if self.moments == 'drop_all':
+            for optimizer, traits in self._traits.items():
+                forget_(optimizer, traits.counters)
+        after = _loss(runner, data_batch)
         spent, share = runner.train_loop.ledger.cost, runner.train_loop.spent
         budget = f'{plan.seconds:.6g} s' if plan.seconds else f'{plan.cost:.4g} GFLOPs x epochs'
         runner.logger.info(
@@ -205,28 +214,19 @@ def _twins(runner: Runner) -> Iterator[ElasticBackbone]:
             yield find_backbone(hook.ema_model.module)
 
 
-def _optimizers(runner: Runner) -> list[torch.optim.Optimizer]:
-    wrapper = runner.optim_wrapper
-    wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
-    return [each.optimizer for each in wrappers]
-
-
-def _preprocessed(model: nn.Module, data_batch: Any) -> Any:
-    """The batch as the next iteration will preprocess it, mixed images included.
-
-    On a copy, because preprocessing writes into the samples; and it draws the same numbers.
-    """
-    with kept_random_state():
-        return model.data_preprocessor(copy.deepcopy(data_batch), True)
-
-
 @torch.no_grad()
-def _loss(model: nn.Module, data: Any) -> float:
-    """The loss of a preprocessed batch, without drop-out or drop-path."""
-    model.eval()
-    loss, _ = model.parse_losses(model._run_forward(data, mode='loss'))
-    model.train()
-    return loss.item()
+def _loss(runner: Runner, data_batch: Any) -> float:
+    """The loss of a batch as the next iteration will preprocess it, mixed images included.
+
+    Without drop-out or drop-path. Preprocessing writes into the samples, and losses may draw
+    numbers or count; nothing of that remains.
+    """
+    model = unwrapped(runner.model)
+    with kept_random_state(), unchanged(model, runner.message_hub):
+        data = model.data_preprocessor(copy.deepcopy(data_batch), True)
+        model.eval()
+        loss, _ = model.parse_losses(model._run_forward(data, mode='loss'))
+        return loss.item()
 
 
 def _what_grew(backbone: ElasticBackbone, old: int, new: int) -> str:

@@ -26,6 +26,7 @@ from .checks import (
     check_parts,
     check_resumed,
     check_runner_for_hours,
+    check_sampler,
     check_schedule,
     check_schedulers,
     check_strategy,
@@ -150,6 +151,7 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
             dynamic_intervals=dynamic_intervals,
         )
         check_classes(model, self.dataloader.dataset)
+        check_sampler(self.dataloader)
         check_subset_hooks(runner, model, self)
         batch = (self.dataloader.batch_size or 0) * runner.world_size
         self.ledger = Ledger(
@@ -160,6 +162,7 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
         self._signals = StopSignals()
         self._workers_ended = False
         self._is_warm = False
+        self._compiles = True  # if asked to, until it fails
         self._compiled_stage: int | None = None
         self._has_compiled = False  # since the last booking
         if self._schedule == 'budget':
@@ -255,6 +258,8 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
                 timed_from, before = idx, self.ledger.seconds[stage]
                 self._is_warm = True
             self.run_iter(idx, data_batch)
+        else:
+            self._fetch(batches)  # some samplers tidy up after their last batch
         signal = self._book_and_agree(stage)
         if self.hours:
             iterations = self.batches_done - timed_from
@@ -429,10 +434,11 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
         return self.runner._randomness_cfg.get('diff_rank_seed', False)
 
     def _fetch(self, batches: Iterator[Any]) -> Any:
+        """The next batch; None after the last, or if the data workers have ended."""
         data_batch = None
         with self._unless_workers_ended():
             if not self._workers_ended:
-                data_batch = next(batches)
+                data_batch = next(batches, None)
         return data_batch
 
     @contextmanager
@@ -452,8 +458,8 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
     def _train_step(self, data_batch: Any) -> dict[str, torch.Tensor]:
         """Trains a batch; compiles first if that was asked for and the stage is new."""
         parts = self.parts[self.stage]
-        if parts > 1 or 'train_step' not in vars(self.runner.model):
-            return self._train_eagerly(data_batch, parts)
+        if parts > 1 or not self._compiles or 'train_step' not in vars(self.runner.model):
+            return self._train_eagerly(self.runner.model, data_batch, parts)
         if self._compiled_stage == self.stage:
             return self.runner.model.train_step(data_batch, self.runner.optim_wrapper)
         torch.compiler.reset()  # sizes of another stage are not to be guessed at as dynamic ones
@@ -473,14 +479,16 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
                 f'torch.compile failed in training stage {self.stage + 1} '
                 f'({type(error).__name__}: {reason}); going on without it'
             )
-        del model.train_step  # what was compiled hides the class's own
+        self._compiles = False
         wrapper._inner_count = count
         for param, gradient in zip(model.parameters(), pending):
             param.grad = gradient
-        return self._train_eagerly(unused, parts)
+        return self._train_eagerly(model, unused, parts)
 
-    def _train_eagerly(self, data_batch: Any, parts: int) -> dict[str, torch.Tensor]:
-        model, wrapper = self.runner.model, self.runner.optim_wrapper
+    def _train_eagerly(
+        self, model: nn.Module, data_batch: Any, parts: int
+    ) -> dict[str, torch.Tensor]:
+        wrapper = self.runner.optim_wrapper
         if parts == 1:
             return type(model).train_step(model, data_batch, wrapper)
         return train_in_parts(model, data_batch, wrapper, parts)

@@ -7,19 +7,18 @@ largest stage.
 
 import copy
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
-from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
+from torch import nn
 
 from .cost import find_backbone
 from .micro_batches import count_samples
-from .processes import Agreement
+from .processes import Agreement, optim_wrappers, unwrapped
 from .rehearsal import rehearsal
 
-TrainInParts = Callable[[Any, int], Any]
+TrainInParts = Callable[[nn.Module, Any, int], Any]
 
 NEVER = 1 << 30  # parts of a batch that fits into no memory
 STEPS = 3  # to have moments and then train with them; mixed precision may skip the first update
@@ -41,7 +40,7 @@ def find_parts(
 
     Args:
         runner: The runner; it is left as it was.
-        train: Trains a batch in a number of parts.
+        train: Trains a model with a batch in a number of parts.
         parts: The fewest allowed, of each training stage.
         may_change: Whether to look for more parts. If not, only the last stage is tried.
         agree: So that all processes find the same.
@@ -50,10 +49,10 @@ def find_parts(
         MemoryError: If a batch fits in no number of parts, or not in those given and they may
             not change; it says which would do.
     """
-    batch = next(iter(runner.train_dataloader))
-    runner.train_dataloader._iterator = None  # its workers went on with their numbers
+    with rehearsal(runner):
+        batch = next(iter(runner.train_dataloader))
     size = count_samples(batch)
-    divides = not isinstance(runner.optim_wrapper, OptimWrapperDict)
+    divides = len(optim_wrappers(runner)) == 1
 
     def fewest(stage: int) -> int:
         n = parts[stage]
@@ -98,25 +97,24 @@ def fits(runner: Runner, train: TrainInParts, batch: Any, stage: int, parts: int
 
     Args:
         runner: The runner; it is left as it was.
-        train: Trains a batch in a number of parts.
+        train: Trains a model with a batch in a number of parts.
         batch: As the data loader gives it.
         stage: The training stage.
         parts: The number of parts.
     """
-    wrapper = runner.optim_wrapper
-    wrappers = list(wrapper.values()) if isinstance(wrapper, OptimWrapperDict) else [wrapper]
-    accumulates = [each._accumulative_counts for each in wrappers]
-    # A process that ran out of memory in the middle would let the others wait.
-    alone = runner.model.no_sync() if hasattr(runner.model, 'no_sync') else nullcontext()
+    wrappers = optim_wrappers(runner)
+    # Each process tries it alone: one that ran out of memory would let the others wait, and what
+    # DistributedDataParallel notes of its first step cannot be taken back.
+    model = unwrapped(runner.model)
     try:
-        with rehearsal(runner), alone:
-            find_backbone(runner.model).set_training_stage(stage)
-            runner.model.train()
+        with rehearsal(runner):
+            find_backbone(model).set_training_stage(stage)
+            model.train()
             for each in wrappers:
                 each._accumulative_counts = 1
             for _ in range(STEPS):  # moments are there from the first update on, and count too
                 has_moments = any(each.optimizer.state for each in wrappers)
-                train(copy.deepcopy(batch), parts)
+                train(model, copy.deepcopy(batch), parts)
                 if has_moments:
                     break
     except (RuntimeError, MemoryError) as error:
@@ -124,8 +122,6 @@ def fits(runner: Runner, train: TrainInParts, batch: Any, stage: int, parts: int
             raise
         return False
     finally:
-        for each, count in zip(wrappers, accumulates):
-            each._accumulative_counts = count
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
     return True

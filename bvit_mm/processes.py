@@ -4,6 +4,7 @@
 import torch
 from mmengine.dist import all_reduce, get_rank, get_world_size
 from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
 from torch import distributed, nn
 
@@ -16,6 +17,17 @@ def shared_seed(runner: Runner) -> int:
 def unwrapped(model: nn.Module) -> nn.Module:
     """The model itself, without what distributes it over processes."""
     return model.module if is_model_wrapper(model) else model
+
+
+def optim_wrappers(runner: Runner) -> list[OptimWrapper]:
+    """Those of all optimizers of a run."""
+    wrapper = runner.optim_wrapper
+    return list(wrapper.values()) if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+
+
+def optimizers(runner: Runner) -> list[torch.optim.Optimizer]:
+    """All optimizers of a run."""
+    return [wrapper.optimizer for wrapper in optim_wrappers(runner)]
 
 
 class Agreement:

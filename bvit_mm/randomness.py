@@ -10,6 +10,7 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,8 @@ from mmengine.device import get_device
 from mmengine.dist import get_rank
 from mmengine.runner import set_random_seed
 from torch.utils.data import DataLoader
+
+from .snapshot import walk
 
 
 def derived_seed(*numbers: int) -> int:
@@ -29,16 +32,30 @@ def seed_epoch(dataloader: DataLoader, seed: int, epoch: int, diff_rank_seed: bo
     """Seeds this process and the data workers for an epoch.
 
     Workers that persist would go on with their old numbers, so they are started again. A
-    ``worker_init_fn`` that is not mmengine's is the user's and is left as it is.
+    ``worker_init_fn`` that is not mmengine's is the user's and is left as it is. Generators that a
+    sampler keeps would go on from epoch to epoch, and no checkpoint has them, so they are seeded.
     """
     seed = derived_seed(seed, epoch)
     set_random_seed(seed, diff_rank_seed=diff_rank_seed)
+    drawing = dataloader.sampler, dataloader.batch_sampler, dataloader.generator
+    for _, thing in walk(*drawing, without=[dataloader.dataset]):
+        seed_generator(thing, seed)
     if getattr(dataloader.worker_init_fn, 'func', None) is worker_init_fn:
         dataloader.worker_init_fn = partial(
             worker_init_fn,
             **{**dataloader.worker_init_fn.keywords, 'rank': get_rank(), 'seed': seed},
         )
         dataloader._iterator = None
+
+
+def seed_generator(thing: Any, seed: int) -> None:
+    """Seeds an object if it is a generator of random numbers, of torch, NumPy or Python."""
+    if isinstance(thing, torch.Generator):
+        thing.manual_seed(seed)
+    elif isinstance(thing, (random.Random, np.random.RandomState)):
+        thing.seed(seed)
+    elif isinstance(thing, np.random.Generator):
+        thing.bit_generator.state = type(thing.bit_generator)(seed).state
 
 
 def seed_iteration(seed: int, epoch: int, batch_idx: int, diff_rank_seed: bool) -> None:

@@ -5,7 +5,6 @@ It tells before a run starts how long an iteration of each stage takes here, and
 whether the last and largest one fits.
 """
 
-import copy
 import resource
 import time
 from collections.abc import Callable, Iterator
@@ -14,15 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
-from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from .cost import find_backbone
 from .micro_batches import count_samples
 from .processes import Agreement, unwrapped
 from .randomness import kept_random_state
+from .snapshot import unchanged
 
 TrainStep = Callable[[Any], Any]
 
@@ -54,36 +52,33 @@ class Measurement:
 
 @contextmanager
 def rehearsal(runner: Runner) -> Iterator[None]:
-    """Whatever is trained within leaves weights, optimizer, stage, random states as they were."""
-    model = unwrapped(runner.model)
-    wrapper = runner.optim_wrapper
-    wrappers = list(wrapper.values()) if isinstance(wrapper, OptimWrapperDict) else [wrapper]
-    backbone = find_backbone(model)
-    stage, hub = backbone.training_stage, runner.message_hub
-    weights = _on_cpu(model.state_dict())
-    pending = {p: p.grad for p in model.parameters() if p.grad is not None}
-    gradients = _on_cpu(pending)
-    states = [{p: _on_cpu(s) for p, s in w.optimizer.state.items()} for w in wrappers]
-    counts = [w._inner_count for w in wrappers]
-    scalers = [copy.deepcopy(w.loss_scaler.state_dict()) if _scales(w) else None for w in wrappers]
-    scalars = copy.deepcopy(hub.log_scalars)
+    """Whatever is trained within leaves all that training reads later as it was (``snapshot``).
+
+    The model, optimizers and schedulers, what is logged, how data is drawn, random states.
+    """
+    loaders = [runner.train_dataloader]
+    loaders += [runner.val_loop.dataloader] if runner.val_loop is not None else []
     try:
-        with kept_random_state():
+        data = [loader.dataset for loader in loaders if loader.num_workers]  # workers have copies
+        with kept_random_state(), unchanged(trained(runner), *map(drawn, loaders), without=data):
             yield
     finally:
-        model.load_state_dict(weights)
-        backbone.set_training_stage(stage)
-        for param in model.parameters():
-            param.grad = gradients[param].to(param.device) if param in gradients else None
-        for each, state, count, scaler in zip(wrappers, states, counts, scalers):
-            _restore_state(each.optimizer, state)
-            each._inner_count = count
-            if scaler is not None:
-                each.loss_scaler.load_state_dict(scaler)
-                each.loss_scaler._per_optimizer_states.clear()  # of a step that was broken off
-        hub.log_scalars.clear()
-        hub.log_scalars.update(scalars)
-        runner.train_dataloader._iterator = None  # its workers went on with their numbers
+        for loader in loaders:
+            loader._iterator = None  # its workers went on with their numbers
+
+
+def trained(runner: Runner) -> list[Any]:
+    """What a training step may write to.
+
+    The model without what wraps it: the reducer of DistributedDataParallel cannot be put back.
+    """
+    parts = unwrapped(runner.model), runner.optim_wrapper, runner.param_schedulers
+    return [*parts, runner.message_hub]
+
+
+def drawn(loader: DataLoader) -> list[Any]:
+    """What drawing a batch may write to."""
+    return [loader.sampler, loader.batch_sampler, loader.generator, loader.dataset]
 
 
 def measure(
@@ -169,28 +164,3 @@ def _peak_memory() -> int:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _scales(wrapper: Any) -> bool:
-    return hasattr(wrapper, 'loss_scaler')
-
-
-def _on_cpu(state: dict[Any, Any]) -> dict[Any, Any]:
-    """A copy of a state that takes no memory of the accelerator."""
-    copies = copy.copy(state)  # a state dict's metadata, which tells the stage, comes with it
-    for key, value in state.items():
-        is_tensor = isinstance(value, Tensor)
-        copies[key] = value.detach().cpu().clone() if is_tensor else copy.deepcopy(value)
-    return copies
-
-
-def _restore_state(
-    optimizer: torch.optim.Optimizer, states: dict[nn.Parameter, dict[str, Any]]
-) -> None:
-    for param in list(optimizer.state):
-        if param not in states:
-            del optimizer.state[param]
-            continue
-        for key, value in states[param].items():
-            now = optimizer.state[param].get(key)
-            optimizer.state[param][key] = value.to(now.device) if isinstance(now, Tensor) else value

@@ -14,7 +14,7 @@ from bvit_mm.elastic import Slot
 from bvit_mm.growth import (
     _Units,
     check_growth,
-    check_optimizer,
+    check_moments,
     correct_bias_,
     drawn_anew,
     grow_,
@@ -207,16 +207,16 @@ def test_moments_of_new_and_old_units(case, name, moments):
             assert tensors
             for key in tensors:
                 assert torch.count_nonzero(before[param][key]) > 0
+                if moments == 'drop_all':
+                    expected[param] = {}
+                    continue
                 moment = expected[param][key]
                 if moments == 'copy':
                     moment.copy_(moment.index_select(slot.dim, mapping))
-                elif moments == 'drop':
-                    moment.index_fill_(slot.dim, grown, 0)
                 else:
-                    moment.zero_()
-            if moments == 'drop_all' and 'step' in before[param]:
-                expected[param]['step'] = 0 * torch.as_tensor(before[param]['step'])
+                    moment.index_fill_(slot.dim, grown, 0)
     for param, state in expected.items():
+        assert optimizer.state[param].keys() == state.keys()
         for key, value in state.items():
             # torch 2.1's RMSprop counts its steps in an int
             assert torch.equal(torch.as_tensor(optimizer.state[param][key]), torch.as_tensor(value))
@@ -394,50 +394,7 @@ def test_bad_growth():
         check_growth('copy', 'keep')
 
 
-@pytest.mark.parametrize('name', OPTIMIZERS)
-def test_optimizers_that_growth_can_serve(name):
-    optimizer = OPTIMIZERS[name](CASE.build().parameters())
-    check_optimizer(optimizer)
-    assert not optimizer.state
-
-
-class Sharded(torch.optim.Optimizer):
-    """Keeps its state elsewhere, as sharding optimizers do."""
-
-    def __init__(self, params):
-        super().__init__(params, dict(lr=0.1))
-        self.shard = torch.optim.Adam(self.param_groups[0]['params'])
-
-    def step(self):
-        raise KeyError('no shard for this parameter')
-
-
-class Quantised(torch.optim.Adam):
-    """Keeps 8-bit moments of large parameters, as some optimizers do."""
-
-    def step(self, closure=None):
-        for group in self.param_groups:
-            for param in group['params']:
-                if param.numel() > 1000:
-                    self.state[param]['moment'] = torch.zeros_like(param, dtype=torch.uint8)
-
-
-REFUSED = [
-    (Quantised, 'optimizer Quantised keeps state of another shape or kind'),
-    (torch.optim.LBFGS, 'optimizer LBFGS cannot be stepped'),
-    (Sharded, 'optimizer Sharded cannot be stepped on a single parameter'),
-]
-if hasattr(torch.optim, 'Adafactor'):  # torch 2.5 brought it
-    REFUSED.append((torch.optim.Adafactor, 'optimizer Adafactor keeps state of another shape'))
-
-
-@pytest.mark.parametrize('optimizer, message', REFUSED)
-def test_optimizers_that_growth_cannot_serve(optimizer, message):
-    with pytest.raises(ValueError, match=message):
-        check_optimizer(optimizer([nn.Parameter(torch.ones(40, 40))]))
-
-
 @pytest.mark.parametrize('name', ['sgd', 'amsgrad', 'rmsprop'])
 def test_corrected_moments_are_for_adam(name):
     with pytest.raises(ValueError, match="moments='corrected' is for Adam and AdamW"):
-        check_optimizer(OPTIMIZERS[name](CASE.build().parameters()), 'corrected')
+        check_moments(OPTIMIZERS[name](CASE.build().parameters()), 'corrected')

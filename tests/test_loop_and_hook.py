@@ -16,7 +16,7 @@ from mmpretrain.models import build_classifier
 from bvit_mm.cost import find_backbone, stage_gflops
 
 from .runs import BATCHES, EPOCHS, build, config
-from .test_growth import Quantised
+from .test_optimizers import Quantised
 
 
 @HOOKS.register_module(force=True)
@@ -109,7 +109,7 @@ def test_loss_before_and_after_is_of_the_same_batch(tmp_path):
 
 def test_looking_at_the_loss_changes_nothing(tmp_path, monkeypatch):
     _, seen = run(tmp_path / 'a')
-    monkeypatch.setattr('bvit_mm.hook._loss', lambda model, batch: 0.0)
+    monkeypatch.setattr('bvit_mm.hook._loss', lambda runner, batch: 0.0)
     _, blind = run(tmp_path / 'b')
     assert seen.losses == blind.losses
 
