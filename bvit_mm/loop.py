@@ -259,7 +259,8 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
                 self._is_warm = True
             self.run_iter(idx, data_batch)
         else:
-            self._fetch(batches)  # some samplers tidy up after their last batch
+            with self._unless_workers_ended():
+                next(batches, None)  # some samplers tidy up after their last batch
         signal = self._book_and_agree(stage)
         if self.hours:
             iterations = self.batches_done - timed_from
@@ -434,11 +435,10 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
         return self.runner._randomness_cfg.get('diff_rank_seed', False)
 
     def _fetch(self, batches: Iterator[Any]) -> Any:
-        """The next batch; None after the last, or if the data workers have ended."""
         data_batch = None
         with self._unless_workers_ended():
             if not self._workers_ended:
-                data_batch = next(batches, None)
+                data_batch = next(batches)
         return data_batch
 
     @contextmanager

@@ -88,9 +88,9 @@ def _children(thing: Any) -> Iterator[Place]:
         yield f'.{name}', value
     attributes = getattr(thing, '__dict__', None)
     if isinstance(attributes, dict):
+        yield '', attributes  # itself, to be refilled
         for name, value in list(attributes.items()):
             yield f'.{name}', value
-        yield '.__dict__', attributes
 
 
 def _slots(thing: Any) -> Iterator[Place]:

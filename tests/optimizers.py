@@ -186,7 +186,7 @@ SERVED = dict(
 
 # State that follows the weights; counters of groups with where they begin.
 WEIGHTS = dict(ASGD={'ax'}, TimmMADGRAD={'x0'}, Primal={'moved'}, Anchored={'began'})
-COUNTERS = dict.fromkeys(('Adan', 'Lamb', 'TimmAdan', 'TimmLamb'), {'step'})
+COUNTERS = {name: {'step'} for name in ('Adan', 'Lamb', 'TimmAdan', 'TimmLamb')}
 COUNTERS |= dict(Primal={'steps'}, Anchored={'far'})
 
 REFUSED = dict(
@@ -203,7 +203,6 @@ REFUSED = dict(
     TimmAdafactor=(of_timm('adafactor'), 'keeps state of another shape or kind'),
     TimmAdafactorBV=(of_timm('adafactorbv'), 'keeps state of another shape or kind'),
     TimmAdahessian=(of_timm('adahessian'), 'cannot be stepped on a single parameter'),
-    TimmKron=(of_timm('kron'), "keeps state of another shape or kind .*'Q': 'list'"),
 )
 if hasattr(torch.optim, 'Adafactor'):  # torch 2.5 brought it
     REFUSED['Adafactor'] = (torch.optim.Adafactor, 'keeps state of another shape or kind')

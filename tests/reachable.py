@@ -34,7 +34,7 @@ def fingerprint(*roots, without=()):
     return seen
 
 
-def changes(before):
+def changes_since(before):
     """Objects of a fingerprint that are no longer as they were."""
     found = []
     for thing, old in before.values():
@@ -61,7 +61,7 @@ def signature(thing, referents):
     if isinstance(thing, torch.Tensor):
         grad = thing.grad if thing.is_leaf else None
         return number(thing), tuple(thing.shape), id(grad) if grad is not None else None
-    if isinstance(thing, np.ndarray):
+    if isinstance(thing, np.ndarray) and not thing.dtype.hasobject:
         return hashlib.sha1(np.ascontiguousarray(thing).view(np.uint8)).hexdigest()
     if isinstance(thing, torch.Generator):
         return number(thing.get_state())
