@@ -15,8 +15,8 @@ from mmpretrain.models import build_classifier
 
 from bvit_mm.cost import find_backbone, stage_gflops
 
+from .optimizers import Quantised
 from .runs import BATCHES, EPOCHS, build, config
-from .test_optimizers import Quantised
 
 
 @HOOKS.register_module(force=True)
