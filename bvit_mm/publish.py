@@ -94,7 +94,7 @@ def publish(file: str, weights: str | None = None, stage: int | None = None) -> 
     )
     config = _config_of(cfg, backbone, only)
     read_config(config.pretty_text, file)  # others will run what is written
-    check_buildable(config, file)
+    check_buildable(config.to_dict(), file)
     return Published(published, config, backbone)
 
 

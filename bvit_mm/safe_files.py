@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer, MMLogger
+from mmengine.optim.scheduler import OneCycleParamScheduler
 from mmengine.runner import CheckpointLoader
 from mmengine.utils import digit_version
 from torch import _weights_only_unpickler
@@ -30,6 +31,10 @@ TRUST = 'BVIT_MM_TRUST'
 # Before, torch ran TorchScript in spite of weights_only, and took no names of one's own.
 TORCH_IS_SAFE = digit_version(torch.__version__) >= digit_version('2.6.0')
 READ = torch.load
+METHODS = {
+    HistoryBuffer: ('min', 'max', 'current', 'mean'),
+    OneCycleParamScheduler: ('_annealing_cos', '_annealing_linear'),
+}
 _one_at_a_time = threading.RLock()
 
 
@@ -58,20 +63,20 @@ def load_plain(file: Any, map_location: Any = None) -> Any:
     return (_load_by_torch if TORCH_IS_SAFE else _load_restricted)(file, map_location)
 
 
-def _statistic(owner: type, name: str) -> Callable:
-    """All that ``getattr`` does in a checkpoint: history buffers name their own methods."""
-    if owner is not HistoryBuffer or name not in ('min', 'max', 'current', 'mean'):
+def _method(owner: type, name: str) -> Callable:
+    """All that ``getattr`` does in a checkpoint: it names methods that mmengine keeps in states."""
+    if name not in METHODS.get(owner, ()):
         raise pickle.UnpicklingError(f'GLOBAL getattr of {name!r}')
-    return vars(HistoryBuffer)[name]
+    return getattr(owner, name)
 
 
 def allowed_globals() -> dict[str, Any]:
     """What a checkpoint may name beside torch's own, by name."""
     names = {
-        'builtins.getattr': _statistic,
+        'builtins.getattr': _method,
         'builtins.frozenset': frozenset,
         'builtins.slice': slice,
-        'mmengine.logging.history_buffer.HistoryBuffer': HistoryBuffer,
+        **{f'{owner.__module__}.{owner.__name__}': owner for owner in METHODS},
         'mmengine.config.config.ConfigDict': ConfigDict,  # in the data's metainfo
         'numpy.ndarray': np.ndarray,
         'numpy.dtype': np.dtype,
