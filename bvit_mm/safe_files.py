@@ -142,7 +142,11 @@ def _load_guarded(name: str, file: Any, map_location: Any = None, **_: Any) -> A
         MMLogger.get_current_instance().warning(f'{name} may run programs: {TRUST} names it')
         return READ(file, map_location=map_location, weights_only=False)
     try:
-        return load_plain(file, map_location)
+        content = load_plain(file, map_location)
+        meta = content.get('meta') if isinstance(content, dict) else None
+        if isinstance(meta, dict):
+            meta.pop('config', None)  # resuming would run it; mmengine itself writes `cfg`
+        return content
     except (pickle.UnpicklingError, RuntimeError) as error:
         reason = _why_refused(error, file)
     raise UnsafeFileError(
@@ -161,7 +165,7 @@ def _why_refused(error: Exception, file: Any) -> str:
         raise error
     if found := re.search(r'GLOBAL ([\w.]+)', text):
         return f'it would run {found[1]}'
-    text = text.rpartition('WeightsUnpickler error: ')[2].splitlines()[0]
+    text = text.rpartition('WeightsUnpickler error: ')[2].strip().splitlines()[0]
     if zipfile.is_zipfile(file):
         return text
     raise pickle.UnpicklingError(text) from None

@@ -85,9 +85,10 @@ def _values(module: ast.Module, file: str | Path) -> dict[str, Any]:
     """What lines of ``name = literal`` say."""
     values = {}
     for line in module.body:
-        if not isinstance(line, ast.Assign) or not isinstance(line.targets[0], ast.Name):
+        names = line.targets if isinstance(line, ast.Assign) else []
+        if len(names) != 1 or not isinstance(names[0], ast.Name):
             raise _refused(line, file)
-        values[line.targets[0].id] = _value(line.value, file)
+        values[names[0].id] = _value(line.value, file)
     return values
 
 
@@ -158,7 +159,9 @@ def _is_registered(kind: Any) -> bool:
 
 def _registries() -> Iterator[Registry]:
     """All of mmengine's and of the packages that are imported."""
-    modules = [module for name, module in sys.modules.items() if name.endswith('.registry')]
+    modules = [
+        module for name, module in sys.modules.items() if module and name.endswith('.registry')
+    ]
     found = [each for module in modules for each in vars(module).values()]
     waiting = [each for each in found if isinstance(each, Registry)]
     seen = set()

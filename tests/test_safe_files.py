@@ -200,6 +200,13 @@ def test_either_reader_refuses(reader, kind, whole, tmp_path):
     assert not (tmp_path / 'ran').exists()
 
 
+def test_pickles_of_another_protocol(tmp_path):
+    """torch and mmengine write the second; torch's safe unpickler knows no fourth."""
+    torch.save(dict(state_dict={}), tmp_path / 'w.pth', pickle_protocol=4)
+    with pytest.raises(UnsafeFileError, match=r'not only data \(Unsupported operand 149'):
+        read_checkpoint(tmp_path / 'w.pth')
+
+
 def test_all_of_an_older_torch(whole, tmp_path, monkeypatch):
     """Where torch's own safe unpickler is not enough."""
     monkeypatch.setattr('bvit_mm.safe_files.TORCH_IS_SAFE', False)
@@ -433,6 +440,17 @@ def test_configs_are_programs(whole, tmp_path):
         with contextlib.suppress(Exception):  # after it ran
             build_to_count(Config.fromstring(change(text, str(marker)), '.py').model)
         assert marker.exists()
+
+
+def test_resuming_runs_no_config(whole, tmp_path):
+    """mmengine's ``Runner.resume`` runs the config that mmcv once wrote, to count its GPUs."""
+    file, marker = tmp_path / 'w.pth', tmp_path / 'ran'
+    checkpoint = torch.load(whole / 'epoch_2.pth', weights_only=False)
+    checkpoint['meta']['config'] = MKDIR.format(str(marker))
+    torch.save(checkpoint, file)
+    READERS['resume by name'](tmp_path, file)
+    assert (tmp_path / 'work' / 'epoch_3.pth').exists()
+    assert not marker.exists()
 
 
 def test_trusted_config(whole, tmp_path, monkeypatch):
