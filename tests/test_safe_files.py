@@ -9,6 +9,7 @@ import sys
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import mmengine
 import numpy as np
@@ -565,3 +566,42 @@ def test_types_that_may_be_built(kind, known):
     else:
         with pytest.raises(UnsafeFileError, match='is not registered'):
             check_buildable(dict(a=[dict(type=kind)]), 'w.pth')
+
+
+@pytest.fixture
+def tools(monkeypatch):
+    """Makes the modules of tools/ importable."""
+    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
+
+
+def test_comparing_reads_configs_as_data(tools, tmp_path):
+    """A folder of runs may come from others, with the configs that compare.py finds in it."""
+    from _trainings import finished
+
+    cfg, marker = config(tmp_path / 'work'), tmp_path / 'ran'
+    args = SimpleNamespace(out=tmp_path, base=cfg, runs=[])
+    cfg.dump(str(tmp_path / 'config.py'))
+    assert finished(args) == {}
+    (tmp_path / 'config.py').write_text(f'{cfg.pretty_text}\nx = {MKDIR.format(str(marker))}\n')
+    with pytest.raises(UnsafeFileError, match=r'config\.py has a config that is not only data'):
+        finished(args)
+    assert not marker.exists()
+
+
+def test_compared_runs_have_checkpoints_of_their_own(tools, tmp_path):
+    """Whatever the config calls them, and wherever it saves them."""
+    from _trainings import checkpoints
+    from compare import base_of
+
+    cfg = config(tmp_path / 'work')
+    cfg.default_hooks.checkpoint.update(out_dir=str(tmp_path / 'out'), filename_tmpl='{}.pth')
+    cfg.dump(str(tmp_path / 'config.py'))
+    args = dict(config=str(tmp_path / 'config.py'), cfg_options=None, amp=False, gpus=1)
+    hook = base_of(SimpleNamespace(**args)).default_hooks.checkpoint
+    assert hook == dict(type='CheckpointHook', interval=1, max_keep_ckpts=2)
+    run = SimpleNamespace(folder=tmp_path / 'run')
+    run.folder.mkdir()
+    (run.folder / 'stage_1.pth').touch()
+    assert not checkpoints(run)  # it would not go on from that one
+    (run.folder / 'epoch_3.pth').touch()
+    assert checkpoints(run) == [run.folder / 'epoch_3.pth']
