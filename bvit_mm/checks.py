@@ -55,7 +55,7 @@ def check_resumed(runner: Runner, plan: Plan, schedule: str) -> dict[str, Any] |
         file = runner._load_from
         checkpoint = read_checkpoint(file, advice='give --resume an earlier one')
     else:
-        found = last_whole_checkpoint(runner.work_dir)
+        found = last_whole_checkpoint(runner.work_dir, runner.hooks)
         if found is None:
             return None
         file, checkpoint = found

@@ -505,11 +505,11 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
 
     def _save_the_end(self) -> None:
         """Saves what hours ended with, where a hook saves by iterations and counted on more."""
-        has_hook = any(isinstance(hook, CheckpointHook) for hook in self.runner.hooks)
-        name = f'iter_{self._iter}.pth'
-        is_saved = self._savers or Path(self.runner.work_dir, name).exists()
-        if self.hours and has_hook and not is_saved:
-            self._save(name)
+        hooks = [hook for hook in self.runner.hooks if isinstance(hook, CheckpointHook)]
+        names = [(hook.out_dir, hook.filename_tmpl.format(self._iter)) for hook in hooks]
+        is_saved = self._savers or any(Path(*name).exists() for name in names)
+        if self.hours and hooks and not is_saved:
+            self._save(Path(names[0][1]).name)
 
     def _save(self, name: str) -> Path:
         """Saves a checkpoint of this moment, and notes it as the last; all processes call it."""

@@ -18,6 +18,7 @@ from .cost import build_to_count, find_backbone
 from .elastic import ElasticBackbone
 from .ledger import Ledger
 from .plan import Plan
+from .saved_config import check_buildable, read_config
 from .weights import cut_prefix, load_strictly, read_checkpoint
 
 WEIGHTS = ('ema', 'raw')
@@ -66,8 +67,9 @@ def publish(file: str, weights: str | None = None, stage: int | None = None) -> 
             f'{len(state_dict)}: {broken[0]}, ...): training diverged; give an earlier checkpoint'
         )
 
-    cfg = Config.fromstring(meta['cfg'], file_format='.py')
+    cfg = read_config(meta['cfg'], file)
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
+    check_buildable({name: cfg.get(name) for name in ('model', 'data_preprocessor')}, file)
     model = build_to_count(copy.deepcopy(cfg.model))
     load_strictly(model, state_dict, str(file))
     backbone = find_backbone(model)
@@ -90,7 +92,10 @@ def publish(file: str, weights: str | None = None, stage: int | None = None) -> 
         state_dict=model.state_dict(),
         meta=dict(bvit_mm=about, dataset_meta=_plain(meta.get('dataset_meta') or {})),
     )
-    return Published(published, _config_of(cfg, backbone, only), backbone)
+    config = _config_of(cfg, backbone, only)
+    read_config(config.pretty_text, file)  # others will run what is written
+    check_buildable(config.to_dict(), file)
+    return Published(published, config, backbone)
 
 
 def _spent(meta: dict[str, Any], plan: Plan) -> float:

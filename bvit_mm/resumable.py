@@ -1,43 +1,59 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
 """The checkpoint that a run goes on from: the last one that is whole."""
 
+import os
+import re
+import string
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from mmengine.fileio import FileClient, get_file_backend
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import MMLogger
 from mmengine.runner import find_latest_checkpoint
 
+from .safe_files import UnsafeFileError
 from .weights import read_checkpoint
 
 INTERRUPTED = 'interrupted.pth'
 LAST = 'last_checkpoint'
-PATTERNS = ('epoch_*.pth', 'iter_*.pth', INTERRUPTED)
+TEMPLATES = (INTERRUPTED, 'epoch_{}.pth', 'iter_{}.pth')
 
 
-def last_whole_checkpoint(work_dir: str | Path) -> tuple[str, dict[str, Any]] | None:
-    """Path and content of the checkpoint to resume in a folder, None if none was ever saved.
+def last_whole_checkpoint(
+    work_dir: str | Path, hooks: Iterable[Hook] = ()
+) -> tuple[str, dict[str, Any]] | None:
+    """Path and content of the checkpoint to resume, None if none was ever saved.
 
-    The one that mmengine wrote down as the last; if the process was killed while it wrote that,
-    or the file is damaged, the newest other one that is whole. A message says so.
+    The one that mmengine noted as the last; if the process was killed while it wrote that, or
+    note or file is lost or damaged, the newest other one that is whole. A message says so.
+
+    Args:
+        work_dir: Of the run.
+        hooks: Of the run; its ``CheckpointHook``s say what checkpoints are called, and where
+            they lie.
 
     Raises:
-        ValueError: If there are checkpoints and none of them can be read, or none can be noted.
+        UnsafeFileError: A ValueError, if one is not only data (``safe_files``).
+        ValueError: If there are checkpoints and none of them can be read, or none is called as
+            the hooks call them, or none can be noted.
     """
-    work_dir = Path(work_dir)
-    last, problems = _noted(work_dir)
+    work_dir, savers = str(work_dir), [h for h in hooks if isinstance(h, CheckpointHook)]
+    last, problems = _noted(Path(work_dir))
     if last and '://' in last:  # in a store that only mmengine can look into
         return last, read_checkpoint(last, advice='give --resume an earlier one')
-    folders = {work_dir, Path(last).parent} if last else {work_dir}  # the hook's out_dir
-    others = {f for folder in folders for pattern in PATTERNS for f in folder.glob(pattern)}
-    others = sorted(others, key=lambda file: file.stat().st_mtime_ns, reverse=True)
-    # A folder that was moved has its files, under another path.
-    moved = [work_dir / Path(last).name] if last else []
-    for file in dict.fromkeys([*([Path(last)] if last else []), *moved, *others]):
-        if file in moved and str(file) != last and not file.is_file():
-            continue
+    found = _found(work_dir, savers, last)
+    if found and not last and not problems:
+        problems.append(f'{Path(work_dir, LAST)} does not exist')
+    noted = [last] if last else []  # a folder that was moved has its files, under another path
+    noted += [file for file in found if last and os.path.basename(file) == os.path.basename(last)]
+    for file in dict.fromkeys([*noted, *found]):
         try:
             checkpoint = _read_whole(file)
+        except UnsafeFileError:
+            raise
         except (ValueError, FileNotFoundError) as error:
             problems.append(str(error))
             continue
@@ -45,13 +61,103 @@ def last_whole_checkpoint(work_dir: str | Path) -> tuple[str, dict[str, Any]] | 
             MMLogger.get_current_instance().warning(
                 f'{"; ".join(problems)}. Going on from {file}, which is whole'
             )
-        return str(file), checkpoint
-    if problems:
-        raise ValueError(
-            f'{work_dir} has no checkpoint that is whole: {"; ".join(problems)}. '
-            'Train without resume in another work_dir'
-        )
+        return file, checkpoint
+    others = _others(work_dir, savers, found)
+    if problems or others:
+        raise ValueError(_advice(work_dir, problems, others))
     return None
+
+
+def folder_of(hook: CheckpointHook, work_dir: str) -> str:
+    """Where a hook will save, which it finds out only when training begins."""
+    if hook.out_dir is None or str(hook.out_dir) == work_dir:
+        return work_dir
+    name = os.path.basename(work_dir.rstrip(os.sep))
+    return _store(hook).join_path(str(hook.out_dir), name)
+
+
+def _store(hook: CheckpointHook) -> Any:
+    """What reads and writes the hook's folder: a disk, or a store in the net."""
+    folder = str(hook.out_dir)
+    if hook.file_client_args is not None:  # its older name
+        return FileClient.infer_client(hook.file_client_args, folder)
+    return get_file_backend(folder, backend_args=hook.backend_args)
+
+
+def _found(work_dir: str, savers: list[CheckpointHook], last: str | None) -> list[str]:
+    """Files that are called as checkpoints of the run are, the newest first.
+
+    In a store, which does not tell times, that is the one with the highest number.
+    """
+    templates = {*TEMPLATES, *(hook.filename_tmpl for hook in savers)}
+    folders = {work_dir, *([os.path.dirname(last)] if last else [])}
+    ages = {}
+    for folder in (*folders, *(folder_of(hook, work_dir) for hook in savers)):
+        if '://' in folder:
+            continue
+        for template in templates:
+            for file in Path(folder, template).parent.glob('*'):
+                number = _number(template, os.path.relpath(file, folder))
+                if number is not None and file.is_file():
+                    ages[str(file)] = file.stat().st_mtime_ns, number
+    stored = {}
+    for hook in savers:
+        folder = folder_of(hook, work_dir)
+        if '://' in folder:
+            store = _store(hook)
+            for name in store.list_dir_or_file(folder, list_dir=False):
+                number = _number(hook.filename_tmpl, name)
+                if number is not None:
+                    stored[store.join_path(folder, name)] = number
+    return [f for files in (stored, ages) for f in sorted(files, key=files.get, reverse=True)]
+
+
+def _number(template: str, name: str) -> int | None:
+    """The epoch or iteration in the name of a file; None if it is called otherwise."""
+    if name == template:
+        return 0
+    parts = string.Formatter().parse(template)
+    pattern = ''.join(
+        re.escape(text) + r'\s*(\d+)' * (field is not None) for text, field, *_ in parts
+    )
+    match = re.fullmatch(pattern, name)
+    if not match or len(match.groups()) != 1 or template.format(int(match[1])) != name:
+        return None
+    return int(match[1])
+
+
+def _others(work_dir: str, savers: list[CheckpointHook], found: list[str]) -> list[str]:
+    """Checkpoints of a budgeted run that are called otherwise, those to resume from first."""
+    ages = {}
+    for folder in {work_dir, *(folder_of(hook, work_dir) for hook in savers)}:
+        for file in Path(folder).glob('*'):
+            if str(file) in found or not zipfile.is_zipfile(file):
+                continue
+            try:
+                checkpoint = _read_whole(str(file))
+            except (ValueError, FileNotFoundError):
+                continue
+            meta = checkpoint.get('meta')
+            saved = meta.get('bvit_mm') if isinstance(meta, dict) else None
+            if isinstance(saved, dict) and 'batches_done' in saved:
+                ages[str(file)] = 'optimizer' in checkpoint, file.stat().st_mtime_ns
+    return sorted(ages, key=ages.get, reverse=True)
+
+
+def _advice(work_dir: str, problems: list[str], others: list[str]) -> str:
+    """What is wrong, and what to do."""
+    if not others:
+        return (
+            f'{work_dir} has no checkpoint that is whole: {"; ".join(problems)}. Name one that is '
+            '(--resume FILE), or train without resume in another work_dir'
+        )
+    why = f' ({"; ".join(problems)})' if problems else ''
+    names = ', '.join(os.path.basename(file) for file in others)
+    return (
+        f'{work_dir} has no checkpoint that --resume finds{why}, but {names} of a budgeted run. '
+        f'Name the one to go on from, such as --resume {others[0]}, or train without resume in '
+        'another work_dir'
+    )
 
 
 def write_last(work_dir: str | Path, file: str | Path) -> None:
@@ -77,8 +183,8 @@ def _noted(work_dir: Path) -> tuple[str | None, list[str]]:
     return last, []
 
 
-def _read_whole(file: Path) -> dict[str, Any]:
-    if not file.is_file():
+def _read_whole(file: str) -> dict[str, Any]:
+    if '://' not in file and not Path(file).is_file():
         raise FileNotFoundError(f'{file} does not exist')
     if zipfile.is_zipfile(file):  # torch does not compare all check sums
         with zipfile.ZipFile(file) as archive:

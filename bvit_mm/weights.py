@@ -8,6 +8,8 @@ from typing import Any
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
+from .safe_files import UnsafeFileError
+
 SHOWN = 3  # keys in a message
 
 
@@ -20,11 +22,12 @@ def read_checkpoint(file: str, advice: str = 'give another file') -> dict[str, A
 
     Raises:
         FileNotFoundError: If it does not exist.
+        UnsafeFileError: A ValueError, if there is more than data in it (``safe_files``).
         ValueError: If it is damaged, or no checkpoint.
     """
     try:
         checkpoint = CheckpointLoader.load_checkpoint(str(file), map_location='cpu')
-    except FileNotFoundError:
+    except (FileNotFoundError, UnsafeFileError):
         raise
     except Exception as error:  # torch raises many kinds for a file cut short, or of another kind
         reason = str(error).splitlines()[0] if str(error) else 'no reason given'

@@ -452,7 +452,7 @@ def test_resume_without_any_whole_checkpoint(halfway, size):
         (halfway / name).write_bytes((halfway / name).read_bytes()[:size])
     message = (
         r'halfway has no checkpoint that is whole: .*epoch_2\.pth .*epoch_1\.pth .*'
-        'Train without resume in another work_dir'
+        r'Name one that is \(--resume FILE\), or train without resume in another work_dir'
     )
     refused(halfway, message, **SHORT, resume=True)
 
@@ -461,7 +461,7 @@ def test_resume_when_the_last_checkpoint_was_removed(halfway):
     """mmengine would look for it and stop with its own words."""
     (halfway / OLDER).unlink()
     (halfway / NEWER).unlink()
-    message = r'has no checkpoint that is whole: \S*epoch_2\.pth does not exist\. Train without'
+    message = r'has no checkpoint that is whole: \S*epoch_2\.pth does not exist\. Name one that'
     refused(halfway, message, **SHORT, resume=True)
 
 

@@ -23,6 +23,7 @@ from mmengine.config import Config
 from bvit_mm.hours import duration
 from bvit_mm.ledger import Ledger
 from bvit_mm.plan import Plan
+from bvit_mm.saved_config import read_config
 
 TRAIN = Path(__file__).with_name('train.py')
 
@@ -75,7 +76,7 @@ def finished(args: argparse.Namespace) -> dict[tuple[str, float, int], Record]:
     records = {(r.method, r.budget, r.seed): r for r in read_records(args.out / 'runs.jsonl')}
     written = {args.out / 'config.py': args.base, **{run.config: run.cfg for run in args.runs}}
     for file, cfg in written.items():
-        if file.is_file() and Config.fromfile(file).to_dict() != cfg.to_dict():
+        if file.is_file() and read_config(file.read_text(), file).to_dict() != cfg.to_dict():
             raise ValueError(
                 f'{file} is another config, or another --gpus; give another --out, or remove '
                 f'{args.out}'
@@ -152,7 +153,7 @@ class Comparison:
         if self.args.gpus > 1:  # standalone: at a port that is free
             several = ['torch.distributed.run', '--standalone', '--nproc-per-node', self.args.gpus]
             command = ['-m', *several, *command, '--launcher', 'pytorch']
-        if (run.folder / 'last_checkpoint').is_file():  # else load_from of the config counts
+        if checkpoints(run):  # else load_from of the config counts
             command.append('--resume')
         environment = dict(os.environ)
         at_once = self.args.jobs * self.args.gpus
@@ -229,6 +230,12 @@ class Comparison:
                 os.killpg(process.pid, signal.SIGTERM)
         for process in self.running:
             process.wait()
+
+
+def checkpoints(run: Run) -> list[Path]:
+    """What a run may go on from; a kill may leave no note of it."""
+    names = ('last_checkpoint', 'interrupted.pth', 'epoch_*.pth', 'iter_*.pth')
+    return [file for name in names for file in run.folder.glob(name)]
 
 
 def spent(run: Run) -> float:

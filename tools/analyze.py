@@ -23,6 +23,7 @@ with contextlib.redirect_stdout(sys.stderr):  # some packages talk while they ar
     from bvit_mm.cost import build_to_count
     from bvit_mm.publish import WEIGHTS, choose_weights
     from bvit_mm.redundancy_hook import read_records
+    from bvit_mm.saved_config import check_buildable, read_config
     from bvit_mm.weights import load_strictly, read_checkpoint
 
 WHAT = ('cka', 'pca', 'attention')
@@ -120,7 +121,9 @@ def _trained(file: Path, args: argparse.Namespace) -> tuple[nn.Module, Config, i
     if args.config:
         cfg = Config.fromfile(args.config)
     else:
-        cfg = Config.fromstring(meta['cfg'], file_format='.py')
+        cfg = read_config(meta['cfg'], file)
+        built = ('model', 'data_preprocessor', 'val_dataloader')
+        check_buildable({name: cfg.get(name) for name in built}, file)
     init_default_scope(cfg.get('default_scope') or 'mmpretrain')
     if 'data_preprocessor' in cfg:  # mmpretrain's place for it, which only its tools know
         cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)

@@ -152,6 +152,8 @@ def base_of(args: argparse.Namespace) -> Config:
     hooks = cfg.setdefault('default_hooks', {})
     checkpoint = hooks.get('checkpoint') or dict(type='CheckpointHook', interval=1)
     hooks['checkpoint'] = dict(checkpoint, max_keep_ckpts=2)
+    for name in ('out_dir', 'filename_tmpl'):  # each run has a folder of its own
+        hooks['checkpoint'].pop(name, None)
     logs = dict(type='LocalVisBackend')  # which mmengine takes if there is no visualizer
     backends = (cfg.get('visualizer') or dict(vis_backends=[logs])).get('vis_backends') or []
     if not any(str(each['type']).endswith('LocalVisBackend') for each in backends):

@@ -1,0 +1,181 @@
+# Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
+"""Configs in checkpoints, read as data.
+
+mmengine saves a config as Python text, and reads it again by running it. What it writes are only
+literals and ``dict(...)``, which ``ast`` reads as well. A config of literals can still name any
+function as a ``type``, which a registry would import and call; so what is to be built must be
+registered.
+"""
+
+import ast
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.registry import Registry
+from mmengine.utils import import_modules_from_strings
+
+from .safe_files import TRUST, UnsafeFileError, is_trusted
+
+TYPES = {kind.__name__: kind for kind in (bool, bytes, dict, float, int, list, set, str, tuple)}
+NUMBERS = {name: float(name) for name in ('inf', 'nan')}
+PICKLES = ('.pkl', '.pickle')
+
+
+def read_config(text: str, file: str | Path) -> Config:
+    """The config that mmengine saved as text; modules of ``custom_imports`` are imported.
+
+    Args:
+        text: What ``Config.pretty_text`` wrote.
+        file: Where it stands, for messages, and because it may be trusted (``safe_files``).
+
+    Raises:
+        UnsafeFileError: A ValueError, if there is more than data in it.
+        ValueError: If it is no config.
+    """
+    if is_trusted(file):
+        return Config.fromstring(text, file_format='.py')
+    try:
+        cfg = Config(_values(ast.parse(text), file))
+    except UnsafeFileError:
+        raise
+    except (SyntaxError, TypeError, ValueError, KeyError, RecursionError, MemoryError) as error:
+        raise ValueError(
+            f'{file} has a config that cannot be read ({type(error).__name__}: {error}); give a '
+            'file that mmengine has saved'
+        ) from None
+    if 'custom_imports' in cfg:
+        import_modules_from_strings(**cfg.custom_imports)
+    return cfg
+
+
+def check_buildable(cfg: Any, file: str | Path) -> None:
+    """Looks at a part of such a config before it is built.
+
+    Args:
+        cfg: A model, a data set, or whatever else a registry builds.
+        file: The checkpoint that it is from.
+
+    Raises:
+        UnsafeFileError: A ValueError, if it names a ``type`` that no registry has, or something
+            to read that may be a program.
+    """
+    if is_trusted(file):
+        return
+    for place, key, value in _leaves(cfg, 'config'):
+        if key == 'type' and not _is_registered(value):
+            reason = 'is not registered, and a registry would import it and call it'
+            advice = 'give a file whose custom_imports register it'
+        elif key == 'trust_remote_code' and value:
+            reason, advice = 'runs what is downloaded', 'give another file'
+        elif isinstance(value, str) and value.endswith(PICKLES):
+            reason, advice = 'is a pickle, which may be a program', 'give another file'
+        else:
+            continue
+        raise UnsafeFileError(
+            f'{file}: {place}={value!r} of its config {reason}, so it is not built; {advice}. If '
+            f'you know who made it and trust them, {TRUST}={file} in the environment builds it'
+        )
+
+
+def _values(module: ast.Module, file: str | Path) -> dict[str, Any]:
+    """What lines of ``name = literal`` say."""
+    values = {}
+    for line in module.body:
+        names = line.targets if isinstance(line, ast.Assign) else []
+        if len(names) != 1 or not isinstance(names[0], ast.Name):
+            raise _refused(line, file)
+        values[names[0].id] = _value(line.value, file)
+    return values
+
+
+def _value(node: ast.expr, file: str | Path) -> Any:
+    """What an expression of literals stands for."""
+    if isinstance(node, ast.Constant):
+        return node.value
+    if isinstance(node, ast.Name) and node.id in TYPES | NUMBERS:
+        return (TYPES | NUMBERS)[node.id]
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        return -_value(node.operand, file)
+    if isinstance(node, (ast.List, ast.Tuple, ast.Set)):
+        kind = {ast.List: list, ast.Tuple: tuple, ast.Set: set}[type(node)]
+        return kind(_value(each, file) for each in node.elts)
+    if isinstance(node, ast.Dict) and None not in node.keys:  # else of **
+        return {_value(k, file): _value(v, file) for k, v in zip(node.keys, node.values)}
+    if _is_plain_dict(node):
+        parts = [_value(each, file) for each in node.args]
+        return dict(*parts, **{each.arg: _value(each.value, file) for each in node.keywords})
+    raise _refused(node, file)
+
+
+def _is_plain_dict(node: ast.expr) -> bool:
+    """Whether it is ``dict(key=..., ...)``, or ``dict({...})`` as mmengine writes other keys."""
+    return (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id == 'dict'
+        and all(isinstance(each, ast.Dict) for each in node.args)
+        and all(each.arg is not None for each in node.keywords)
+    )
+
+
+def _refused(node: ast.AST, file: str | Path) -> UnsafeFileError:
+    text = ' '.join(ast.unparse(node).split())
+    return UnsafeFileError(
+        f'{file} has a config that is not only data: {text[:80]!r} in line {node.lineno} would be '
+        'run, so it is not read. Give another file; if you know who made it and trust them, '
+        f'{TRUST}={file} in the environment runs it'
+    )
+
+
+def _leaves(cfg: Any, place: str, key: str = '') -> Iterator[tuple[str, str, Any]]:
+    """All values of a nested config that hold no others, each with its place and key."""
+    if isinstance(cfg, dict):
+        for name, value in cfg.items():
+            yield from _leaves(value, f'{place}.{name}', str(name))
+    elif isinstance(cfg, (list, tuple, set)):
+        for number, value in enumerate(cfg):
+            yield from _leaves(value, f'{place}[{number}]')
+    else:
+        yield place, key, cfg
+
+
+def _is_registered(kind: Any) -> bool:
+    """Whether a registry finds a type without importing what it is called after."""
+    if isinstance(kind, str) and '.' not in kind:
+        return find_spec(kind) is None if kind else True  # there is no module of that name
+    scope = kind.partition('.')[0] if isinstance(kind, str) else None
+    names, objects = set(), []
+    for registry in _registries():
+        if registry.scope == scope:
+            registry.import_from_location()
+        names |= {f'{registry.scope}.{name}' for name in registry.module_dict}
+        objects += registry.module_dict.values()
+    return kind in names or any(each is _imported(kind) for each in objects)
+
+
+def _registries() -> Iterator[Registry]:
+    """All of mmengine's and of the packages that are imported."""
+    modules = [
+        module for name, module in sys.modules.items() if module and name.endswith('.registry')
+    ]
+    found = [each for module in modules for each in vars(module).values()]
+    waiting = [each for each in found if isinstance(each, Registry)]
+    seen = set()
+    while waiting:
+        registry = waiting.pop()
+        if id(registry) not in seen:
+            seen.add(id(registry))
+            waiting += registry.children.values()
+            yield registry
+
+
+def _imported(kind: Any) -> Any:
+    """What ``module.name`` stands for, of a module that is imported already; a class is itself."""
+    if not isinstance(kind, str):
+        return kind
+    module, _, name = kind.rpartition('.')
+    return getattr(sys.modules.get(module), name, kind)

@@ -1,0 +1,607 @@
+# Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
+"""Files that are programs: nothing that is read runs, unless somebody trusts it on purpose."""
+
+import collections
+import contextlib
+import os
+import runpy
+import sys
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
+
+import mmengine
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.logging import HistoryBuffer
+from mmengine.optim import OptimWrapper
+from mmengine.registry import MODELS, PARAM_SCHEDULERS, init_default_scope
+from mmengine.runner import CheckpointLoader, load_checkpoint
+from mmengine.runner.checkpoint import load_from_local
+from mmpretrain.models.backbones import VisionTransformer
+
+from bvit_mm.cost import build_to_count, find_backbone
+from bvit_mm.publish import publish
+from bvit_mm.safe_files import TRUST, UnsafeFileError, _load_by_torch, _load_restricted
+from bvit_mm.saved_config import check_buildable, read_config
+from bvit_mm.weights import read_checkpoint
+
+from .runs import build, config
+from .test_bad_inputs import SHORT
+from .test_configs import ROOT
+from .test_last_checkpoint import bucket  # noqa: F401  a fixture
+from .test_resume import VARIANTS, differences
+
+readers = pytest.mark.parametrize('reader', [_load_by_torch, _load_restricted])
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    """The work_dir of a run with all that mmengine keeps: averages, gradients, the best."""
+    folder = tmp_path_factory.mktemp('whole')
+    hook = dict(type='CheckpointHook', interval=1, save_best='auto', max_keep_ckpts=5)
+    build(folder, **VARIANTS['both'], **SHORT, **{'default_hooks.checkpoint': hook}).train()
+    return folder
+
+
+# Programs.
+
+
+class Call:
+    """Calls a function when it is unpickled."""
+
+    def __init__(self, function, *args):
+        self.call = function, args
+
+    def __reduce__(self):
+        return self.call
+
+
+def rebuilt(function, kind, *args):
+    """The same by way of a function that torch's safe unpickler allows."""
+    return Call(torch._tensor._rebuild_from_type_v2, function, kind, args, None)
+
+
+def through_getattr(marker):
+    """From a class that mmengine allows to ``exec``, by functions that it allows."""
+    of = partial(Call, getattr)
+    names = of(of(HistoryBuffer, 'mean'), '__globals__')
+    builtins = rebuilt(of(names, 'get'), of({}, '__class__'), '__builtins__')
+    execute = rebuilt(of(builtins, 'get'), of(getattr, '__class__'), 'exec')
+    return rebuilt(execute, of(None, '__class__'), f'import os; os.mkdir({str(marker)!r})')
+
+
+PROGRAMS = {  # what makes the folder, and the name of it that is said
+    'os': (lambda marker: Call(os.mkdir, str(marker)), 'would run posix.mkdir'),
+    'eval': (
+        lambda marker: Call(eval, f'__import__("os").mkdir({str(marker)!r})'),
+        'would run eval',
+    ),
+    'getattr': (through_getattr, 'would run getattr'),
+}
+
+
+def as_program(source, file, marker, kind='os'):
+    """A whole checkpoint that makes a folder when it is read."""
+    checkpoint = torch.load(source, weights_only=False)
+    checkpoint['more'] = PROGRAMS[kind][0](marker)
+    torch.save(checkpoint, file)
+
+
+def start_from(folder, file):
+    cfg = config(folder / 'work')
+    cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=str(file), prefix='backbone.')
+    find_backbone(MODELS.build(cfg.model)).init_weights()
+
+
+def start_head_from(folder, file):
+    cfg = config(folder / 'work')
+    cfg.model.head.init_cfg = dict(type='Pretrained', checkpoint=str(file), prefix='head.')
+    MODELS.build(cfg.model).init_weights()
+
+
+def fine_tune(folder, file):
+    os.environ['CHECKPOINT'] = str(file)
+    try:
+        cfg = Config.fromfile(ROOT / 'configs/demo/transfer/deit_cifar100-shapes.py')
+    finally:
+        del os.environ['CHECKPOINT']
+    find_backbone(MODELS.build(cfg.model)).init_weights()
+
+
+def train(folder, file, **changes):
+    build(folder / 'work', **VARIANTS['both'], **SHORT, **changes).train()
+
+
+def search(folder, file):
+    (folder / 'work').mkdir()
+    os.link(file, folder / 'work' / 'epoch_2.pth')
+    train(folder, file, resume=True)
+
+
+def tool(name, folder, *args):
+    """Runs a tool in this process; what it exits with is the error."""
+    before, path = sys.argv, list(sys.path)
+    sys.argv = [f'{name}.py', *map(str, args)]
+    sys.path.insert(0, str(ROOT / 'tools'))
+    try:
+        runpy.run_path(str(ROOT / 'tools' / f'{name}.py'), run_name='__main__')
+    finally:
+        sys.argv, sys.path[:] = before, path
+
+
+def test_tool(folder, file):
+    config(folder / 'work').dump(str(folder / 'config.py'))
+    tool('test', folder, folder / 'config.py', file)
+
+
+def analyze_tool(folder, file):
+    tool('analyze', folder, file, '--out', folder / 'out')
+
+
+def publish_tool(folder, file):
+    tool('publish', folder, file, folder / 'out' / 'model')
+
+
+test_tool.__test__ = False
+READERS = {
+    'init_cfg of the backbone': start_from,
+    'init_cfg of the head': start_head_from,
+    'a transfer config': fine_tune,
+    'load_from': lambda folder, file: train(folder, file, load_from=str(file)),
+    'resume by name': lambda folder, file: train(folder, file, resume=True, load_from=str(file)),
+    'resume by search': search,
+    "mmengine's load_checkpoint": lambda folder, file: load_checkpoint(
+        torch.nn.Linear(1, 1), str(file)
+    ),
+    "mmengine's loader": lambda folder, file: CheckpointLoader.load_checkpoint(str(file)),
+    'publish': lambda folder, file: publish(str(file)),
+    'tools/publish.py': publish_tool,
+    'tools/test.py': test_tool,
+    'tools/analyze.py': analyze_tool,
+}
+
+
+@pytest.mark.parametrize('kind', PROGRAMS)
+@pytest.mark.parametrize('reader', READERS)
+def test_programs_do_not_run(reader, kind, whole, tmp_path, capsys):
+    init_default_scope('mmpretrain')
+    file, marker = tmp_path / 'w.pth', tmp_path / 'ran'
+    as_program(whole / 'epoch_2.pth', file, marker, kind)
+    with pytest.raises((UnsafeFileError, SystemExit)) as refused:
+        READERS[reader](tmp_path, file)
+    assert not marker.exists()
+    said = str(refused.value)
+    if refused.type is SystemExit:
+        assert refused.value.code == 2
+        said = ' '.join(capsys.readouterr().err.split())
+    assert f'is not only data (it {PROGRAMS[kind][1]})' in said
+    assert f'{TRUST}=' in said
+    torch.load(file, weights_only=False)  # it is a program indeed
+    assert marker.exists()
+
+
+def test_mmengine_alone_runs_programs(whole, tmp_path):
+    """Why all its loaders are guarded, and why its list of safe names is not taken."""
+    as_program(whole / 'epoch_2.pth', tmp_path / 'w.pth', tmp_path / 'ran', 'getattr')
+    load_from_local(str(tmp_path / 'w.pth'), map_location='cpu')
+    assert (tmp_path / 'ran').exists()
+
+
+@readers
+@pytest.mark.parametrize('kind', PROGRAMS)
+def test_either_reader_refuses(reader, kind, whole, tmp_path):
+    as_program(whole / 'epoch_2.pth', tmp_path / 'w.pth', tmp_path / 'ran', kind)
+    name = PROGRAMS[kind][1].rpartition(' ')[2]
+    with pytest.raises(Exception, match=f'GLOBAL (builtins.)?{name}'):
+        reader(tmp_path / 'w.pth', 'cpu')
+    assert not (tmp_path / 'ran').exists()
+
+
+def test_pickles_of_another_protocol(tmp_path):
+    """torch and mmengine write the second; torch's safe unpickler knows no fourth."""
+    torch.save(dict(state_dict={}), tmp_path / 'w.pth', pickle_protocol=4)
+    with pytest.raises(UnsafeFileError, match=r'not only data \(Unsupported operand 149'):
+        read_checkpoint(tmp_path / 'w.pth')
+
+
+def test_all_of_an_older_torch(whole, tmp_path, monkeypatch):
+    """Where torch's own safe unpickler is not enough."""
+    monkeypatch.setattr('bvit_mm.safe_files.TORCH_IS_SAFE', False)
+    as_program(whole / 'epoch_2.pth', tmp_path / 'w.pth', tmp_path / 'ran')
+    with pytest.raises(UnsafeFileError, match=r'it would run posix\.mkdir'):
+        read_checkpoint(tmp_path / 'w.pth')
+    assert not (tmp_path / 'ran').exists()
+    assert read_checkpoint(whole / 'epoch_2.pth')['meta']['epoch'] == 2
+
+
+@readers
+def test_torchscript_is_a_program(reader, tmp_path):
+    torch.jit.save(torch.jit.script(torch.nn.Linear(1, 1)), tmp_path / 'w.pth')
+    with pytest.raises(Exception, match='TorchScript'):
+        reader(tmp_path / 'w.pth', 'cpu')
+    with pytest.raises(UnsafeFileError, match='it is a program of TorchScript'):
+        read_checkpoint(tmp_path / 'w.pth')
+
+
+@readers
+def test_old_files(reader, tmp_path):
+    """Of before torch 1.6, whose pickles stand one after the other."""
+    file, marker = tmp_path / 'w.pth', tmp_path / 'ran'
+    torch.save(dict(a=torch.ones(3)), file, _use_new_zipfile_serialization=False)
+    assert torch.equal(reader(file, 'cpu')['a'], torch.ones(3))
+    content = dict(a=PROGRAMS['os'][0](marker))
+    torch.save(content, file, _use_new_zipfile_serialization=False)
+    with pytest.raises(Exception, match=r'GLOBAL posix\.mkdir'):
+        reader(file, 'cpu')
+    with pytest.raises(UnsafeFileError, match=r'it would run posix\.mkdir'):
+        read_checkpoint(file)
+    assert not marker.exists()
+
+
+def test_trusting_a_file_on_purpose(whole, tmp_path, monkeypatch):
+    """That file only, however its path is written."""
+    for name in 'ab':
+        as_program(whole / 'epoch_2.pth', tmp_path / f'{name}.pth', tmp_path / f'ran {name}')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(TRUST, './a.pth')
+    assert 'state_dict' in read_checkpoint(tmp_path / 'a.pth')
+    assert (tmp_path / 'ran a').exists()
+    with pytest.raises(UnsafeFileError, match=r'b\.pth is not only data'):
+        read_checkpoint(tmp_path / 'b.pth')
+    assert not (tmp_path / 'ran b').exists()
+    assert torch.load.__module__ == 'torch.serialization'
+
+
+def test_classes_of_ones_own(tmp_path):
+    """torch's own way to allow a class of a user's hook."""
+    torch.save(dict(state_dict={}, mine=collections.UserString('a')), tmp_path / 'w.pth')
+    with pytest.raises(UnsafeFileError, match=r'would run collections\.UserString'):
+        read_checkpoint(tmp_path / 'w.pth')
+    with torch.serialization.safe_globals([collections.UserString]):
+        assert read_checkpoint(tmp_path / 'w.pth')['mine'] == 'a'
+
+
+# Addresses.
+
+
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+    """A folder, and the address of it."""
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'home'))
+    (tmp_path / 'served').mkdir()
+    handler = partial(SimpleHTTPRequestHandler, directory=tmp_path / 'served')
+    monkeypatch.setattr(SimpleHTTPRequestHandler, 'log_message', lambda *args: None)
+    with ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield tmp_path / 'served', f'http://127.0.0.1:{server.server_port}'
+        server.shutdown()
+
+
+def test_addresses(served, whole, tmp_path):
+    folder, address = served
+    os.link(whole / 'epoch_2.pth', folder / 'whole.pth')
+    as_program(whole / 'epoch_2.pth', folder / 'program.pth', tmp_path / 'ran')
+    read = read_checkpoint(f'{address}/whole.pth')
+    plain = torch.load(whole / 'epoch_2.pth', weights_only=False)
+    assert not differences(read['state_dict'], plain['state_dict'])
+    with pytest.raises(UnsafeFileError, match=rf'{address}/program\.pth is not only data'):
+        read_checkpoint(f'{address}/program.pth')
+    assert not (tmp_path / 'ran').exists()
+
+
+def test_stores(bucket, whole, tmp_path):  # noqa: F811
+    bucket.mkdir()
+    os.link(whole / 'epoch_2.pth', bucket / 'whole.pth')
+    as_program(whole / 'epoch_2.pth', bucket / 'program.pth', tmp_path / 'ran')
+    assert read_checkpoint('s3://whole.pth')['meta']['epoch'] == 2
+    with pytest.raises(UnsafeFileError, match=r's3://program\.pth is not only data'):
+        read_checkpoint('s3://program.pth')
+    assert not (tmp_path / 'ran').exists()
+
+
+# What checkpoints hold.
+
+
+def unpacked(value):
+    """History buffers and arrays as plain lists, with their types."""
+    if isinstance(value, HistoryBuffer):
+        return [unpacked(each) for each in value.data]
+    if isinstance(value, np.ndarray):
+        return [str(value.dtype), value.tolist()]
+    if isinstance(value, dict):
+        return {key: unpacked(each) for key, each in value.items()}
+    return value
+
+
+@readers
+def test_all_that_a_run_saves(reader, whole):
+    files = sorted(whole.glob('*.pth'))
+    assert len(files) == 6  # of three epochs, two stages, and the best
+    for file in files:
+        plain, read = torch.load(file, weights_only=False), reader(file, 'cpu')
+        assert list(plain['message_hub']['log_scalars'])
+        assert not differences(*(unpacked(each) for each in (plain, read)))
+        assert plain['state_dict']._metadata == read['state_dict']._metadata
+
+
+SCHEDULERS = [
+    dict(type='MultiStepLR', milestones=[1, 2, 2]),
+    dict(type='OneCycleLR', eta_max=1.0, total_steps=9),
+    dict(type='CosineRestartLR', periods=[2, 3], restart_weights=[1, 0.5], eta_min=0),
+    dict(type='ReduceOnPlateauLR'),
+    dict(type='bvit_mm.REXLR', end=3),
+]
+CONTENTS = {
+    'numbers of NumPy': [np.dtype(code).type(1) for code in 'bBhHiIlLqQefdg?'],
+    'arrays': [np.arange(6).reshape(2, 3).astype(code) for code in 'bBhHiIlLefd?'],
+    'texts': np.array(['a', 'bc']),
+    'no numbers': np.array([np.nan, np.inf]),
+    'tensors': [torch.zeros(2, dtype=getattr(torch, kind)) for kind in ('bfloat16', 'half')]
+    + [torch.nn.Parameter(torch.ones(2)), torch.Size([2]), torch.float16],
+    'containers': [collections.OrderedDict(a=1), collections.Counter('aab'), {1, 2}, (1,), {2: 3}],
+    'plain': [None, True, 10**30, 1.5, 'ä', b'\xff', 1j, frozenset({1}), slice(1, 2)],
+    'metainfo of a config': ConfigDict(classes=['a'], nested=dict(palette=[(1, 2, 3)])),
+}
+
+
+@readers
+@pytest.mark.parametrize('name', CONTENTS)
+def test_plain_content(reader, name, tmp_path):
+    torch.save(CONTENTS[name], tmp_path / 'w.pth')
+    read = reader(tmp_path / 'w.pth', 'cpu')
+    assert repr(read) == repr(CONTENTS[name]) and type(read) is type(CONTENTS[name])
+
+
+@readers
+@pytest.mark.parametrize('scheduler', SCHEDULERS, ids=lambda each: each['type'])
+def test_schedulers(reader, scheduler, tmp_path):
+    param = torch.nn.Parameter(torch.zeros(1))
+    wrapper = OptimWrapper(torch.optim.SGD([param], lr=0.1))
+    with wrapper.optim_context(torch.nn.Linear(1, 1)):
+        state = PARAM_SCHEDULERS.build({**scheduler, 'optimizer': wrapper}).state_dict()
+    torch.save(state, tmp_path / 'w.pth')
+    assert reader(tmp_path / 'w.pth', 'cpu') == state
+
+
+# Configs in checkpoints.
+
+
+def with_config(source, file, change):
+    """A whole checkpoint whose config is another."""
+    checkpoint = torch.load(source, weights_only=False)
+    checkpoint['meta']['cfg'] = change(checkpoint['meta']['cfg'])
+    torch.save(checkpoint, file)
+
+
+def changed(text, **changes):
+    cfg = Config.fromstring(text, file_format='.py')
+    cfg.merge_from_dict(changes)
+    return cfg.pretty_text
+
+
+MKDIR = '__import__("os").mkdir({!r})'
+CONFIGS = {
+    'a statement': (lambda text, marker: f'{text}\n{MKDIR.format(marker)}', 'would be run'),
+    'a value': (lambda text, marker: f'{text}\nx = {MKDIR.format(marker)}', 'would be run'),
+    'deep within': (
+        lambda text, marker: f'{text}\nx = dict(a=[{{1: {MKDIR.format(marker)}}}])',
+        'would be run',
+    ),
+    'a default': (
+        lambda text, marker: f'{text}\nx = lambda a={MKDIR.format(marker)}: a',
+        'would be run',
+    ),
+    'a text with values': (
+        lambda text, marker: f"{text}\nx = f'''{{{MKDIR.format(marker)}}}'''",
+        'would be run',
+    ),
+    'dict of another name': (
+        lambda text, marker: f'{text}\ndict = __import__("os").mkdir\nx = dict({marker!r})',
+        'would be run',
+    ),
+    'a type': (
+        lambda text, marker: changed(text, **{'model.neck': dict(type='os.mkdir', path=marker)}),
+        "config.model.neck.type='os.mkdir' of its config is not registered",
+    ),
+    'a type of mmengine': (
+        lambda text, marker: changed(
+            text, **{'model.neck': dict(type='mmengine.utils.path.mkdir_or_exist', dir_name=marker)}
+        ),
+        "type='mmengine.utils.path.mkdir_or_exist' of its config is not registered",
+    ),
+}
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+@pytest.mark.parametrize('reader', ['publish', 'tools/publish.py', 'tools/analyze.py'])
+def test_configs_do_not_run(reader, name, whole, tmp_path, capsys):
+    change, message = CONFIGS[name]
+    file, marker = tmp_path / 'w.pth', tmp_path / 'ran'
+    with_config(whole / 'epoch_3.pth', file, lambda text: change(text, str(marker)))
+    with pytest.raises((UnsafeFileError, SystemExit)) as refused:
+        READERS[reader](tmp_path, file)
+    assert not marker.exists()
+    said = str(refused.value)
+    if refused.type is SystemExit:
+        assert refused.value.code == 2
+        said = ' '.join(capsys.readouterr().err.split())
+    assert message in said and f'{TRUST}={file}' in said
+    assert not (tmp_path / 'out').exists()
+
+
+def test_configs_are_programs(whole, tmp_path):
+    """Those above run when mmengine reads and builds them."""
+    text = torch.load(whole / 'epoch_3.pth', weights_only=False)['meta']['cfg']
+    for number, (change, _) in enumerate(CONFIGS.values()):
+        marker = tmp_path / str(number)
+        with contextlib.suppress(Exception):  # after it ran
+            build_to_count(Config.fromstring(change(text, str(marker)), '.py').model)
+        assert marker.exists()
+
+
+def test_resuming_runs_no_config(whole, tmp_path):
+    """mmengine's ``Runner.resume`` runs the config that mmcv once wrote, to count its GPUs."""
+    file, marker = tmp_path / 'w.pth', tmp_path / 'ran'
+    checkpoint = torch.load(whole / 'epoch_2.pth', weights_only=False)
+    checkpoint['meta']['config'] = MKDIR.format(str(marker))
+    torch.save(checkpoint, file)
+    READERS['resume by name'](tmp_path, file)
+    assert (tmp_path / 'work' / 'epoch_3.pth').exists()
+    assert not marker.exists()
+
+
+def test_trusted_config(whole, tmp_path, monkeypatch):
+    file, marker = tmp_path / 'w.pth', tmp_path / 'ran'
+    change, _ = CONFIGS['a value']
+    with_config(whole / 'epoch_3.pth', file, lambda text: change(text, str(marker)))
+    monkeypatch.setenv(TRUST, str(file))
+    assert publish(str(file)).backbone.is_whole
+    assert marker.exists()
+
+
+def test_pipelines_are_looked_at(whole, tmp_path, capsys):
+    """tools/analyze.py reads images as the config says; publishing hands that on."""
+    file, marker = tmp_path / 'w.pth', tmp_path / 'ran'
+    step = dict(type='os.mkdir', path=str(marker))
+    changes = {'val_dataloader.dataset.pipeline': [step]}
+    with_config(whole / 'epoch_3.pth', file, lambda text: changed(text, **changes))
+    with pytest.raises(UnsafeFileError, match=r"pipeline\[0\]\.type='os\.mkdir'"):
+        publish(str(file))
+    with pytest.raises(SystemExit):
+        analyze_tool(tmp_path, file)
+    assert "pipeline[0].type='os.mkdir'" in capsys.readouterr().err
+    assert not marker.exists()
+
+
+def test_annotations_that_are_pickles(whole, tmp_path, capsys):
+    file, marker = tmp_path / 'w.pth', tmp_path / 'ran'
+    mmengine.dump(PROGRAMS['os'][0](marker), tmp_path / 'images.pkl')
+    images = dict(type='mmpretrain.BaseDataset', ann_file=str(tmp_path / 'images.pkl'))
+    changes = {'val_dataloader.dataset': {**images, '_delete_': True}}
+    with_config(whole / 'epoch_3.pth', file, lambda text: changed(text, **changes))
+    with pytest.raises(SystemExit):
+        analyze_tool(tmp_path, file)
+    assert 'of its config is a pickle, which may be a program' in capsys.readouterr().err
+    assert not marker.exists()
+
+
+def test_published_configs_are_data(whole, tmp_path):
+    """mmengine writes keys as they are: one that holds a quote would be a program."""
+    file, marker = tmp_path / 'w.pth', tmp_path / 'ran'
+    key = f"a': {MKDIR.format(str(marker))}, 'b"
+    changes = {'val_dataloader.dataset.pipeline': [dict(type='PackInputs', meta={'-': 1})]}
+
+    def change(text):
+        return changed(text, **changes).replace("{'-': 1}", repr({key: 1}))
+
+    with_config(whole / 'epoch_3.pth', file, change)
+    with pytest.raises(UnsafeFileError, match='would be run, so it is not read'):
+        publish(str(file))
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    'text, message',
+    [
+        ('x = (', 'SyntaxError'),
+        ('x = "\0"', 'cannot be read'),
+        (None, 'TypeError'),
+        ('x = {[]: 1}', 'TypeError'),
+        ('x = -"a"', 'TypeError'),
+        ('x = ' + '[' * 5000 + ']' * 5000, 'cannot be read'),
+        ('text = 1', 'KeyError'),
+    ],
+)
+def test_configs_that_are_none(text, message):
+    with pytest.raises(ValueError, match=message):
+        read_config(text, 'w.pth')
+
+
+@pytest.mark.parametrize(
+    'path', sorted(ROOT.glob('configs/*/*bvit-b50*.py')), ids=lambda path: path.stem
+)
+def test_configs_of_the_suite_are_read_alike(path):
+    cfg = Config.fromfile(path)
+    read = read_config(cfg.pretty_text, 'w.pth')
+    assert read.to_dict() == Config.fromstring(cfg.pretty_text, '.py').to_dict()
+    check_buildable(read.model, 'w.pth')
+    check_buildable(read.val_dataloader, 'w.pth')
+
+
+def test_plain_values_of_configs():
+    text = "a = -1.5\nb = (1, [2, {'k-1': None}])\nc = dict(x=dict({'.y': True}))\n"
+    text += 'd = float\ne = -inf\n'
+    expected = dict(
+        a=-1.5, b=(1, [2, {'k-1': None}]), c=dict(x={'.y': True}), d=float, e=-float('inf')
+    )
+    assert read_config(text, 'w.pth').to_dict() == expected
+
+
+@pytest.mark.parametrize(
+    'kind, known',
+    [
+        ('VisionTransformer', True),
+        ('mmpretrain.VisionTransformer', True),
+        ('mmpretrain.models.backbones.VisionTransformer', True),  # of configs in pure Python
+        (VisionTransformer, True),
+        ('bvit_mm.ElasticVisionTransformer', True),
+        ('torch.nn.GELU', True),
+        ('torchvision/ToTensor', True),
+        ('os', False),
+        ('os.system', False),
+        (os.system, False),
+        ('torch.hub.load', False),
+        ('mmengine.load', False),
+        ('nowhere.VisionTransformer', False),
+        ('mmpretrain.apis.get_model', False),
+    ],
+)
+def test_types_that_may_be_built(kind, known):
+    if known:
+        check_buildable(dict(type=kind), 'w.pth')
+    else:
+        with pytest.raises(UnsafeFileError, match='is not registered'):
+            check_buildable(dict(a=[dict(type=kind)]), 'w.pth')
+
+
+@pytest.fixture
+def tools(monkeypatch):
+    """Makes the modules of tools/ importable."""
+    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
+
+
+def test_comparing_reads_configs_as_data(tools, tmp_path):
+    """A folder of runs may come from others, with the configs that compare.py finds in it."""
+    from _trainings import finished
+
+    cfg, marker = config(tmp_path / 'work'), tmp_path / 'ran'
+    args = SimpleNamespace(out=tmp_path, base=cfg, runs=[])
+    cfg.dump(str(tmp_path / 'config.py'))
+    assert finished(args) == {}
+    (tmp_path / 'config.py').write_text(f'{cfg.pretty_text}\nx = {MKDIR.format(str(marker))}\n')
+    with pytest.raises(UnsafeFileError, match=r'config\.py has a config that is not only data'):
+        finished(args)
+    assert not marker.exists()
+
+
+def test_compared_runs_have_checkpoints_of_their_own(tools, tmp_path):
+    """Whatever the config calls them, and wherever it saves them."""
+    from _trainings import checkpoints
+    from compare import base_of
+
+    cfg = config(tmp_path / 'work')
+    cfg.default_hooks.checkpoint.update(out_dir=str(tmp_path / 'out'), filename_tmpl='{}.pth')
+    cfg.dump(str(tmp_path / 'config.py'))
+    args = dict(config=str(tmp_path / 'config.py'), cfg_options=None, amp=False, gpus=1)
+    hook = base_of(SimpleNamespace(**args)).default_hooks.checkpoint
+    assert hook == dict(type='CheckpointHook', interval=1, max_keep_ckpts=2)
+    run = SimpleNamespace(folder=tmp_path / 'run')
+    run.folder.mkdir()
+    (run.folder / 'stage_1.pth').touch()
+    assert not checkpoints(run)  # it would not go on from that one
+    (run.folder / 'epoch_3.pth').touch()
+    assert checkpoints(run) == [run.folder / 'epoch_3.pth']
