@@ -34,7 +34,7 @@ tour: $(VENV)/ops
 test: $(VENV)/ops lint
 	$(PYTEST)
 
-# Without mmcv's compiled operators: everything but what mmdet computes.
+# Without mmcv's compiled operators: everything but detectors.
 test-core: $(VENV)/ready lint
 	$(PYTEST) -m 'not ops'
 

@@ -6,11 +6,14 @@ import math
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import _trainings
 import pytest
 from _cpus import cpu_quota, usable_cpus, visible_cpus
 from _threads import SPIN, thread_settings
 from compile_ops import compile_with, progress
+from mmengine.config import Config
 
 from .test_tools import ROOT
 
@@ -121,6 +124,27 @@ def test_tools_that_compute_set_threads_first(tool):
     ]
     foreign = [name for name in names if name.split('.')[0] not in sys.stdlib_module_names]
     assert foreign[0] == '_threads'
+
+
+@pytest.mark.parametrize(
+    'jobs, gpus, chosen, expected',
+    [(1, 1, None, '6'), (2, 1, None, '3'), (2, 2, None, '1'), (9, 1, None, '1'), (2, 1, '5', '5')],
+)
+def test_runs_of_a_comparison_share_the_cpus(monkeypatch, tmp_path, jobs, gpus, chosen, expected):
+    started = []
+    monkeypatch.setattr(_trainings, 'usable_cpus', lambda: 6)
+    monkeypatch.setattr(_trainings.subprocess, 'Popen', lambda *_, **o: started.append(o['env']))
+    monkeypatch.setattr(_trainings, 'visible_devices', list)
+    monkeypatch.delenv('OMP_NUM_THREADS')
+    if chosen:
+        monkeypatch.setenv('OMP_NUM_THREADS', chosen)
+    run = SimpleNamespace(
+        config=tmp_path / 'configs' / 'run.py', folder=tmp_path / 'run', cfg=Config(dict(a=1))
+    )
+    with (tmp_path / 'lock').open('w') as lock:
+        comparison = SimpleNamespace(args=SimpleNamespace(jobs=jobs, gpus=gpus), lock=lock)
+        _trainings.Comparison._start(comparison, run, 0)
+    assert started[0]['OMP_NUM_THREADS'] == expected
 
 
 PRINTED = """\

@@ -44,7 +44,6 @@ def outputs_and_gradients(model, images, mode, pooled=False):
     return outputs, images.grad
 
 
-@pytest.mark.ops
 @pytest.mark.parametrize('size', [(64, 64), (96, 70), (31, 31)])
 @pytest.mark.parametrize('arch', ['b0', 'b1'])
 @pytest.mark.parametrize('training', [False, True])
