@@ -37,13 +37,25 @@ def commands(*start):
     return [c for c in COMMANDS if tuple(c[: len(start)]) == start]
 
 
+def would_run(target):
+    done = subprocess.run(['make', '-n', target], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def test_make_has_the_two_commands():
     runs = {'demo': 'tools/train.py', 'test': '-m pytest'}
     assert [c[1] for c in commands('make')] == list(runs)
     for target, expected in runs.items():
-        done = subprocess.run(['make', '-n', target], cwd=ROOT, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        assert expected in done.stdout
+        assert expected in would_run(target)
+
+
+def test_make_has_the_tests_that_need_no_operators():
+    assert '`make test-core`' in README
+    core, all_ = would_run('test-core'), would_run('test')
+    assert "-m 'not ops'" in core and 'compile_ops' not in core
+    assert "-m 'not ops'" not in all_
+    assert 'compile_ops' in all_ or (ROOT / '.venv' / 'ops').exists()
 
 
 @pytest.mark.parametrize('command', commands('python', 'tools/plan.py'), ids=' '.join)

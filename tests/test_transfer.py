@@ -21,7 +21,7 @@ from bvit_mm.classes import check_classes
 from bvit_mm.publish import publish, write_published
 
 from .runs import build
-from .test_transfer_configs import CONFIGS, ROOT
+from .test_transfer_configs import CONFIGS, ROOT, row
 
 DEMOS = sorted((ROOT / 'configs' / 'demo' / 'transfer').glob('*.py'))
 CLASSES = ('cross', 'disc', 'ring', 'square', 'star', 'triangle')
@@ -237,7 +237,7 @@ METRICS = dict(
 )
 
 
-@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize('path', [row(path) for path in CONFIGS], ids=lambda path: path.stem)
 def test_trains_and_evaluates_from_a_published_checkpoint(
     path, shapes, checkpoints, tmp_path, monkeypatch
 ):
@@ -270,10 +270,10 @@ def test_trains_and_evaluates_from_a_published_checkpoint(
 @pytest.mark.parametrize(
     'name, head',
     [
-        ('fpn_pvtv2_shapes', 'decode_head'),
-        ('upernet_swin_shapes', 'auxiliary_head'),
-        ('mask-rcnn_pvtv2_shapes', 'roi_head.mask_head'),
-        ('deit_cifar100-shapes', 'head'),
+        row('fpn_pvtv2_shapes', 'decode_head'),
+        row('upernet_swin_shapes', 'auxiliary_head'),
+        row('mask-rcnn_pvtv2_shapes', 'roi_head.mask_head'),
+        row('deit_cifar100-shapes', 'head'),
     ],
 )
 def test_more_classes_than_a_head_has_are_refused(name, head):
@@ -301,6 +301,7 @@ def test_configs_of_the_tour_inherit_the_real_ones(path):
     assert cfg.model.backbone.init_cfg.checkpoint.startswith('work_dirs/tour/')
 
 
+@pytest.mark.ops
 def test_operators_are_compiled():
     """Detectors need them: `make ops` compiles them. This fails, and does not skip."""
     assert find_spec('mmcv._ext'), 'mmcv has no compiled operators here; run: make ops'

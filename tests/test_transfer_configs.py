@@ -38,7 +38,16 @@ MMDET_SWIN = 'mmdet', 'swin/mask-rcnn_swin-s-p4-w7_fpn_amp-ms-crop-3x_coco'
 MMSEG_SWIN = 'mmseg', 'swin/swin-small-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512'
 NAMES = [str(path.relative_to(FOLDER).with_suffix('')) for path in CONFIGS]
 METAFILE = yaml.safe_load((FOLDER / 'metafile.yml').read_text())['Models']
+
+
+def row(config, *values):
+    """Parameters of a test that builds the model of a config; detectors need mmcv's operators."""
+    marks = pytest.mark.ops if 'mask-rcnn' in str(config) else ()
+    return pytest.param(config, *values, marks=marks)
+
+
 every_config = pytest.mark.parametrize('name', NAMES)
+every_model = pytest.mark.parametrize('name', [row(name) for name in NAMES])
 # What a run of mmengine and the tools of mmpretrain, mmdet and mmseg read of a config.
 READ = re.compile(
     'model|data_preprocessor|(train|val|test)_(dataloader|cfg|evaluator)|optim_wrapper|'
@@ -276,7 +285,7 @@ def no_decay(model, cfg):
     return decays[0.0]
 
 
-@every_config
+@every_model
 def test_only_the_intended_parameters_have_no_decay(name):
     model = built(name)
     parameters = dict(model.named_parameters())
@@ -298,7 +307,7 @@ def test_only_the_intended_parameters_have_no_decay(name):
         assert found == vectors | {'backbone.pos_embed', 'backbone.cls_token'}
 
 
-@pytest.mark.parametrize('name, source', [(COCO_SWIN, MMDET_SWIN), (ADE_SWIN, MMSEG_SWIN)])
+@pytest.mark.parametrize('name, source', [row(COCO_SWIN, MMDET_SWIN), row(ADE_SWIN, MMSEG_SWIN)])
 def test_swin_is_the_detectors_own(name, source):
     """The same parameters, decay, drop paths and maps as the class that the source names."""
     ours, theirs = built(name).backbone, source_backbone(*source)
@@ -326,7 +335,7 @@ def test_swin_is_the_detectors_own(name, source):
 # ------------------------------------------------------------------------ everything resolves
 
 
-@every_config
+@every_model
 def test_config_builds(name):
     cfg, model = read(name), built(name)
     assert 'bvit_mm' in cfg.custom_imports.imports
@@ -360,7 +369,7 @@ def test_config_builds(name):
     assert cfg.custom_hooks == [dict(type='bvit_mm.ClassCountHook')]  # of stages it needs nothing
 
 
-@every_config
+@every_model
 def test_metafile_is_true_to_the_code(name):
     (stated,) = (model for model in METAFILE if model['Config'] == f'configs/transfer/{name}.py')
     assert stated['Metadata']['Parameters'] == sum(p.numel() for p in built(name).parameters())
@@ -373,7 +382,9 @@ def resolves(registry, *types):
         return all(scoped.get(t) is not None for t in types)
 
 
-@pytest.mark.parametrize('name', [COCO_PVTV2, COCO_SWIN, ADE_PVTV2, ADE_SWIN])
+@pytest.mark.parametrize(
+    'name', [row(name) for name in (COCO_PVTV2, COCO_SWIN, ADE_PVTV2, ADE_SWIN)]
+)
 def test_neck_or_head_reads_the_backbones_maps(name):
     model, cfg = built(name), read(name)
     with torch.inference_mode():
@@ -411,9 +422,9 @@ def test_checkpoint_by_environment(name, monkeypatch):
 @pytest.mark.parametrize(
     'name, source, fresh',
     [
-        (CIFAR, 'deit/deit-small_bvit-b75_4xb256_in1k', set()),
-        (COCO_PVTV2, 'pvtv2/pvtv2-b2-linear_bvit-b75_8xb128_in1k', set()),
-        (ADE_SWIN, 'swin/swin-small_bvit-b75_16xb64_in1k', {'norm0', 'norm1', 'norm2'}),
+        row(CIFAR, 'deit/deit-small_bvit-b75_4xb256_in1k', set()),
+        row(COCO_PVTV2, 'pvtv2/pvtv2-b2-linear_bvit-b75_8xb128_in1k', set()),
+        row(ADE_SWIN, 'swin/swin-small_bvit-b75_16xb64_in1k', {'norm0', 'norm1', 'norm2'}),
     ],
 )
 def test_backbone_starts_from_a_classifiers_weights(name, source, fresh, tmp_path):

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import torch
 from _comparison import draw, tables
+from _cpus import usable_cpus
 from _runs import Record, read_metric, read_records
 from mmengine.config import Config
 
@@ -157,8 +158,7 @@ class Comparison:
             command.append('--resume')
         environment = dict(os.environ)
         at_once = self.args.jobs * self.args.gpus
-        threads = len(os.sched_getaffinity(0)) // at_once
-        environment.setdefault('OMP_NUM_THREADS', str(max(1, threads)))
+        environment.setdefault('OMP_NUM_THREADS', str(max(1, usable_cpus() // at_once)))
         # How long torchrun lets processes save after a signal; it would be half a minute.
         environment.setdefault('TORCH_ELASTIC_SHUTDOWN_TIMEOUT', '600')
         if devices := visible_devices():

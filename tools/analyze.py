@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import _threads  # noqa: F401  before torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import DATASETS, init_default_scope

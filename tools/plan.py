@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 from unittest import mock
 
+import _threads  # noqa: F401  before torch
 import numpy as np
 from _processes import connect_cpu_processes
 from _runs import read_metric

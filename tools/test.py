@@ -7,6 +7,7 @@ that does not fit the config is refused first, where mmengine warns and tests ra
 
 import sys
 
+import _threads  # noqa: F401  before torch
 from _stock import stock_tool
 from mmengine.config import Config
 from mmengine.registry import init_default_scope

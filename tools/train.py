@@ -7,6 +7,7 @@ its copy of the config there, and stages that no loop plans before data is read.
 (``--launcher pytorch``) also work without a GPU.
 """
 
+import _threads  # noqa: F401  before torch
 from _processes import connect_cpu_processes
 from _stock import stock_tool
 from mmengine.config import Config
