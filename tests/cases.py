@@ -14,6 +14,7 @@ from bvit_mm import ElasticPVTv2, ElasticSwinTransformer, ElasticVisionTransform
 from bvit_mm.backbones.swin import OffsetSlot
 
 from .added_backbone import T2T
+from .closeness import FLOAT64
 from .plain_pvtv2 import PlainPVTv2
 from .plain_swin import PlainSwin
 from .plain_vit import PlainViT
@@ -168,7 +169,7 @@ def swin(name, stages=SWIN_STAGES, **changes):
         PlainSwin,
         stages,
         {**SWIN, **changes},
-        tolerance=1e-12,
+        tolerance=FLOAT64,
     )
 
 
