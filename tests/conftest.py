@@ -10,8 +10,10 @@ import pytest
 import torch
 
 # The networks are tiny: more threads only wait for each other, here and in what tests start.
-torch.set_num_threads(1)
-os.environ['OMP_NUM_THREADS'] = '1'
+# BVIT_TEST_THREADS=2 has sums run in the order of two threads, to see that no test depends on it.
+THREADS = os.environ.get('BVIT_TEST_THREADS', '1')
+torch.set_num_threads(int(THREADS))
+os.environ['OMP_NUM_THREADS'] = THREADS
 
 
 @pytest.fixture(scope='session')
