@@ -15,9 +15,9 @@ on the number of threads and on the shapes. So no test compares with what one ma
 
 import torch
 
-# Sums that a value passes in a block, one after another: two norms, queries and keys, their
-# products, the weighed values, the projection, and the two layers of the MLP, as one with each
-# other's norms; and blocks of the networks of most tests, at most.
+# Sums that a value passes in a block, one after another: a norm, queries and keys, their products,
+# the weighed values, the projection, and the two layers of the MLP; and how many blocks the networks
+# of most tests have at most.
 SUMS, BLOCKS = 7, 12
 FLOAT64 = 1e-12
 
@@ -30,12 +30,20 @@ def tolerance(dtype: torch.dtype, passes: float = 1) -> float:
     Args:
         dtype: In which both were computed.
         passes: How often a value goes the way through twelve blocks: 2 through 24 of them, 3 for
-            gradients (there, back for the activations, and back for the weights), and once more
-            for each step of training.
+            gradients (there, back for the activations, and back for the weights).
     """
     if dtype == torch.float64:
         return FLOAT64 * passes
     return SUMS * BLOCKS * torch.finfo(dtype).eps * passes
+
+
+def tolerance_of_training(steps: int) -> float:
+    """The same for weights in float32 after some steps of SGD, each of which rounds them once.
+
+    Gradients are rounded too, but move weights by a small share of their size. It is a share of
+    the largest weight of all: some, such as key biases, have no gradient but rounding.
+    """
+    return steps * torch.finfo(torch.float32).eps
 
 
 def distance(ours: torch.Tensor, theirs: torch.Tensor) -> float:

@@ -11,15 +11,13 @@ import torch
 
 from bvit_mm.processes import shared_seed
 
-from .closeness import tolerance
-from .runs import FAMILIES, build
+from .closeness import tolerance_of_training
+from .runs import BATCHES, EPOCHS, FAMILIES, build
 from .test_resume import EVERY_ITERATION, VARIANTS, last_file
 from .test_subset import SUBSET
 from .two_processes import GROWTH, PLAIN, STOPS, distance_of_weights
 
-# Steps of SGD move weights by a small share of their size, so the roundings of thirty steps come
-# to no more than those of one way through a network.
-ROUNDING = tolerance(torch.float32)
+ROUNDING = tolerance_of_training(sum(EPOCHS) * BATCHES)
 
 
 @pytest.fixture(scope='module', params=FAMILIES)

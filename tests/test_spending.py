@@ -17,7 +17,7 @@ from bvit_mm.memory import is_out_of_memory
 from bvit_mm.micro_batches import count_samples, split
 from bvit_mm.rehearsal import rehearsal
 
-from .closeness import assert_near
+from .closeness import assert_near, distance, tolerance_of_training
 from .runs import BATCHES, EPOCHS, FAMILIES, build
 from .test_loop_and_hook import EMA, RECORD, SWITCH, log_of, run
 from .test_resume import assert_same_run, differences, last_file
@@ -159,11 +159,7 @@ def test_resumed_schedule_over_the_budget(tmp_path, at):
 
 @pytest.mark.parametrize('family', FAMILIES)
 def test_parts_train_the_same(tmp_path, family):
-    """The same batches, updates and random numbers as at once, to rounding.
-
-    Of all weights together: key biases have no gradient but rounding. Thirty steps of SGD round
-    no more than one way through the network, because they move weights by little.
-    """
+    """The same batches, updates and random numbers as at once, to rounding."""
     changes = {
         **FAMILIES[family],
         'model.backbone.drop_path_rate': 0.0,  # is drawn for each part
@@ -176,7 +172,8 @@ def test_parts_train_the_same(tmp_path, family):
     other, divided = run(tmp_path / 'b', **changes, **parts)
     assert other.train_loop.parts == (1, 3, 4)
     assert_near(torch.tensor(divided.losses), torch.tensor(record.losses))
-    assert_near(*(parameters_to_vector(r.model.parameters()) for r in (other, runner)))
+    weights = (parameters_to_vector(r.model.parameters()) for r in (other, runner))
+    assert distance(*weights) <= tolerance_of_training(sum(EPOCHS) * BATCHES)
     assert other.train_loop.ledger.samples == runner.train_loop.ledger.samples
 
 

@@ -57,10 +57,7 @@ def train(work_dir, **changes):
 
 
 def distance_of_weights(ours, theirs):
-    """As ``closeness.distance``, over all weights of two state dicts; infinite for other names.
-
-    Over all together, because those of key biases have no gradient but rounding.
-    """
+    """As ``closeness.distance``, over all weights of two state dicts; infinite for other names."""
     if ours.keys() != theirs.keys():
         return float('inf')
     weights = [
