@@ -16,8 +16,8 @@ on the number of threads and on the shapes. So no test compares with what one ma
 import torch
 
 # Sums that a value passes in a block, one after another: a norm, queries and keys, their products,
-# the weighed values, the projection, and the two layers of the MLP; and how many blocks the networks
-# of most tests have at most.
+# the weighed values, the projection, and the two layers of the MLP; and the blocks of most tests'
+# networks, at most.
 SUMS, BLOCKS = 7, 12
 FLOAT64 = 1e-12
 
