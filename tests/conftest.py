@@ -1,19 +1,35 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
 """Set-up of the suite."""
 
+import functools
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import mmengine.config.utils
 import pytest
+import torch
 from _cpus import usable_cpus
+
+import bvit_mm.cost
 
 TOOLS = Path(__file__).parent.parent / 'tools'
 
-# The networks are tiny: more threads only wait for each other, here and in what tests start. torch
-# reads this when it is imported, which no test module has done yet.
-os.environ.setdefault('OMP_NUM_THREADS', '1')
+# The networks are tiny: more threads only wait for each other, here and in what tests start.
+# BVIT_TEST_THREADS=2 has sums run in the order of two threads, to see that no test depends on it.
+THREADS = os.environ.get('BVIT_TEST_THREADS', '1')
+torch.set_num_threads(int(THREADS))
+os.environ['OMP_NUM_THREADS'] = THREADS
+
+# For each config that inherits one of mmpretrain's, mmengine reads its 85 files of metadata again.
+mmengine.config.utils.load = functools.cache(mmengine.config.utils.load)
+
+# Files that take long, the longest first; of others the order does not matter.
+LONG = (
+    'processes', 'laws', 'compare', 'tools', 'hours', 'transfer', 'jobs', 'resume',
+    'transfer_configs', 'spending', 'growth', 'subset',
+)  # fmt: skip
 
 
 @pytest.hookimpl(wrapper=True, optionalhook=True)
@@ -22,6 +38,37 @@ def pytest_xdist_auto_num_workers():
     count = yield
     chosen = 'PYTEST_XDIST_AUTO_NUM_WORKERS' in os.environ
     return count if chosen else min(count, usable_cpus())
+
+
+def pytest_configure(config):
+    """pytest-xdist would begin with the files of many tests, and end with one that takes long."""
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items):
+    """Long files first, so that all processes end at about the same time."""
+    place = {f'test_{name}': i for i, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+
+
+@pytest.fixture(scope='module')
+def built():
+    """Models by their config."""
+    return {}
+
+
+@pytest.fixture
+def built_once(monkeypatch, built):
+    """Models that are only counted are built once for all configs that have the same."""
+    build = bvit_mm.cost.build_to_count
+
+    def build_once(model):
+        key = repr(model)
+        if key not in built:
+            built[key] = build(model).to('meta')  # without their weights
+        return built[key]
+
+    monkeypatch.setattr(bvit_mm.cost, 'build_to_count', build_once)
 
 
 @pytest.fixture(scope='session')

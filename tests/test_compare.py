@@ -71,7 +71,7 @@ def planned(file, method, share, single_labels=False):
     ids=['deit-25', 'deit-75', 'deit-100', 'swin-50', 'pvtv2-50'],
 )
 @pytest.mark.parametrize('name', METHODS)
-def test_methods_cost_the_same(file, name, share):
+def test_methods_cost_the_same(built_once, file, name, share):
     plan, _, full, _ = planned(file, METHODS[name], share, single_labels=name.startswith('grad'))
     assert plan.cost / full == pytest.approx(share, rel=0.01)
     assert plan.cost <= share * full * (1 + 1e-9)
@@ -97,7 +97,7 @@ def test_updates_are_as_many_as_the_growing_networks(share):
 @pytest.mark.parametrize(
     'share, side, tokens', [(0.25, 112, 49), (0.5, 160, 100), (0.75, 192, 144)]
 )
-def test_downsampling_is_the_papers(share, side, tokens):
+def test_downsampling_is_the_papers(built_once, share, side, tokens):
     """Table 12: 112, 160 and 192 pixels for about a quarter, a half and three quarters."""
     plan, backbone, _, cfg = planned(DEIT_S, METHODS['downsample'], share)
     assert cfg.model.backbone.img_size == side
@@ -127,7 +127,7 @@ def test_schedule_of_a_config_without_one():
     assert METHODS['rex'](cfg, 0.5)['param_scheduler'] == [dict(type='bvit_mm.REXLR', begin=0)]
 
 
-def test_schedules_follow_the_warm_up():
+def test_schedules_follow_the_warm_up(built_once):
     for name, kind in (('linear', 'bvit_mm.LinearDecayLR'), ('rex', 'bvit_mm.REXLR')):
         *_, cfg = planned(DEIT_S, METHODS[name], 0.5)
         warm_up, main = cfg.param_scheduler
@@ -143,7 +143,7 @@ def test_schedules_follow_the_warm_up():
     [*((DIGITS, name) for name in ABLATIONS), *((SWIN_S, name) for name in TABLE_13)],
     ids=lambda value: value if isinstance(value, str) else value.parent.name,
 )
-def test_ablations_have_plans_of_the_budget(file, name):
+def test_ablations_have_plans_of_the_budget(built_once, file, name):
     plan, _, full, _ = planned(file, ABLATIONS[name], 0.5)
     assert plan.cost / full == pytest.approx(0.5, rel=0.02)
     assert plan.cost <= 0.5 * full * (1 + 1e-9)

@@ -126,7 +126,7 @@ def test_recipe_is_the_models_own(name, drop_path, warm_up_epochs, clip, sampler
     assert cfg.train_dataloader.sampler.type == sampler
 
 
-def test_page_of_tables_is_what_its_command_writes():
+def test_page_of_tables_is_what_its_command_writes(built_once):
     """And every cost that is not said to be an error is the printed one to 0.1 %."""
     page = runpy.run_path(str(ROOT / 'tools' / 'paper_tables.py'))['page']()
     assert page == (ROOT / 'docs' / 'tables.md').read_text()

@@ -22,6 +22,7 @@ from bvit_mm.growth import (
 )
 
 from .cases import of_units, plain_mapping, pvtv2, swin, vit
+from .closeness import assert_near
 
 CASE = vit('growth', stages=[dict(heads=3, hidden=48), dict(heads=6, hidden=96)])
 CASES = [
@@ -32,9 +33,9 @@ CASES = [
 every_case = pytest.mark.parametrize('case', CASES, ids=lambda case: case.name)
 
 
-def trained(optimizer, steps=3, case=CASE, stage=0, seed=0):
+def trained(optimizer, steps=3, case=CASE, stage=0, seed=0, dtype=torch.float32):
     """A backbone after some steps, and its optimizer."""
-    backbone = case.build(seed)
+    backbone = case.build(seed).to(dtype)
     backbone.set_training_stage(stage)
     optimizer = optimizer(backbone.parameters())
     train(backbone, optimizer, steps, case)
@@ -42,9 +43,10 @@ def trained(optimizer, steps=3, case=CASE, stage=0, seed=0):
 
 
 def train(backbone, optimizer, steps, case=CASE):
+    dtype = next(backbone.parameters()).dtype
     for step in range(steps):
         optimizer.zero_grad()
-        outputs = backbone(case.images(batch=4, seed=step))[-1]
+        outputs = backbone(case.images(batch=4, seed=step).to(dtype))[-1]
         target = torch.randn(outputs.shape, generator=torch.Generator().manual_seed(step))
         (outputs - target).square().mean().backward()
         optimizer.step()
@@ -99,7 +101,7 @@ def test_half_divides_by_multiplicity(old, data):
     grow_weight_(grown, units, 'half', weight, None)
     for unit in range(old):
         family = [i for i in range(new) if i % old == unit]
-        torch.testing.assert_close(grown[:, family].sum(1), weight[:, unit])
+        assert_near(grown[:, family].sum(1), weight[:, unit])
         assert all(torch.equal(grown[:, i], grown[:, unit]) for i in family)
 
 
@@ -143,15 +145,15 @@ SWIN_UNITS = dict(heads=(3, 6, 4), hidden=(96, 192, 384))
 
 def check_uneven_growth(case, init):
     """Every new unit is the copy of the one that it should be; 'half' keeps the function."""
-    backbone = case.build()
+    backbone, images = case.build().double(), case.images().double()
     backbone.set_training_stage(0)
     before = dict(zip(backbone.parameters(), copy.deepcopy(list(backbone.parameters()))))
-    output = backbone(case.images())[-1]
+    output = backbone(images)[-1]
     sizes = {module: module.active_units for module, _ in backbone.units(0)}
     last = backbone.num_training_stages - 1
     grow_(backbone, last, init=init)
     if init == 'half':
-        torch.testing.assert_close(backbone(case.images())[-1], output, atol=1e-5, rtol=1e-4)
+        assert_near(backbone(images)[-1], output)
         return
     expected = dict(before)
     for module, new in backbone.units(last):
@@ -246,16 +248,11 @@ def distance_of_copies(backbone, sizes):
 def test_only_dropped_moments_part_copies(case, moments, parted):
     """Table 11: with their moments copied, copies stay copies after 20 steps; so they do if all
     moments are dropped. Dropping those of the new units alone parts them."""
-    backbone, optimizer = trained(adamw, case=case)
-    backbone.double()
-    for state in optimizer.state.values():
-        state.update({k: v.double() for k, v in state.items() if k != 'step'})
-    double = copy.deepcopy(case)
-    double.images = lambda **kwargs: case.images(**kwargs).double()
+    backbone, optimizer = trained(adamw, case=case, dtype=torch.float64)
     sizes = {module: module.active_units for module, _ in backbone.units(1)}
     grow_(backbone, 1, moments=moments, states=optimizer.state)
     assert distance_of_copies(backbone, sizes) == 0
-    train(backbone, optimizer, 20, double)
+    train(backbone, optimizer, 20, case)
     distance = distance_of_copies(backbone, sizes)
     assert distance > 1e-3 if parted else distance < 1e-10
 
@@ -304,7 +301,7 @@ def test_dropped_moments_overshoot_and_corrected_ones_do_not(case):
 
 def test_corrected_equals_a_fresh_adam_for_new_units():
     """New units step as if their own optimizer had begun at the switch, weight decay included."""
-    backbone, optimizer = trained(adamw, steps=5)
+    backbone, optimizer = trained(adamw, steps=5, dtype=torch.float64)
     optimizer.register_step_post_hook(lambda opt, *_: correct_bias_(opt))
     grow_(backbone, 1, moments='corrected', states=optimizer.state)
     param = backbone.layers[0].ffn.layers[0][0].weight
@@ -312,11 +309,11 @@ def test_corrected_equals_a_fresh_adam_for_new_units():
     fresh = adamw([alone])
     for step in range(30):
         backbone.zero_grad()
-        backbone(CASE.images(seed=step))[-1].square().sum().backward()
+        backbone(CASE.images(seed=step).double())[-1].square().sum().backward()
         alone.grad = param.grad[48:].clone()
         optimizer.step()
         fresh.step()
-        torch.testing.assert_close(param.detach()[48:], alone.detach(), atol=1e-6, rtol=1e-4)
+        assert_near(param.detach()[48:], alone.detach())
     resumed = adamw(backbone.parameters())
     resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     saved = resumed.state[param]

@@ -15,8 +15,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from bvit_mm.growth import drawn_anew, grow_
 
 from .cases import CASES, of_units, plain_mapping
+from .closeness import assert_near, distance
 
 every_case = pytest.mark.parametrize('case', CASES, ids=lambda case: case.name)
+every_dtype = pytest.mark.parametrize('dtype', [torch.float32, torch.float64], ids=str)
 
 
 def tensors(outputs):
@@ -27,7 +29,7 @@ def equal(ours, theirs, case):
     """Bit for bit, or nearly, in float64, where the case says so."""
     if not case.tolerance:
         return torch.equal(ours, theirs)
-    return (ours - theirs).abs().max() <= case.tolerance * theirs.abs().max()
+    return distance(ours, theirs) <= case.tolerance
 
 
 def dtype_of(case):
@@ -98,22 +100,22 @@ def test_every_stage_takes_other_image_sizes(case):
 
 
 @every_case
-@pytest.mark.parametrize('dtype, tolerance', [(torch.float32, 1e-5), (torch.float64, 1e-10)])
-def test_stage_equals_small_network(case, dtype, tolerance):
+@every_dtype
+def test_stage_equals_small_network(case, dtype):
     backbone = case.build().to(dtype)
     images = case.images().to(dtype)
     for k, stage in enumerate(backbone.training_stages):
         backbone.set_training_stage(k)
         small = case.small(backbone, stage).to(dtype)
-        ours, theirs = backbone(images)[-1], small(images)
-        assert ours.shape == theirs.shape
-        scale = theirs.abs().max()
-        assert (ours - theirs).abs().max() <= tolerance * scale
+        assert_near(backbone(images)[-1], small(images))
 
 
 @every_case
 def test_stage_shrinks_to_a_network_of_its_own(case):
-    """With only that stage's weights it computes the same, and is rebuilt from its arguments."""
+    """With only that stage's weights it computes the same, and is rebuilt from its arguments.
+
+    But for rounding: other steps between the rows of a matrix may choose another kernel.
+    """
     images, stages = case.images(), case.build().training_stages
     for k in range(len(stages)):
         backbone = case.build()
@@ -126,8 +128,11 @@ def test_stage_shrinks_to_a_network_of_its_own(case):
         assert shrunk < whole if fewer_units else shrunk == whole
         again = case.build(seed=9, only_stage=k)
         again.load_state_dict(backbone.state_dict(), strict=True)
+        outputs = backbone(images)
+        for ours, theirs in zip(tensors(outputs), tensors(expected), strict=True):
+            assert_near(ours, theirs)
+        assert all(map(torch.equal, tensors(again(images)), tensors(outputs)))
         for network in (backbone, again):
-            assert all(map(torch.equal, network(images), expected))
             assert network.flops(0) == cost
             assert network.num_training_stages == 1
 
@@ -245,17 +250,18 @@ def test_growing_to_the_same_stage_does_nothing(case):
 
 
 @every_case
-def test_half_growth_preserves_the_function(case):
+@every_dtype
+def test_half_growth_preserves_the_function(case, dtype):
     stages = case.build().training_stages
     # tokens stay, so that only heads and hidden units grow
     same_grid = [dict(heads=s.heads, hidden=s.hidden) for s in stages]  # and windows
     same_grid = [s for i, s in enumerate(same_grid) if s not in same_grid[:i]]
-    backbone = case.build(training_stages=same_grid)
+    backbone, images = case.build(training_stages=same_grid).to(dtype), case.images().to(dtype)
     backbone.set_training_stage(0)
-    expected = backbone(case.images())[-1]
+    expected = backbone(images)[-1]
     for stage in range(1, backbone.num_training_stages):
         grow_(backbone, stage, init='half')
-        torch.testing.assert_close(backbone(case.images())[-1], expected, atol=1e-5, rtol=1e-5)
+        assert_near(backbone(images)[-1], expected)
 
 
 # Every stage computes in half precision too.

@@ -104,7 +104,8 @@ def test_loss_before_and_after_is_of_the_same_batch(tmp_path):
     losses = re.findall(r'loss of one batch (\S+) -> (\S+)', log_of(runner))
     assert len(losses) == 2
     for before, after in losses:
-        assert float(before) == pytest.approx(float(after), abs=2e-4)
+        # printed to four digits, which may be rounded apart
+        assert float(before) == pytest.approx(float(after), abs=1.5e-4)
 
 
 def test_looking_at_the_loss_changes_nothing(tmp_path, monkeypatch):

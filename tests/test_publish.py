@@ -26,6 +26,7 @@ from bvit_mm.publish import _config_of, publish, write_published
 from bvit_mm.timm_keys import to_timm
 from bvit_mm.weights import cut_prefix
 
+from .closeness import assert_near
 from .runs import FAMILIES, build
 
 ROOT = Path(__file__).parent.parent
@@ -157,7 +158,7 @@ def test_every_consumer_agrees(work_dirs, published, family):
             outputs.append(model(images()))
     for each in outputs[1:]:
         assert each.std() > 0.01
-        torch.testing.assert_close(each, outputs[0], rtol=0, atol=1e-5)
+        assert_near(each, outputs[0])
 
 
 @pytest.mark.parametrize('package', ['mmdet', 'mmseg'])
@@ -193,7 +194,7 @@ def test_swin_of_detectors_and_segmentors_agrees(published, package, size):
     ours.eval()
     theirs.eval()
     for a, b in zip(ours(images(size)), theirs(images(size))):
-        torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+        assert_near(a, b)
 
 
 @every_family
@@ -206,7 +207,7 @@ def test_inferencer(published, family, tmp_path):
     model = get_model(str(config), pretrained=str(weights), device='cpu')
     model.eval()
     scores = model(torch.tensor(image).permute(2, 0, 1)[None].float()).softmax(1)[0]
-    torch.testing.assert_close(torch.tensor(result['pred_scores']), scores, rtol=0, atol=1e-5)
+    assert_near(torch.tensor(result['pred_scores']), scores)
     assert result['pred_class'] == 'abcd'[scores.argmax()]
 
 
@@ -223,7 +224,7 @@ def test_stages_of_a_run_are_models_of_several_sizes(work_dirs, published, famil
         whole.load_state_dict(torch.load(file, weights_only=False)['state_dict'])
         whole.eval()
         assert whole.backbone.training_stage == stage - 1
-        assert torch.equal(small(images()), whole(images()))
+        assert_near(small(images()), whole(images()))
         sizes.append(sum(p.numel() for p in small.parameters()))
         about = torch.load(weights, weights_only=True)['meta']['bvit_mm']
         assert (about['training_stage'], about['epoch']) == (stage, stage)

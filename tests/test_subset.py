@@ -24,6 +24,7 @@ from bvit_mm.ledger import Ledger
 from bvit_mm.randomness import derived_seed
 from bvit_mm.subset import random_subset, samples_of
 
+from .closeness import assert_near
 from .runs import FAMILIES, build, config
 from .test_loop_and_hook import log_of
 from .test_resume import (
@@ -270,9 +271,9 @@ def test_gradients_are_of_the_model_as_it_is(tmp_path):
         scores = model.head(model.extract_feat(images))
         loss = nn.functional.cross_entropy(scores, labels)
         weight, bias = torch.autograd.grad(loss, [layer.weight, layer.bias])
-        assert torch.allclose(row, torch.cat([weight, bias[:, None]], 1).flatten(), atol=1e-5)
+        assert_near(row, torch.cat([weight, bias[:, None]], 1).flatten(), passes=3)
     short = mini_batch_gradients(model, loader, batches, False, 4096, seed=0)
-    assert torch.allclose(short, rows.view(7, 4, 25)[:, :, -1])
+    assert_near(short, rows.view(7, 4, 25)[:, :, -1])
     assert mini_batch_gradients(model, loader, batches, True, 99, seed=0).shape == (7, 99)
 
 
@@ -351,10 +352,10 @@ def test_losses_are_weighed(tmp_path):
     changes = {**SUBSET, 'model.backbone.drop_path_rate': 0.0}
     changes['custom_hooks'] = [SWITCH, MATCH, dict(type='WeighHook')]
     run(tmp_path, **changes)
-    ours, expected, plain = zip(*seen)
-    assert ours == pytest.approx(expected, rel=1e-5)
-    assert ours[:6] == pytest.approx(plain[:6], rel=1e-5)
-    assert max(abs(a - b) for a, b in zip(ours[6:], plain[6:])) > 1e-3
+    ours, expected, plain = torch.tensor(seen).T
+    assert_near(ours, expected)
+    assert_near(ours[:6], plain[:6])
+    assert (ours - plain)[6:].abs().max() > 1e-3
 
 
 def test_random_run(tmp_path):

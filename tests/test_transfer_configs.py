@@ -25,6 +25,7 @@ from mmengine.registry import (
     DefaultScope,
 )
 
+from .closeness import assert_near
 from .test_configs import ROOT
 
 FOLDER = ROOT / 'configs' / 'transfer'
@@ -271,7 +272,7 @@ def test_cifar_images_are_enlarged_as_the_recipe_says():
     mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])
     expected = (torch.tensor([1.0, 0.0, 0.2]) - mean) / std
     assert images.shape == (1, 3, 224, 224)
-    torch.testing.assert_close(images[0], expected[:, None, None].expand(3, 224, 224))
+    assert_near(images[0], expected[:, None, None].expand(3, 224, 224))
 
 
 def no_decay(model, cfg):
@@ -329,7 +330,7 @@ def test_swin_is_the_detectors_own(name, source):
     images = torch.randn(1, 3, 150, 330)  # maps smaller than a window, or no multiple
     with torch.inference_mode():
         for one, other in zip(ours(images), theirs(images), strict=True):
-            torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+            assert_near(one, other, passes=2)  # up to 24 blocks
 
 
 # ------------------------------------------------------------------------ everything resolves

@@ -19,6 +19,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from torch import distributed
 
+from .closeness import distance
 from .runs import FAMILIES, build
 from .test_resume import EVERY_ITERATION, VARIANTS, differences, forget_times, last_file
 from .test_subset import SUBSET
@@ -55,17 +56,15 @@ def train(work_dir, **changes):
     return all(torch.equal(weights, other) for other in all_gather_object(weights))
 
 
-def largest_difference(ours, theirs):
-    """Between the numbers of two nested structures; infinite if they are not shaped alike."""
-    if isinstance(ours, torch.Tensor):
-        return (ours.double() - theirs.double()).abs().max().item() if ours.numel() else 0.0
-    if isinstance(ours, dict):
-        if ours.keys() != theirs.keys():
-            return float('inf')
-        return max((largest_difference(ours[k], theirs[k]) for k in ours), default=0.0)
-    if isinstance(ours, (list, tuple)):
-        return max(map(largest_difference, ours, theirs), default=0.0)
-    return 0.0 if ours == theirs else float('inf')
+def distance_of_weights(ours, theirs):
+    """As ``closeness.distance``, over all weights of two state dicts; infinite for other names."""
+    if ours.keys() != theirs.keys():
+        return float('inf')
+    weights = [
+        torch.cat([v.flatten() for v in state.values() if v.is_floating_point()])
+        for state in (ours, theirs)
+    ]
+    return distance(*weights)
 
 
 def resumed(folder, name, family):
@@ -127,7 +126,8 @@ def decided(folder):
     distributed.barrier()
     files = [last_file(folder / name) for name in ('stopped', 'whole')]
     results['by'] = max(
-        largest_difference(files[0][key], files[1][key]) for key in ('state_dict', 'ema_state_dict')
+        distance_of_weights(*(file[key] for file in files))
+        for key in ('state_dict', 'ema_state_dict')
     )
     return results
 
@@ -148,7 +148,7 @@ def matched(folder):
 
 def work(rank, family, folder):
     """What each process does."""
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ['OMP_NUM_THREADS']))
     os.environ['LOCAL_RANK'] = str(rank)  # as launchers do
     store = f'file://{folder}/store'
     distributed.init_process_group('gloo', init_method=store, rank=rank, world_size=PROCESSES)
