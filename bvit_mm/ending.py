@@ -26,13 +26,13 @@ def early_end(
         f'{plan.total_epochs} planned epochs'
     )
     if epoch < plan.total_epochs:
-        if backbone.is_whole:
+        if k == count:
             return f'{where}. The network is whole, but not trained to the end; --resume goes on'
         return (
             f'{where}, so the network is not whole. --resume goes on; tools/publish.py '
             f'{find_latest_checkpoint(work_dir)} OUT --stage {k} makes a smaller network of it'
         )
-    if not backbone.is_whole:
+    if k < count:
         return (
             f'{where}, but the network is not whole: something else than StageSwitchHook has set '
             'its training stage'

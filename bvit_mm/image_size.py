@@ -31,10 +31,10 @@ class SeenSize:
 
 
 @contextmanager
-def watched(backbone: ElasticBackbone) -> Iterator[SeenSize]:
-    """Notes the size of the images that reach a backbone within."""
+def watched(module: nn.Module) -> Iterator[SeenSize]:
+    """Notes the size of the images that reach a module within."""
     seen = SeenSize()
-    handle = backbone.register_forward_pre_hook(seen, with_kwargs=True)
+    handle = module.register_forward_pre_hook(seen, with_kwargs=True)
     try:
         yield seen
     finally:
