@@ -2,6 +2,7 @@
 """Runs that end before their plan does: the log says where, and what can be done."""
 
 import re
+import sys
 
 import pytest
 from mmengine.hooks import Hook
@@ -15,6 +16,10 @@ from .test_hours import clock  # noqa: F401  a fixture
 from .test_hours import run as run_hours
 from .test_loop_and_hook import EMA, RECORD, SWITCH, log_of, run
 from .test_resume import assert_same_run, last_file
+from .test_tools import ROOT
+
+sys.path.insert(0, str(ROOT / 'tools'))
+from _trainings import Run, record_of
 
 PLATEAU = dict(type='EarlyStoppingHook', monitor='accuracy/top1', patience=1, min_delta=200.0)
 SAVES = {'default_hooks.checkpoint.interval': 1}
@@ -160,3 +165,14 @@ def test_validation_that_never_comes_is_told(tmp_path):
         tmp_path / 'b', **{'train_cfg.epochs': [1, 1, 1], 'train_cfg.val_begin': 3}
     )
     assert len(record.val) == 1 and 'never validated' not in log_of(runner)
+
+
+def test_comparison_does_not_record_a_stopped_run(tmp_path):
+    runner, _ = run(tmp_path, custom_hooks=[SWITCH, PLATEAU])
+    plan = runner.train_loop.plan
+    stopped = Run(tmp_path, 'grow', 0.5, 0, runner.cfg, plan, plan.full_cost)
+    with pytest.raises(ValueError, match='was stopped after 2 of the 6 epochs of its plan, so it'):
+        record_of(stopped)
+    runner, _ = run(tmp_path / 'whole')
+    record = record_of(stopped._replace(folder=tmp_path / 'whole'))
+    assert record.cost == pytest.approx(plan.cost / plan.full_cost) and max(record.history)[0] == 6

@@ -141,8 +141,7 @@ class EnlargeOneHook(Hook):
 
     def before_run(self, runner):
         if distributed.get_rank() == 1:
-            images = runner.train_dataloader['dataset']
-            images.update(type='SizedDataset', size=(24, 24))
+            runner.train_dataloader.dataset.size = (24, 24)
 
 
 def booked(folder):
