@@ -94,8 +94,10 @@ def check_image_size(
     problem = differs(backbone, plan, backbone.num_training_stages - 1, sizes)
     if problem is None:
         return None
+    if not is_new:  # with another plan it could not go on
+        return f'{problem}. The ledger books what is trained'
     right = f'model.backbone.img_size={_option(max(sizes))}'
-    if plan.budget is None or not is_new:
+    if plan.budget is None:
         return f'{problem}. The ledger books what is trained; to plan it too, give {right}'
     raise ValueError(
         f'{problem}, so the budget would not be kept. Give {right}, with grids of that size where '

@@ -164,7 +164,9 @@ def test_resumed_ledger_is_the_uninterrupted_one(tmp_path):
     file = tmp_path / 'whole' / f'iter_{at}.pth'
     runner, _ = run(tmp_path / 'b', **changes, resume=True, load_from=str(file))
     assert runner.train_loop.ledger.extra == whole['meta']['bvit_mm']['ledger']['extra']
-    assert 'The ledger books what is trained; to plan it too' in log_of(runner)
+    log = log_of(runner)
+    assert 'what is planned. The ledger books what is trained\n' in log
+    assert log.count('pixels reach the backbone') == 1
 
 
 def test_batch_in_parts_and_accumulation_are_counted_once(tmp_path):
