@@ -180,7 +180,8 @@ class ElasticBackbone:
     """Mixin of a backbone with training stages; without a hook it is the whole network.
 
     A subclass calls ``init_training_stages``, says which ``units`` a stage activates and what it
-    costs (``flops``), and crops its patch tokens to the ``active_grid``.
+    costs (``flops``) for images of which size (``img_size``), and crops its patch tokens to the
+    ``active_grid``.
 
     The stage travels with the weights, in the metadata that torch keeps in a state dict next to
     its keys: loading weights makes the backbone the network of their stage, so an unfinished
@@ -193,6 +194,7 @@ class ElasticBackbone:
 
     # The type of the whole network for those who do not have bvit_mm; None if there is none.
     plain_type: str | None = None
+    img_size: tuple[int, int]  # height and width that ``flops`` counts, and so plans, by default
     training_stages: tuple[TrainingStage, ...]
 
     def init_training_stages(self, spec: StagesSpec, whole: TrainingStage) -> None:

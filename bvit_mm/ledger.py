@@ -24,6 +24,8 @@ class Ledger:
         data_share: The share of the data that an epoch reads, and costs.
         selection: Cost of looking at all data to select some of it, as far as it is charged, in
             GFLOPs x epochs.
+        extra: Cost in each training stage beyond the plan's, of images of another size than it is
+            for, in GFLOPs x epochs; below 0 of smaller ones.
     """
 
     gflops: tuple[float, ...]
@@ -35,9 +37,10 @@ class Ledger:
     other: dict[str, float] = field(default_factory=lambda: dict.fromkeys(OTHER, 0.0))
     data_share: float = 1.0
     selection: float = 0.0
+    extra: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        for name in ('iterations', 'samples', 'seconds'):
+        for name in ('iterations', 'samples', 'seconds', 'extra'):
             setattr(self, name, getattr(self, name) or [0] * len(self.gflops))
 
     @property
@@ -47,26 +50,43 @@ class Ledger:
 
     @property
     def costs(self) -> tuple[float, ...]:
-        """Cost of training in each stage in GFLOPs x epochs, as of a ``Plan``."""
-        return tuple(g * n * self.data_share for g, n in zip(self.gflops, self.epochs))
+        """Cost in each stage in GFLOPs x epochs, as of a ``Plan``, of the images that came."""
+        return tuple(planned + extra for planned, extra in zip(self._planned, self.extra))
 
     @property
     def cost(self) -> float:
         return sum(self.costs) + self.selection
 
     @property
+    def planned_cost(self) -> float:
+        """What the plan counts for what was trained so far, whatever the size of the images."""
+        return sum(self._planned) + self.selection
+
+    @property
+    def _planned(self) -> tuple[float, ...]:
+        return tuple(g * n * self.data_share for g, n in zip(self.gflops, self.epochs))
+
+    @property
     def elapsed(self) -> float:
         """Seconds of everything."""
         return sum(self.seconds) + sum(self.other.values())
 
-    def train(self, stage: int, samples: int) -> None:
-        """Books an iteration; its seconds are known later."""
+    def train(self, stage: int, samples: int, extra_gflops: float = 0.0) -> None:
+        """Books an iteration; its seconds are known later.
+
+        Args:
+            stage: The training stage.
+            samples: In all processes together.
+            extra_gflops: Of one image, beyond those that the plan counts.
+        """
         self.iterations[stage] += 1
         self.samples[stage] += samples
+        self.extra[stage] += extra_gflops * self.data_share / self.length
 
-    def select(self, stage: int) -> None:
-        """Books a look at all data by the network of a training stage."""
+    def select(self, stage: int, extra_gflops: float = 0.0) -> None:
+        """Books a look at all data by the network of a training stage; see ``train``."""
         self.selection += SELECTION_COST * self.gflops[stage]
+        self.extra[stage] += SELECTION_COST * extra_gflops
 
     def charge(self, name: str, seconds: float) -> None:
         """Books time that was no training."""

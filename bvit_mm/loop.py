@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.dist import is_main_process
+from mmengine.dist import all_gather_object, is_main_process
 from mmengine.hooks import CheckpointHook, LoggerHook
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop, Runner
@@ -39,7 +39,9 @@ from .checks import (
 from .classes import check_classes
 from .cost import build_to_count, find_backbone, plan_for, subset_of
 from .elastic import ElasticBackbone
+from .ending import early_end
 from .hours import Pace, TimeBudget, check_enough
+from .image_size import Size, check_image_size, differs, extra_gflops, watched
 from .ledger import Ledger
 from .memory import find_parts
 from .micro_batches import count_samples, train_in_parts
@@ -92,7 +94,8 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
         ValueError: If there is no such plan, the model, hooks, strategy or schedulers do not fit
             it, or ``work_dir`` or the checkpoint to resume holds a run with another plan. It is
             raised before any data is read. Also if the data has more classes than the head, a
-            resumed run has epochs of another length, and, after timing, if hours are too few.
+            resumed run has epochs of another length, and, after timing, if hours are too few; and
+            if the images that reach the backbone do not keep a budget in GFLOPs.
         MemoryError: If the last stage does not fit.
         SystemExit: After a signal, with 128 + its number.
     """
@@ -159,6 +162,8 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
         )
         check_length(saved, self.ledger, runner)
         self.batches_done = 0  # of this epoch
+        self._has_saved = False  # what the last epoch ended with
+        self._has_warned_of_size = False
         self._signals = StopSignals()
         self._workers_ended = False
         self._is_warm = False
@@ -184,9 +189,14 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
 
     @property
     def spent(self) -> float:
-        """The share of the budget that is spent."""
+        """The share of the budget that is spent; above 1 if images cost more than planned."""
+        return self.progress if self.hours else self.ledger.cost / self.plan.cost
+
+    @property
+    def progress(self) -> float:
+        """How far the plan is, as a share of its cost or hours; schedulers end where it is 1."""
         if self.hours is None:
-            return min(1.0, self.ledger.cost / self.plan.cost)
+            return min(1.0, self.ledger.planned_cost / self.plan.cost)
         return min(1.0, self.ledger.elapsed / self.hours.end)
 
     def state(self, epoch: int) -> dict[str, Any]:
@@ -219,20 +229,23 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
             if self._epoch < self._max_epochs:
                 with self._unless_workers_ended():
                     self.rehearse()
+                self._warn_unless_validated()
             self._write(PLAN_FILE, self.plan.as_dict())
             self.runner.call_hook('before_train')
             self._charge('setup')
             if self._epoch >= self._max_epochs:  # what ended it may have come before it validated
                 self._validate()
-            while self._epoch < self._max_epochs and not self.stop_training:
-                self.run_epoch()
-                self._decide_current_val_interval()
-                self._validate()
+            with watched(self._backbone) as self._images:
+                while self._epoch < self._max_epochs and not self.stop_training:
+                    self.run_epoch()
+                    self._decide_current_val_interval()
+                    self._validate()
             self._save_the_end()
             self.runner.call_hook('after_train')
         self._charge('saving')
         self._write(LEDGER_FILE, self.ledger.as_dict())
         self.runner.logger.info('Planned and spent:\n' + ledger_table(self.plan, self.ledger))
+        self._tell_early_end()
         return self.runner.model
 
     def run_epoch(self) -> None:
@@ -265,7 +278,7 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
         if self.hours:
             iterations = self.batches_done - timed_from
             self._plan_anew(stage, self.ledger.seconds[stage] - before, iterations, started)
-        saves = self._saves_now()
+        self._has_saved = saves = self._saves_now()
         self.runner.call_hook('after_train_epoch')
         self._epoch += 1
         self.batches_done = 0
@@ -280,7 +293,7 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
         self.runner.call_hook('before_train_iter', batch_idx=idx, data_batch=data_batch)
         samples = count_samples(data_batch) * self.runner.world_size
         outputs = self._train_step(data_batch)
-        self.ledger.train(self.stage, samples)
+        self.ledger.train(self.stage, samples, self._extra_gflops())
         self.batches_done = idx + 1
         self._log_spent(idx)
         self.runner.call_hook(
@@ -292,10 +305,17 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
     def selecting(self, is_charged: bool) -> Iterator[None]:
         """Books the seconds within as those of selecting data, and its cost if it is charged."""
         self._charge('setup')
-        if is_charged:
-            self.ledger.select(self.stage)
         yield
+        if is_charged:
+            self.ledger.select(self.stage, self._extra_gflops())
         self._charge('selection')
+
+    def _warn_unless_validated(self) -> None:
+        if self.runner.val_loop is not None and self.val_begin > self._max_epochs:
+            self.runner.logger.warning(
+                f'val_begin={self.val_begin} of train_cfg is beyond the {self._max_epochs} epochs '
+                'of the plan, so it is never validated; give a smaller one'
+            )
 
     def _validate(self) -> None:
         """Validates if it is time to."""
@@ -311,9 +331,11 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
         """Tries the last stage; times all of them at the beginning of a budget in hours."""
         measurements = []
         times = self.hours is not None and self.hours.pace is None
-        self.parts = find_parts(
-            self.runner, self._train_eagerly, self.parts, self.finds_parts, self._agree
-        )
+        with watched(self._backbone) as images:
+            self.parts = find_parts(
+                self.runner, self._train_eagerly, self.parts, self.finds_parts, self._agree
+            )
+        self._check_image_size(images.size)
         if times:
             with rehearsal(self.runner):
                 measurements = self._measure()
@@ -353,6 +375,30 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
         self._has_compiled = False
         self._mark = now
         return stop
+
+    def _check_image_size(self, size: Size) -> None:
+        """Looks at the images of the batch that was tried."""
+        sizes = all_gather_object(size)
+        warning = check_image_size(self._backbone, self.plan, sizes, is_new=self._iter == 0)
+        if warning:
+            self.runner.logger.warning(warning)
+            self._has_warned_of_size = True
+
+    def _extra_gflops(self) -> float:
+        """What the last images cost beyond the plan's, each; the mean over the processes.
+
+        Warns of the first ones.
+        """
+        size = self._images.size
+        extra = extra_gflops(self._backbone, self.stage, size)
+        if extra and not self._has_warned_of_size:
+            problem = differs(self._backbone, self.plan, self.stage, [size])
+            if problem:
+                self.runner.logger.warning(
+                    f'in epoch {self._epoch + 1}, {problem}. The ledger books what is trained'
+                )
+                self._has_warned_of_size = True
+        return self._agree.mean(extra)
 
     def _log_spent(self, idx: int) -> None:
         """Hands what is spent to mmengine's logger, when that is about to write."""
@@ -400,7 +446,7 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
         """Whether a checkpoint follows this epoch."""
         return any(
             hook.every_n_epochs(self.runner, hook.interval, hook.save_begin)
-            or hook.is_last_train_epoch(self.runner)
+            or (hook.save_last and hook.is_last_train_epoch(self.runner))
             for hook in self._savers
         )
 
@@ -504,12 +550,25 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
         raise SystemExit(128 + signal)
 
     def _save_the_end(self) -> None:
-        """Saves what hours ended with, where a hook saves by iterations and counted on more."""
+        """Saves what an early end, or hours, ended with, where no hook has.
+
+        A hook that saves by iterations counted on more of them than hours had.
+        """
         hooks = [hook for hook in self.runner.hooks if isinstance(hook, CheckpointHook)]
         names = [(hook.out_dir, hook.filename_tmpl.format(self._iter)) for hook in hooks]
-        is_saved = self._savers or any(Path(*name).exists() for name in names)
-        if self.hours and hooks and not is_saved:
+        is_saved = any(Path(*name).exists() for name in names)
+        if self._epoch < self.plan.total_epochs and not (is_saved or self._has_saved):
+            self._save(INTERRUPTED)
+        elif self.hours and hooks and not (is_saved or self._savers):
             self._save(Path(names[0][1]).name)
+
+    def _tell_early_end(self) -> None:
+        """Warns of a run that ended before its plan did, such as by early stopping."""
+        warning = early_end(
+            self.plan, self._backbone, self.ledger, self._epoch, self.runner.work_dir
+        )
+        if warning:
+            self.runner.logger.warning(warning)
 
     def _save(self, name: str) -> Path:
         """Saves a checkpoint of this moment, and notes it as the last; all processes call it."""

@@ -51,6 +51,14 @@ class Agreement:
         distributed.all_reduce(both, distributed.ReduceOp.MAX, group=self.group)
         return int(both[0]), both[1].item()
 
+    def mean(self, value: float) -> float:
+        """The mean of the processes' values, bit for bit the same in all of them."""
+        if self.group is None:
+            return value
+        total = torch.tensor(value, dtype=torch.float64)
+        distributed.all_reduce(total, group=self.group)
+        return total.item() / get_world_size()
+
     def wait(self) -> None:
         """Until all processes are here."""
         if self.group is not None:

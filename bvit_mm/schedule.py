@@ -27,7 +27,7 @@ class BudgetSchedulerHook(ParamSchedulerHook):
 
     def __init__(self, configs: Any) -> None:
         self.follows = [isinstance(c, dict) and 'end' not in c for c in flat(configs)]
-        self.begun: dict[int, float] = {}  # what was spent when a scheduler began
+        self.begun: dict[int, float] = {}  # how far the plan was when a scheduler began
 
     def before_train(self, runner: Runner) -> None:
         # Several optimizers may share configs, of which each has schedulers of its own.
@@ -39,7 +39,7 @@ class BudgetSchedulerHook(ParamSchedulerHook):
         for i, scheduler in enumerate(flat(runner.param_schedulers)):
             done = runner.epoch if scheduler.by_epoch else runner.iter
             if self.follows[i] and done >= scheduler.begin:
-                self.begun.setdefault(i, runner.train_loop.spent)
+                self.begun.setdefault(i, runner.train_loop.progress)
 
     def after_train_iter(
         self,
@@ -50,7 +50,7 @@ class BudgetSchedulerHook(ParamSchedulerHook):
     ) -> None:
         for i, scheduler in enumerate(flat(runner.param_schedulers)):
             if i in self.begun:
-                self._advance(scheduler, self.begun[i], runner.train_loop.spent)
+                self._advance(scheduler, self.begun[i], runner.train_loop.progress)
             elif not scheduler.by_epoch:
                 scheduler.step()
 

@@ -98,6 +98,17 @@ def test_processes_decide_alike(two):
     assert decided['by'] <= ROUNDING
 
 
+@VIT
+def test_processes_book_alike(two):
+    """The mean of what images of different sizes cost; and all refuse a budget they do not keep."""
+    booked = two.results['booked']
+    assert booked['extra'][0] == booked['extra'][1] == pytest.approx(booked['expected'], rel=1e-9)
+    assert min(booked['expected']) > 0
+    assert len(set(booked['refusals'])) == 1
+    assert 'images of 16x16 and 24x24 pixels reach the backbone' in booked['refusals'][0]
+    assert 'Give model.backbone.img_size=24, with' in booked['refusals'][0]
+
+
 def test_shared_seed_is_without_the_rank(monkeypatch):
     """mmengine adds it to the runner's seed, which then differs between processes."""
     monkeypatch.setattr('bvit_mm.processes.get_rank', lambda: 3)

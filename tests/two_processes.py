@@ -19,8 +19,11 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from torch import distributed
 
+from bvit_mm.cost import find_backbone
+
 from .closeness import distance
 from .runs import FAMILIES, build
+from .test_image_size import SizedDataset  # noqa: F401  registers
 from .test_resume import EVERY_ITERATION, VARIANTS, differences, forget_times, last_file
 from .test_subset import SUBSET
 
@@ -132,6 +135,39 @@ def decided(folder):
     return results
 
 
+@HOOKS.register_module(force=True)
+class EnlargeOneHook(Hook):
+    """Gives one of the processes larger images than the others."""
+
+    def before_run(self, runner):
+        if distributed.get_rank() == 1:
+            runner.train_dataloader.dataset.size = (24, 24)
+
+
+def booked(folder):
+    """What images cost that only one process has larger, and that a budget is refused in both."""
+    hooks = [dict(type='bvit_mm.StageSwitchHook'), dict(type='EnlargeOneHook')]
+    decay = [dict(type='bvit_mm.LinearDecayLR', convert_to_iter_based=True)]
+    changes = {
+        'custom_hooks': hooks,
+        'param_scheduler': decay,
+        'train_cfg.schedule': 'budget',
+        'train_dataloader.dataset.type': 'SizedDataset',
+    }
+    runner = build(folder / 'epochs', **DISTRIBUTED, **changes, **{'train_cfg.epochs': [1, 1, 1]})
+    runner.train()
+    extra = all_gather_object(runner.train_loop.ledger.extra)
+    refusals = ['none']
+    budget = {'train_cfg.epochs': None, 'train_cfg.budget': 0.5, 'train_cfg.full_epochs': 6}
+    try:
+        build(folder / 'budget', **DISTRIBUTED, **changes, **budget).train()
+    except ValueError as error:
+        refusals = all_gather_object(str(error))
+    backbone = find_backbone(runner.model)
+    larger = [(backbone.flops(k, 24) - backbone.flops(k)) / 1e9 / 2 for k in range(3)]
+    return dict(extra=extra, expected=larger, refusals=refusals)
+
+
 def matched(folder):
     """Mini-batches chosen by gradients that each process computes some of, and resumed."""
     changes = {**PLAIN, **SUBSET, **EVERY_ITERATION}
@@ -160,6 +196,7 @@ def work(rank, family, folder):
     if family == 'vit':  # the network does not matter here
         results['matched'] = matched(folder / 'matched')
         results['decided'] = decided(folder / 'decided')
+        results['booked'] = booked(folder / 'booked')
     if rank == 0:
         (folder / 'results.json').write_text(json.dumps(results))
     distributed.barrier()

@@ -242,7 +242,7 @@ def spent(run: Run) -> float:
     """The share of its budget that a run has spent, by its log."""
     logs = sorted(run.folder.glob('*/vis_data/scalars.json'))
     lines = logs[-1].read_text().split('\n')[:-1] if logs else []  # the last is being written
-    return max((json.loads(line).get('spent', 0.0) for line in lines), default=0.0)
+    return min(1.0, max((json.loads(line).get('spent', 0.0) for line in lines), default=0.0))
 
 
 def last_error(run: Run) -> str:
@@ -260,10 +260,17 @@ def last_error(run: Run) -> str:
 def record_of(run: Run) -> Record:
     """What a finished run spent and reached."""
     ledger = Ledger.from_dict(json.loads((run.folder / 'ledger.json').read_text()))
-    metric, history = read_metric(run.folder)
-    if max(history) != run.plan.total_epochs:
+    trained, planned = sum(ledger.epochs), run.plan.total_epochs
+    if trained < planned:
         raise ValueError(
-            f'{run.folder} has trained {run.plan.total_epochs} epochs, but its log ends with a '
+            f'{run.folder} was stopped after {trained:.4g} of the {planned} epochs of its plan, so '
+            'it has not spent its budget; leave out what stops it (EarlyStoppingHook), remove the '
+            'folder, and it is run again'
+        )
+    metric, history = read_metric(run.folder)
+    if max(history) != planned:
+        raise ValueError(
+            f'{run.folder} has trained {planned} epochs, but its log ends with a '
             f'validation after {max(history)}; remove it, and it is run again'
         )
     return Record(

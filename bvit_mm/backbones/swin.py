@@ -75,6 +75,7 @@ class ElasticSwinTransformer(ElasticBackbone, SwinTransformer):
         **kwargs,
     ) -> None:
         super().__init__(*args, **kwargs)
+        self.img_size = self.patch_embed.init_input_size
         if new_offsets not in NEW_OFFSETS:
             raise ValueError(f'new_offsets={new_offsets!r} is not known; give one of {NEW_OFFSETS}')
         for i, level in enumerate(self.stages):

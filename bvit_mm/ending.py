@@ -1,0 +1,45 @@
+# Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
+"""What is said of a run that ended before its plan did."""
+
+from mmengine.runner import find_latest_checkpoint
+
+from .elastic import ElasticBackbone
+from .ledger import Ledger
+from .plan import Plan
+
+
+def early_end(
+    plan: Plan, backbone: ElasticBackbone, ledger: Ledger, epoch: int, work_dir: str
+) -> str | None:
+    """Where a run ended that did not train its plan, and what can be done; None if it did.
+
+    Args:
+        plan: What was planned.
+        backbone: The backbone, at the training stage that the run ended in.
+        ledger: What was spent.
+        epoch: How many epochs were trained.
+        work_dir: Where its last checkpoint is.
+    """
+    k, count = backbone.training_stage + 1, backbone.num_training_stages
+    where = (
+        f'training ended in training stage {k} of {count}, after {epoch} of the '
+        f'{plan.total_epochs} planned epochs'
+    )
+    if epoch < plan.total_epochs:
+        if k == count:
+            return f'{where}. The network is whole, but not trained to the end; --resume goes on'
+        return (
+            f'{where}, so the network is not whole. --resume goes on; tools/publish.py '
+            f'{find_latest_checkpoint(work_dir)} OUT --stage {k} makes a smaller network of it'
+        )
+    if k < count:
+        return (
+            f'{where}, but the network is not whole: something else than StageSwitchHook has set '
+            'its training stage'
+        )
+    if plan.seconds and ledger.epochs[-1] < 1:
+        return (
+            f'training stage {k} of {count}, the whole network, was trained for '
+            f'{ledger.epochs[-1]:.2g} epochs only, because the hours were over; give more hours'
+        )
+    return None
