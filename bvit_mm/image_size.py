@@ -17,7 +17,7 @@ TOLERANCE = 0.01  # share of the planned cost that images may differ by without 
 
 
 class SeenSize:
-    """A forward pre-hook that notes the height and width of the images that came last.
+    """Notes the height and width of the images that came last.
 
     At the backbone it also sees what no config tells: padding, resizing of whole batches, hooks.
     """
@@ -25,7 +25,7 @@ class SeenSize:
     def __init__(self) -> None:
         self.size: Size | None = None
 
-    def __call__(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+    def note(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         images = (*args, *kwargs.values())[0]
         self.size = tuple(images.shape[-2:])
 
@@ -34,7 +34,8 @@ class SeenSize:
 def watched(module: nn.Module) -> Iterator[SeenSize]:
     """Notes the size of the images that reach a module within."""
     seen = SeenSize()
-    handle = module.register_forward_pre_hook(seen, with_kwargs=True)
+    # a method, so that a trial does not take back what was seen (snapshot)
+    handle = module.register_forward_pre_hook(seen.note, with_kwargs=True)
     try:
         yield seen
     finally:
