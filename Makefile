@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python -W ignore::UserWarning
 PYTEST := $(VENV)/bin/python -m pytest -q -n auto --dist loadfile --durations=5
-# Wheels of mmcv with compiled operators, kept across clones: one takes 10 to 30 minutes to build.
+# Wheels of mmcv with compiled operators, kept across clones: one takes 11 to 30 minutes to build.
 WHEELS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bvit_mm
 DEMO := configs/demo/deit-digits_bvit-b50.py
 DEMO_DIR := work_dirs/demo

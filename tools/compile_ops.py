@@ -47,7 +47,7 @@ def compile_with(command: list[str], log: Path, every: float = 30) -> None:
         SystemExit: If it fails; with the end of what it printed.
     """
     with (
-        log.open('w') as file,
+        log.open('w', buffering=1) as file,
         subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors='replace'
         ) as process,
@@ -74,8 +74,8 @@ def main() -> None:
     jobs = os.environ.setdefault('MAX_JOBS', str(usable_cpus()))
     args.folder.parent.mkdir(parents=True, exist_ok=True)
     print(
-        f'compiling the operators of mmcv, {jobs} files at a time (MAX_JOBS): 10 to 30 minutes '
-        'on two cores that do nothing else',
+        f'compiling the operators of mmcv, {jobs} files at a time (MAX_JOBS): 11 to 30 minutes '
+        'on two cores, longer beside other work',
         flush=True,
     )
     command = [sys.executable, *PIP_WHEEL, '-c', args.constraints, '-w', str(args.folder)]
