@@ -7,12 +7,14 @@ the safe one include ``getattr``, which alone leads from a class to the whole in
 ways by which mmengine reads a checkpoint are guarded here, once this package is imported.
 """
 
+import codecs
 import functools
 import os
 import pickle
 import re
 import threading
 import zipfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,6 +33,7 @@ TRUST = 'BVIT_MM_TRUST'
 # Before, torch ran TorchScript in spite of weights_only, and took no names of one's own.
 TORCH_IS_SAFE = digit_version(torch.__version__) >= digit_version('2.6.0')
 READ = torch.load
+CONTAINERS = (bytearray, complex, frozenset, set, slice)
 METHODS = {
     HistoryBuffer: ('min', 'max', 'current', 'mean'),
     OneCycleParamScheduler: ('_annealing_cos', '_annealing_linear'),
@@ -74,8 +77,9 @@ def allowed_globals() -> dict[str, Any]:
     """What a checkpoint may name beside torch's own, by name."""
     names = {
         'builtins.getattr': _method,
-        'builtins.frozenset': frozenset,
-        'builtins.slice': slice,
+        **{f'builtins.{kind.__name__}': kind for kind in CONTAINERS},
+        'collections.Counter': Counter,
+        '_codecs.encode': codecs.encode,  # for bytes
         **{f'{owner.__module__}.{owner.__name__}': owner for owner in METHODS},
         'mmengine.config.config.ConfigDict': ConfigDict,  # in the data's metainfo
         'numpy.ndarray': np.ndarray,

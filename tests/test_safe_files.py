@@ -22,6 +22,7 @@ from mmengine.registry import MODELS, PARAM_SCHEDULERS, init_default_scope
 from mmengine.runner import CheckpointLoader, load_checkpoint
 from mmengine.runner.checkpoint import load_from_local
 from mmpretrain.models.backbones import VisionTransformer
+from torch import _weights_only_unpickler
 
 from bvit_mm.cost import build_to_count, find_backbone
 from bvit_mm.publish import publish
@@ -35,7 +36,22 @@ from .test_configs import ROOT
 from .test_last_checkpoint import bucket  # noqa: F401  a fixture
 from .test_resume import VARIANTS, differences
 
-readers = pytest.mark.parametrize('reader', [_load_by_torch, _load_restricted])
+TORCH_2_1 = ('collections.OrderedDict', 'torch.nn.parameter.', 'torch._utils.', 'torch._tensor.')
+
+
+def _load_by_old_torch(file, map_location):
+    """The same beside the shorter list of an earlier torch."""
+    names = _weights_only_unpickler._get_allowed_globals()
+    names = {name: each for name, each in names.items() if name.startswith(TORCH_2_1)}
+    names |= {str(each): each for each in (torch.float16, torch.float32)} | {
+        'torch.Size': torch.Size
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_weights_only_unpickler, '_get_allowed_globals', lambda: names)
+        return _load_restricted(file, map_location)
+
+
+readers = pytest.mark.parametrize('reader', [_load_by_torch, _load_restricted, _load_by_old_torch])
 
 
 @pytest.fixture(scope='module')
