@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from mmengine.config import Config
 from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 from torch import nn
 
+from .config_types import in_words
 from .cost import find_backbone
 from .elastic import ElasticBackbone
 from .growth import check_growth, check_optimizer, correct_bias_, drawn_anew, grow_
@@ -121,6 +123,9 @@ class StageSwitchHook(Hook):
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         state = runner.train_loop.state(checkpoint['meta']['epoch'])
         checkpoint['meta'].setdefault('bvit_mm', {}).update(state)
+        cfg = runner.cfg.to_dict()
+        if (words := in_words(cfg)) != cfg:
+            checkpoint['meta']['cfg'] = Config(words).pretty_text
         gradients = {
             name: param.grad.detach().cpu()
             for name, param in unwrapped(runner.model).named_parameters()
