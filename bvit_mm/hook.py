@@ -12,6 +12,7 @@ from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 from torch import nn
 
+from .classes import ClassCountHook
 from .config_types import in_words
 from .cost import find_backbone
 from .elastic import ElasticBackbone
@@ -51,11 +52,13 @@ class StageSwitchHook(Hook):
         check_growth(init, moments)
         self.init = init
         self.moments = moments
+        self._classes = ClassCountHook()
         self._averaged_at = -1  # after which iteration processes shared their gradients
         self._pending: dict[str, torch.Tensor] = {}
 
     def before_train(self, runner: Runner) -> None:
         plan = _plan(runner)
+        self._classes.before_train(runner)
         self._backbone = backbone = find_backbone(runner.model)
         self.check_optimizers(runner)
         if self.moments == 'corrected':
@@ -111,7 +114,11 @@ class StageSwitchHook(Hook):
                 save_param_scheduler=False,
             )
 
+    def before_val(self, runner: Runner) -> None:
+        self._classes.before_val(runner)
+
     def before_test(self, runner: Runner) -> None:
+        self._classes.before_test(runner)
         backbone = find_backbone(runner.model)
         if not backbone.is_whole and backbone.num_training_stages > 1:
             k = backbone.training_stage
@@ -146,6 +153,7 @@ class StageSwitchHook(Hook):
             self._averaged_at = _iterations(runner)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        self._classes.after_load_checkpoint(runner, checkpoint)
         if not runner._resume:
             return
         saved = checkpoint['meta']['bvit_mm']

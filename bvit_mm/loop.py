@@ -35,7 +35,7 @@ from .checks import (
     find_hook,
     keep_two_checkpoints,
 )
-from .classes import check_classes
+from .classes import check_classes, check_evaluated
 from .cost import build_to_count, find_backbone, plan_for, subset_of
 from .elastic import ElasticBackbone
 from .hours import Pace, TimeBudget, check_enough
@@ -90,8 +90,9 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
     Raises:
         ValueError: If there is no such plan, the model, hooks, strategy or schedulers do not fit
             it, or ``work_dir`` or the checkpoint to resume holds a run with another plan. It is
-            raised before any data is read. Also if the data has more classes than the head, a
-            resumed run has epochs of another length, and, after timing, if hours are too few.
+            raised before any data is read. Also if the data has more classes than the head,
+            validation data has others, a resumed run has epochs of another length, and, after
+            timing, if hours are too few.
         MemoryError: If the last stage does not fit.
         SystemExit: After a signal, with 128 + its number.
     """
@@ -211,6 +212,7 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
         ``work_dir`` gets ``plan.json``, the plan when training began, and ``ledger.json``, what
         was spent when it has ended. A run that had ended already is only validated.
         """
+        check_evaluated(self.runner.val_loop, 'the validation data', self.dataloader.dataset)
         with self._signals:
             self._charge('setup')
             if self._epoch < self._max_epochs:
