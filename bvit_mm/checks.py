@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
+from .config_types import type_name
 from .hook import StageSwitchHook
 from .ledger import Ledger
 from .plan import Plan
@@ -222,13 +223,13 @@ def check_schedulers(runner: Runner, configs: Any, plan: Plan) -> None:
         begin = scheduler.get('begin', 0)
         if not is_whole_number(begin):
             raise ValueError(
-                f'begin={begin!r} of the scheduler {scheduler.get("type")} must be a whole number '
+                f'begin={begin!r} of the scheduler {type_name(scheduler)} must be a whole number '
                 'of epochs'
             )
         if begin >= plan.total_epochs:
             raise ValueError(
                 f'the plan has {plan.total_epochs} epochs {list(plan.epochs)}, but the scheduler '
-                f'{scheduler.get("type")} begins at epoch {begin}; '
+                f'{type_name(scheduler)} begins at epoch {begin}; '
                 'raise the budget, or shorten what comes before it (warm-up)'
             )
     stated = [s.get('end') for s in schedulers]

@@ -1,11 +1,12 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
-"""The data must not have more classes than the model's heads tell apart."""
+"""Data and heads must mean the same classes: as many at most, and with the same names."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
+from mmpretrain.datasets import CustomDataset
 from torch import nn
 
 from .processes import unwrapped
@@ -20,20 +21,86 @@ HEADS = (
     'decode_head',
     'auxiliary_head',
 )
+SHOWN = 10  # names of a list
 
 
 def check_classes(model: nn.Module, dataset: Any) -> None:
     """Raises ValueError if a dataset has more classes than a head of the model has outputs for."""
     model = unwrapped(model)
-    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes') or ()
+    classes = class_names(dataset)
     for place, outputs in _class_counts(model):
         if len(classes) > outputs:
+            empty = _empty_folders(dataset, classes)
+            advice = (
+                f'give model.{place}.num_classes={len(classes)} (of a classifier that mixes '
+                'images, also data_preprocessor.num_classes)'
+            )
+            if empty:
+                advice = f'{_remove(empty)}, or {advice}'
             raise ValueError(
                 f'the training data has {len(classes)} classes ({", ".join(classes[:3])}, ...), '
-                f'but model.{place} has num_classes={outputs}; give '
-                f'model.{place}.num_classes={len(classes)} (of a classifier that mixes images, '
-                'also data_preprocessor.num_classes)'
+                f'but model.{place} has num_classes={outputs}; {advice}'
             )
+
+
+def check_same_classes(
+    dataset: Any, what: str, other: Any, reference: str, names: Sequence[str] | None = None
+) -> None:
+    """Raises ValueError if a dataset has other classes than a model was trained with.
+
+    Labels are numbers, so with other names, or in another order, they count for other classes.
+    A dataset that names no classes is not looked at.
+
+    Args:
+        dataset: Whose classes are looked at: by name and, of image folders, by folder.
+        what: It is, for the message.
+        other: The data that was trained on; None if only its ``names`` are known.
+        reference: It is, for the message.
+        names: Its classes, where ``other`` is not given.
+    """
+    folders, others = _folders(dataset), _folders(other)
+    if folders and others:
+        pairs = [(each, others[0]) for each in (*others, *folders)]
+    else:
+        pairs = [(class_names(dataset), class_names(other) if names is None else tuple(names))]
+    for theirs, trained in pairs:
+        if not theirs or not trained or theirs == trained:
+            continue
+        missing = [name for name in trained if name not in theirs]
+        surplus = [name for name in theirs if name not in trained]
+        parts = [f'it lacks {_listed(missing)}'] * bool(missing)
+        parts += [f'only it has {_listed(surplus)}'] * bool(surplus)
+        empty = [*_empty_folders(dataset, surplus), *_empty_folders(other, missing)]
+        if empty:
+            advice = _remove(empty)
+        elif folders:
+            advice = 'give both a folder for each class, which may be empty'
+        else:
+            advice = 'give both the same, with dataset.metainfo=dict(classes=[...])'
+        raise ValueError(
+            f'{what} has other classes than {reference}: '
+            f'{" and ".join(parts) or "they are in another order"}. So its labels would count for '
+            f'other classes. {reference} has {len(trained)} ({_listed(trained)}), and {what} '
+            f'{len(theirs)} ({_listed(theirs)}); {advice}'
+        )
+
+
+def check_evaluated(loop: Any, what: str, other: Any, names: Sequence[str] | None = None) -> None:
+    """``check_same_classes`` for what a loop evaluates on, if there is a loop with data."""
+    dataset = getattr(getattr(loop, 'dataloader', None), 'dataset', None)
+    reference = 'the training data' if names is None else 'the checkpoint'
+    check_same_classes(dataset, what, other, reference, names)
+
+
+def class_names(dataset: Any) -> tuple[str, ...]:
+    """The names of the classes of a dataset, wrapped or not; none if it does not name them."""
+    return trained_classes(getattr(dataset, 'metainfo', None))
+
+
+def trained_classes(metainfo: Any) -> tuple[str, ...]:
+    """The names of the classes in the meta information of a dataset, or of a checkpoint."""
+    classes = metainfo.get('classes') if isinstance(metainfo, dict) else None
+    return tuple(map(str, classes)) if isinstance(classes, (list, tuple)) else ()
 
 
 def _class_counts(model: nn.Module) -> Iterator[tuple[str, int]]:
@@ -44,13 +111,73 @@ def _class_counts(model: nn.Module) -> Iterator[tuple[str, int]]:
             yield place, outputs
 
 
+def _image_folders(dataset: Any) -> Iterator[CustomDataset]:
+    """The datasets within one whose folders are the classes."""
+    for each in getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]:
+        if each is not None:
+            yield from _image_folders(each)
+    if isinstance(dataset, CustomDataset) and getattr(dataset, 'folder_to_idx', None):
+        yield dataset
+
+
+def _folders(dataset: Any) -> list[tuple[str, ...]]:
+    """The folders of each, by label; their names of classes may be stated, and say nothing."""
+    return [
+        tuple(sorted(each.folder_to_idx, key=each.folder_to_idx.get))
+        for each in _image_folders(dataset)
+    ]
+
+
+def _empty_folders(dataset: Any, names: Sequence[str]) -> list[str]:
+    """Of the folders that are classes and named so, those without an image."""
+    return [
+        f'{each.img_prefix.rstrip("/")}/{name}'
+        for each in _image_folders(dataset)
+        for labels in [set(each.get_gt_labels().tolist())]
+        for name in names
+        if name in each.folder_to_idx and each.folder_to_idx[name] not in labels
+    ]
+
+
+def _remove(folders: Sequence[str]) -> str:
+    if len(folders) == 1:
+        return f'the folder {folders[0]} holds no image: remove it'
+    return f'the folders {_listed(folders)} hold no image: remove them'
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ', '.join(names[:SHOWN]) + ', ...' * (len(names) > SHOWN)
+
+
 @HOOKS.register_module()
 class ClassCountHook(Hook):
-    """Checks before the first iteration that heads have enough classes, in any train loop.
+    """Checks that data and heads mean the same classes, in any train loop.
 
-    ``BudgetedTrainLoop`` does so by itself. Elsewhere the first label that is too large raises an
-    error that names neither.
+    Before the first iteration heads must have enough classes, and validation data those of the
+    training data; before a test, test data must have those of the checkpoint.
+
+    ``BudgetedTrainLoop`` and ``StageSwitchHook`` do so by themselves. Elsewhere the first label
+    that is too large raises an error that names neither, and other names are not noticed.
     """
 
+    def __init__(self) -> None:
+        self._trained: tuple[str, ...] = ()  # of a checkpoint
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        self._trained = trained_classes((checkpoint.get('meta') or {}).get('dataset_meta'))
+
     def before_train(self, runner: Runner) -> None:
-        check_classes(runner.model, runner.train_dataloader.dataset)
+        dataset = runner.train_dataloader.dataset
+        check_classes(runner.model, dataset)
+        check_evaluated(runner.val_loop, 'the validation data', dataset)
+        if runner._resume and self._trained:
+            check_same_classes(dataset, 'the training data', None, 'the checkpoint', self._trained)
+        self._trained = class_names(dataset)
+
+    def before_val(self, runner: Runner) -> None:
+        if self._trained and not isinstance(runner._train_loop, BaseLoop):  # else it is training's
+            check_evaluated(runner.val_loop, 'the validation data', None, self._trained)
+
+    def before_test(self, runner: Runner) -> None:
+        if self._trained:
+            check_evaluated(runner.test_loop, 'the test data', None, self._trained)

@@ -9,21 +9,20 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, init_default_scope
+from mmengine.utils import import_modules_from_strings
 from torch import nn
 from torch.utils.data import DataLoader
 
+from .config_types import builds
 from .data_share import check_share
 from .elastic import ElasticBackbone
 from .plan import ALL_DATA, Plan, make_plan
 from .processes import unwrapped
-from .registry import HOOKS
+from .registry import DATA_SAMPLERS, HOOKS, LOOPS
 from .subset import SubsetSampler
 from .subset_hook import SubsetHook
 
 LOOP = 'bvit_mm.BudgetedTrainLoop'
-# Both as one writes them, and within a scope of bvit_mm.
-SAMPLERS = ('bvit_mm.SubsetSampler', 'SubsetSampler', SubsetSampler)
-SUBSET_HOOKS = ('bvit_mm.SubsetHook', 'SubsetHook', SubsetHook)
 # Its arguments that are not about the plan.
 LOOP_ONLY = (
     'type',
@@ -104,7 +103,7 @@ def subset_of(dataloader: DataLoader | dict | None, hooks: Iterable[Hook]) -> di
     """
     if isinstance(dataloader, dict):
         sampler = dataloader.get('sampler') or {}
-        is_ours = isinstance(sampler, dict) and sampler.get('type') in SAMPLERS
+        is_ours = builds(sampler, DATA_SAMPLERS, SubsetSampler)
         share = sampler.get('share') if is_ours else 1.0
     else:
         sampler = getattr(dataloader, 'sampler', None)
@@ -126,7 +125,7 @@ def build_to_count(model: dict) -> nn.Module:
 
 def is_budgeted(cfg: Config) -> bool:
     """Whether a config trains with ``BudgetedTrainLoop``."""
-    return (cfg.get('train_cfg') or {}).get('type') == LOOP
+    return builds(cfg.get('train_cfg'), LOOPS, LOOP)
 
 
 def plan_of_config(cfg: Config, **changes: Any) -> tuple[Plan, ElasticBackbone]:
@@ -138,7 +137,11 @@ def plan_of_config(cfg: Config, **changes: Any) -> tuple[Plan, ElasticBackbone]:
 
     Raises:
         ValueError: If its ``train_cfg`` is no ``BudgetedTrainLoop``, or has no such plan.
+        ImportError: If it asks for imports that fail.
+        KeyError: If the model has a type that is not known.
     """
+    if cfg.get('custom_imports'):  # options may have added some since the file was read
+        import_modules_from_strings(**cfg.custom_imports)
     train_cfg = cfg.get('train_cfg')
     if not is_budgeted(cfg) or 'by_epoch' in train_cfg:
         raise ValueError(
@@ -150,7 +153,7 @@ def plan_of_config(cfg: Config, **changes: Any) -> tuple[Plan, ElasticBackbone]:
     hooks = [
         HOOKS.build({name: value for name, value in hook.items() if name != 'priority'})
         for hook in cfg.get('custom_hooks') or []
-        if isinstance(hook, dict) and hook.get('type') in SUBSET_HOOKS
+        if builds(hook, HOOKS, SubsetHook)
     ]
     subset = subset_of(cfg.get('train_dataloader'), hooks)
     options = {name: value for name, value in train_cfg.items() if name not in LOOP_ONLY}

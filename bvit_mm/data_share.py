@@ -4,6 +4,10 @@
 Pure Python, as the planner is. Costs are in epochs on all data.
 """
 
+import math
+
+from .figures import at_least
+
 # Looking at all data once: a forward pass, where training is a forward and a backward pass of
 # twice its cost.
 SELECTION_COST = 1 / 3
@@ -45,10 +49,16 @@ def subset_share(
     selections = len(selection_epochs(full_epochs, interval))
     cost = selections * SELECTION_COST
     if budget * full_epochs <= cost:
+        enough = math.nextafter(cost / full_epochs, math.inf)
+        longer = next(
+            i
+            for i in range(interval + 1, full_epochs + 1)
+            if len(selection_epochs(full_epochs, i)) * SELECTION_COST < budget * full_epochs
+        )
         raise ValueError(
             f'budget={budget} of {full_epochs} epochs is {budget * full_epochs:.4g} epochs on all '
-            f'data, and {selections} selections alone cost {cost:.4g}; give a budget above '
-            f'{cost / full_epochs:.4g}, an interval above {interval}, or count_selection=False'
+            f'data, and {selections} selections alone cost {cost:.4g}; give a budget of at least '
+            f'{at_least(enough, 4)}, an interval of at least {longer}, or count_selection=False'
         )
     return budget - cost / full_epochs
 
@@ -63,7 +73,10 @@ def check_share(share: float) -> float:
     return float(share)
 
 
-def check_epochs(name: str, value: int) -> None:
-    """Raises ValueError unless it is a whole number of epochs, at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f'{name}={value!r} must be a whole number of epochs, at least 1')
+def check_epochs(name: str, value: int, least: int = 1) -> None:
+    """Raises ValueError unless it is a whole number of epochs, at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        each = ', one for each training stage' if least > 1 else ''
+        raise ValueError(
+            f'{name}={value!r} must be a whole number of epochs, at least {least}{each}'
+        )

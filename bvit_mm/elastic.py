@@ -12,9 +12,11 @@ import torch
 import torch.nn.functional as F
 from mmcv.cnn.bricks.transformer import FFN
 from mmengine.model import PretrainedInit
+from mmengine.registry import WEIGHT_INITIALIZERS
 from mmpretrain.models.utils import MultiheadAttention
 from torch import Tensor, nn
 
+from .config_types import builds
 from .training_stages import (
     StagesSpec,
     TrainingStage,
@@ -206,7 +208,7 @@ class ElasticBackbone:
     def init_weights(self) -> None:
         given = self.init_cfg or []
         given = [given] if isinstance(given, dict) else list(given)
-        pretrained = [init for init in given if _is_pretrained(init['type'])]
+        pretrained = [init for init in given if builds(init, WEIGHT_INITIALIZERS, PretrainedInit)]
         self.init_cfg, kept = [init for init in given if init not in pretrained], self.init_cfg
         super().init_weights()
         self.init_cfg = kept
@@ -305,11 +307,6 @@ class ElasticBackbone:
                 'the backbone with the training_stages of that run, or load a finished checkpoint'
             )
         self.set_training_stage(self.training_stages.index(recorded))
-
-
-def _is_pretrained(kind: str | type) -> bool:
-    """Also ``'mmengine.Pretrained'``, and the class of configs in Python's own style."""
-    return kind is PretrainedInit or str(kind).rpartition('.')[2] == 'Pretrained'
 
 
 def _record_training_stage(backbone, state_dict, prefix, local_metadata) -> None:

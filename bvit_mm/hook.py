@@ -6,10 +6,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from mmengine.config import Config
 from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.runner import Runner
 from torch import nn
 
+from .classes import ClassCountHook
+from .config_types import in_words
 from .cost import find_backbone
 from .elastic import ElasticBackbone
 from .growth import check_growth, check_moments, correct_bias_, drawn_anew, grow_
@@ -50,12 +53,14 @@ class StageSwitchHook(Hook):
         check_growth(init, moments)
         self.init = init
         self.moments = moments
+        self._classes = ClassCountHook()
         self._averaged_at = -1  # after which iteration processes shared their gradients
         self._pending: dict[str, torch.Tensor] = {}
         self._traits: dict[torch.optim.Optimizer, OptimizerTraits] = {}
 
     def before_train(self, runner: Runner) -> None:
         plan = _plan(runner)
+        self._classes.before_train(runner)
         self._backbone = backbone = find_backbone(runner.model)
         self.check_optimizers(runner)
         if self.moments == 'corrected':
@@ -113,7 +118,11 @@ class StageSwitchHook(Hook):
                 save_param_scheduler=False,
             )
 
+    def before_val(self, runner: Runner) -> None:
+        self._classes.before_val(runner)
+
     def before_test(self, runner: Runner) -> None:
+        self._classes.before_test(runner)
         backbone = find_backbone(runner.model)
         if not backbone.is_whole and backbone.num_training_stages > 1:
             k = backbone.training_stage
@@ -125,6 +134,9 @@ class StageSwitchHook(Hook):
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         state = runner.train_loop.state(checkpoint['meta']['epoch'])
         checkpoint['meta'].setdefault('bvit_mm', {}).update(state)
+        cfg = runner.cfg.to_dict()
+        if (words := in_words(cfg)) != cfg:
+            checkpoint['meta']['cfg'] = Config(words).pretty_text
         gradients = {
             name: param.grad.detach().cpu()
             for name, param in unwrapped(runner.model).named_parameters()
@@ -145,6 +157,7 @@ class StageSwitchHook(Hook):
             self._averaged_at = _iterations(runner)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        self._classes.after_load_checkpoint(runner, checkpoint)
         if not runner._resume:
             return
         saved = checkpoint['meta']['bvit_mm']

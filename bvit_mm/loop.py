@@ -36,7 +36,7 @@ from .checks import (
     find_hook,
     keep_two_checkpoints,
 )
-from .classes import check_classes
+from .classes import check_classes, check_evaluated
 from .cost import build_to_count, find_backbone, plan_for, subset_of
 from .elastic import ElasticBackbone
 from .ending import early_end
@@ -93,9 +93,10 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
     Raises:
         ValueError: If there is no such plan, the model, hooks, strategy or schedulers do not fit
             it, or ``work_dir`` or the checkpoint to resume holds a run with another plan. It is
-            raised before any data is read. Also if the data has more classes than the head, a
-            resumed run has epochs of another length, and, after timing, if hours are too few; and
-            if the images that reach the backbone do not keep a budget in GFLOPs.
+            raised before any data is read. Also if the data has more classes than the head,
+            validation data has others, a resumed run has epochs of another length, the images that
+            reach the backbone do not keep a budget in GFLOPs, and, after timing, if hours are too
+            few.
         MemoryError: If the last stage does not fit.
         SystemExit: After a signal, with 128 + its number.
     """
@@ -224,6 +225,7 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
         ``work_dir`` gets ``plan.json``, the plan when training began, and ``ledger.json``, what
         was spent when it has ended. A run that had ended already is only validated.
         """
+        check_evaluated(self.runner.val_loop, 'the validation data', self.dataloader.dataset)
         with self._signals:
             self._charge('setup')
             if self._epoch < self._max_epochs:

@@ -7,11 +7,12 @@ every resume and on every machine.
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise, product
 
 from .data_share import SELECTION_COST, check_epochs, selection_epochs
+from .figures import at_least
 from .hours import parse_duration
 
 Budget = float | str
@@ -216,7 +217,8 @@ def make_plan(
         raise ValueError(f'gflops={gflops} of the training stages must be positive and rising')
     check_epochs('full_epochs', full_epochs)
     if max_epochs is not None:
-        check_epochs('max_epochs', max_epochs)
+        # Stated epochs may leave out stages; a plan trains each of them.
+        check_epochs('max_epochs', max_epochs, 1 if budget is None else len(gflops))
     full_cost = full_epochs * gflops[-1]
 
     if epochs is not None:
@@ -235,9 +237,10 @@ def make_plan(
     if budget is None:
         raise ValueError('give a budget, or epochs to state a schedule')
     if selection_interval is not None:
+        stated = [*(0 for _ in gflops[1:]), min(full_epochs, max_epochs or full_epochs)]
         raise ValueError(
             f'budget={budget!r} does not say how much of the data to train on when selecting it '
-            f'every {selection_interval} epochs is charged; state epochs, such as [{full_epochs}], '
+            f'every {selection_interval} epochs is charged; state epochs, such as {stated}, '
             'and give the sampler the share of bvit_mm.subset_share(budget, full_epochs, interval)'
         )
     seconds = parse_duration(budget)
@@ -256,24 +259,13 @@ def make_plan(
     cost = parse_budget(budget, full_cost, full_epochs)
     least = math.fsum(gflops) * data_share
     if cost < least:
-        enough = f'give at least {_round_up(least / full_cost)}'
-        if least > full_cost:
-            enough = 'raise full_epochs'
+        enough = _enough(least, full_cost, full_epochs)
         raise ValueError(
             f'budget={budget} of {full_epochs} epochs is {_cost(cost)} GFLOPs x epochs, less '
             f'than one epoch of each stage ({_cost(least)}); {enough}'
         )
     weights = stage_weights(len(gflops), alpha, seed, family)
     reachable = cost / data_share  # an epoch on all data costs as many on a part of it
-    if max_epochs is not None:
-        if max_epochs < len(gflops):
-            raise ValueError(
-                f'max_epochs={max_epochs} leaves no epoch for some of the {len(gflops)} '
-                f'training stages; give at least {len(gflops)}'
-            )
-        longest = math.fsum(gflops) + (max_epochs - len(gflops)) * gflops[-1]
-        reachable = min(reachable, longest)
-        weights = _lean(weights, gflops, reachable, max_epochs)
     spends = _spend(gflops, weights, reachable, max_epochs)
     return Plan(gflops, spends, full_cost, cost, data_share=data_share)
 
@@ -285,6 +277,7 @@ def parse_budget(budget: Budget, full_cost: float, full_epochs: int) -> float:
         ValueError: If it is no number, not positive, or above the full cost.
     """
     value, absolute = budget, False
+    most = f"'{full_cost!r} GFLOPs'"  # in full, so that it is accepted
     if isinstance(value, str):
         text = value.strip().lower()
         absolute = text.endswith('gflops')
@@ -294,20 +287,20 @@ def parse_budget(budget: Budget, full_cost: float, full_epochs: int) -> float:
             value = None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not _is_finite(value):
         raise ValueError(
-            f'budget={budget!r} is not a budget; give a share of the full cost such as 0.5, '
-            "a cost in GFLOPs x epochs such as '691.2 GFLOPs', or a time such as '8h' or '90min'"
+            f'budget={budget!r} is not a budget; give a share of the full cost up to 1, a cost in '
+            f"GFLOPs x epochs up to {most}, or a time such as '8h' or '90min'"
         )
     if value <= 0:
         raise ValueError(
-            f'budget={budget!r} must be above 0; give a share such as 0.5 (up to 1), '
-            f'or a cost up to {full_cost:.6g} GFLOPs x epochs'
+            f'budget={budget!r} must be above 0; give a share of the full cost up to 1, '
+            f'or a cost in GFLOPs x epochs up to {most}'
         )
     cost = float(value) if absolute or value > 1 else value * full_cost
     if cost > full_cost * (1 + 1e-9):
         raise ValueError(
             f'budget={budget!r} GFLOPs x epochs is more than full_epochs={full_epochs} of the '
-            f'whole network cost ({full_cost:.6g}); give a share up to 1, a cost up to '
-            f'{full_cost:.6g}, or raise full_epochs'
+            f'whole network cost ({full_cost:.6g}); give a share up to 1, a cost up to {most}, or '
+            'raise full_epochs'
         )
     return cost
 
@@ -322,20 +315,16 @@ def _spend(
 
     Every stage gets one epoch; the rest follows Eq. 8, T_k = B t_k / sum_j(C_j t_j). Rounding
     down would leave up to an epoch of every stage unspent, and filling that up greedily would
-    let a larger budget buy fewer epochs. So the plans of n epochs lie on a path that does not
-    depend on the budget: the budget says n, then how far along the path it reaches. Neither
-    epochs nor cost fall as it grows. A budget of a few epochs, or a model with two stages, has
-    too few plans for a path without gaps (docs/planner.md); epochs of the first stage fill them.
+    let a larger budget buy fewer epochs. So exact plans lie on steps that do not depend on the
+    budget. The highest step from whose exact cost on there is a whole plan near it that the
+    budget pays gives the dearest such plan. So its cost does not fall as the budget grows
+    (docs/planner.md). Where there is a gap between plans, epochs of the first stage fill it.
     """
-    k, least = len(gflops), math.fsum(gflops)
-    mean = math.fsum(w * c for w, c in zip(weights, gflops))  # cost of one more epoch
     slack = 1e-12 * cost  # sums are rounded, the budget is exact
-
-    most = k + math.floor((cost - least) / mean + 1e-9)
-    for n in range(min(most, max_epochs or most), k - 1, -1):
-        exact = [1 + (n - k) * w for w in weights]
-        begin = least + (n - k) * mean - slack
-        plan = _walk(gflops, n, exact, begin, cost + slack)
+    for exact in _steps(gflops, weights, cost, max_epochs):
+        begin = math.fsum(c * x for c, x in zip(gflops, exact)) - slack
+        n = round(math.fsum(exact))
+        plan = _dearest(gflops, n, exact, begin, cost + slack)
         if plan:
             break
     spent = math.fsum(c * m for c, m in zip(gflops, plan))
@@ -345,31 +334,47 @@ def _spend(
     return (plan[0] + rest, *plan[1:])
 
 
-def _walk(
+def _steps(
+    gflops: tuple[float, ...], weights: list[float], cost: float, max_epochs: int | None
+) -> Iterator[list[float]]:
+    """Exact plans that ``cost`` pays, from the dearest to one epoch of each stage.
+
+    A step is one epoch more by the weights. At the cap, it is a part of what is above one epoch
+    of each stage that moves to the last stage, until that has all of it (Table 2).
+    """
+    k = len(gflops)
+    mean = math.fsum(w * c for w, c in zip(weights, gflops))  # cost of one more epoch
+    left = cost - math.fsum(gflops)
+    most = math.floor(left / mean + 1e-9)
+    room = most if max_epochs is None else min(most, max_epochs - k)
+    if room < most and gflops[-1] > mean:
+        moved = min(room, math.floor((left - room * mean) / (gflops[-1] - mean) + 1e-9))
+        for step in range(moved, 0, -1):
+            parts = [(room - step) * w for w in weights[:-1]]
+            yield [*(1 + x for x in parts), 1 + room - math.fsum(parts)]
+    for n in range(room, -1, -1):
+        yield [1 + n * w for w in weights]
+
+
+def _dearest(
     gflops: tuple[float, ...], n: int, exact: list[float], begin: float, end: float
 ) -> tuple[int, ...] | None:
-    """The last plan of ``n`` epochs on the path from cost ``begin`` to cost ``end``.
+    """Of the whole plans of ``n`` epochs near ``exact``, the dearest from ``begin`` to ``end``.
 
-    A step costs up to one epoch of the first stage, more only where there is no such plan,
-    and goes to the plan nearest to ``exact``. None if there is no plan between the two.
+    Of equally dear ones the nearest; None if there is none.
     """
     lengths = []
     for x in exact[1:]:
         reach = _reach(x, len(exact))
         lengths.append(range(max(1, math.ceil(x - reach)), max(1, math.floor(x + reach)) + 1))
-    ahead = []
+    found = []
     for tail in product(*lengths):
         plan = (n - sum(tail), *tail)
         cost = math.fsum(c * m for c, m in zip(gflops, plan))
         if plan[0] >= 1 and begin <= cost <= end:
-            ahead.append((cost, math.fsum((m - x) ** 2 / x for m, x in zip(plan, exact)), plan))
-    ahead.sort()
-    at, last = begin, None
-    while ahead:
-        step = [p for p in ahead if p[0] <= at + gflops[0]] or ahead[:1]
-        at, _, last = min(step, key=lambda p: p[1:])
-        ahead = [p for p in ahead if p[0] > at]
-    return last
+            far = math.fsum((m - x) ** 2 / x for m, x in zip(plan, exact))
+            found.append((-cost, far, plan))
+    return min(found)[-1] if found else None
 
 
 def stage_weights(k: int, alpha: float, seed: int, family: str) -> list[float]:
@@ -383,18 +388,6 @@ def stage_weights(k: int, alpha: float, seed: int, family: str) -> list[float]:
     draw = random.Random(seed)
     durations = FAMILIES[family](sorted(draw.random() for _ in range(k)), alpha)
     return [t / math.fsum(durations) for t in durations]
-
-
-def _lean(
-    weights: list[float], gflops: tuple[float, ...], cost: float, max_epochs: int
-) -> list[float]:
-    """Moves weight to the last stage until ``cost`` fits into ``max_epochs`` (Table 2)."""
-    mean = math.fsum(w * c for w, c in zip(weights, gflops))
-    left, room = cost - math.fsum(gflops), max_epochs - len(gflops)
-    if left <= mean * room:
-        return weights
-    lean = min(1.0, (left / room - mean) / (gflops[-1] - mean)) if room else 1.0
-    return [(1 - lean) * w + lean * (i == len(gflops) - 1) for i, w in enumerate(weights)]
 
 
 def _is_finite(value: float) -> bool:
@@ -428,7 +421,11 @@ def _cost(cost: float) -> str:
     return f'{cost:.2f}' if cost >= 0.1 else f'{cost:.3g}'
 
 
-def _round_up(share: float) -> float:
-    """``share`` rounded up to two significant digits, so that it is enough."""
-    digits = 1 - math.floor(math.log10(share))
-    return min(1.0, math.ceil(share * 10**digits) / 10**digits)
+def _enough(least: float, full_cost: float, full_epochs: int) -> str:
+    """What to give so that an epoch of each stage, which cost ``least``, can be paid."""
+    if least <= full_cost:
+        share = math.nextafter(least / full_cost, math.inf)  # times full_cost it is enough
+        return f'give at least {at_least(min(1.0, share))}'
+    whole = full_cost / full_epochs
+    epochs = math.ceil(least / whole * (1 + 1e-9))  # quotients are rounded
+    return f'give full_epochs={epochs} or more, with budget=1.0'

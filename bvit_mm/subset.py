@@ -8,6 +8,7 @@ from mmengine.dataset import DefaultSampler
 from torch import Tensor
 
 from .data_share import check_share
+from .figures import at_least
 from .randomness import derived_seed
 from .registry import DATA_SAMPLERS
 
@@ -68,10 +69,12 @@ class SubsetSampler(DefaultSampler):
         self.share = check_share(share)
         self.total = len(dataset)
         size = int(share * self.total * (1 + 1e-12))  # 0.29 * 100 is below 29
+        if not self.total:
+            raise ValueError('the training data has no sample; give data')
         if not size:
             raise ValueError(
                 f'share={share} of train_dataloader.sampler is no sample of {self.total}; '
-                f'give at least {1 / max(1, self.total):.2g}'
+                f'give at least {at_least(1 / self.total)}'
             )
         super().__init__(range(size), shuffle=True, seed=seed)
         self.selected: tuple[Tensor, Tensor] | None = None  # samples and weights

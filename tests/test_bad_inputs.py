@@ -82,7 +82,7 @@ def budget(value, **options):
     return loop(epochs=None, budget=value, **options)
 
 
-NO_BUDGET = "is not a budget; give a share of the full cost such as 0.5, .* a time such as '8h'"
+NO_BUDGET = "is not a budget; give a share of the full cost up to 1, .* a time such as '8h'"
 NO_TIME = "must be above 0 and finite; give a time such as '8h' or '90min'"
 PARTS = "of train_cfg must be 'auto', or a list of 3 whole numbers, at least 1, one for each"
 BAD_OPTIONS = [

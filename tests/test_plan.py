@@ -6,7 +6,7 @@ import random
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from bvit_mm.plan import make_plan
@@ -144,19 +144,74 @@ def test_families_of_table_5():
         assert up[0] <= up[2] + 10 and down[0] >= down[2] - 10
 
 
-@settings(max_examples=300, deadline=None)
-@given(budgets, alphas, seeds, st.integers(3, 600))
-def test_cap_on_total_epochs(budget, alpha, seed, cap):
-    """Table 2: never more epochs than the cap, and as much of the budget as they can spend."""
-    gflops = GFLOPS['deit_s']
-    free = make_plan(gflops, budget, alpha=alpha, seed=seed)
-    plan = make_plan(gflops, budget, alpha=alpha, seed=seed, max_epochs=cap)
-    assert plan.total_epochs <= cap
-    assert plan.cost <= plan.budget * (1 + 1e-12)
-    if free.total_epochs <= cap - 10:
-        assert plan == free
-    most = sum(gflops) + (cap - 3) * gflops[-1]
-    assert plan.cost >= min(plan.budget, most) - 2 * gflops[-1]
+# Costs of one to four training stages, the first 1.
+costs = st.lists(st.floats(1.02, 9.0), max_size=3).map(
+    lambda ratios: [math.prod(ratios[:k]) for k in range(len(ratios) + 1)]
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    costs,
+    st.lists(st.floats(0, 1), min_size=2, max_size=2).map(sorted),
+    st.integers(2, 300),
+    st.one_of(alphas, st.sampled_from([-1000.0, 1000.0])),
+    seeds,
+    families,
+    st.integers(1, 330),
+)
+def test_cap_on_total_epochs(gflops, budgets, full_epochs, alpha, seed, family, cap):
+    """Table 2: the epochs of the cap, and as much of the budget as they can spend; law 5."""
+    k, least = len(gflops), math.fsum(gflops) / (full_epochs * gflops[-1])
+    assume(least <= 1 and cap >= k)
+    plans = []
+    for share in budgets:
+        budget = min(1.0, least + share * (1 - least) + 1e-12)
+        options = dict(full_epochs=full_epochs, alpha=alpha, seed=seed, family=family)
+        free = make_plan(gflops, budget, **options)
+        plan = make_plan(gflops, budget, **options, max_epochs=cap)
+        assert plan.total_epochs <= cap and min(plan.epochs) >= 1
+        assert plan.cost <= plan.budget * (1 + 1e-12)
+        if free.total_epochs <= cap - 10:
+            assert plan == free
+        if free.total_epochs > cap:
+            assert plan.total_epochs == cap
+            # One epoch of the first stage more in the last one: the cap, or the budget.
+            unspent, one = plan.budget - plan.cost, gflops[-1] - gflops[0]
+            assert plan.epochs[-1] == cap - k + 1 or unspent < one * (1 + 1e-9)
+        plans.append((free, plan))
+    (free, plan), (larger_free, larger) = plans
+    for smaller_cost, cost in ((free.cost, larger_free.cost), (plan.cost, larger.cost)):
+        assert cost >= smaller_cost * (1 - 1e-12)
+    if larger.total_epochs < plan.total_epochs:  # a cap adds no exception (docs/planner.md)
+        assert larger_free.total_epochs < free.total_epochs
+
+
+@pytest.mark.parametrize('gflops', [4.608338304, 8.768534784, 0.1, 1 / 3])
+def test_cap_of_one_stage(gflops):
+    """It is the plan: 59 of 300 epochs; a budget below it is spent as without."""
+    assert make_plan([gflops], 1.0, 300, max_epochs=59).epochs == (59,)
+    assert make_plan([gflops], 0.1, 300, max_epochs=59).epochs == (30,)
+
+
+def test_cap_with_all_weight_on_one_stage():
+    gflops = (0.69, 1.9, 4.6)
+    assert make_plan(gflops, 1.0, 300, alpha=1000, max_epochs=5).epochs == (1, 1, 3)
+    assert make_plan(gflops, 1.0, 300, alpha=-1000, max_epochs=5).epochs == (1, 1, 3)
+
+
+def test_capped_plan_does_not_cost_less_for_more():
+    first, second = (
+        make_plan([1, 10, 100], budget, 100, 2.0, 3, max_epochs=60) for budget in (0.519, 0.52)
+    )
+    assert first.total_epochs == second.total_epochs == 60
+    assert first.cost <= second.cost <= second.budget < second.cost + 99
+
+
+def test_smallest_exception_of_law_5():
+    """Another epoch of the second stage costs three of the first, and a budget of 1 is new."""
+    smaller, larger = (make_plan([1, 3], f'{budget} GFLOPs', 4) for budget in (6, 7))
+    assert (smaller.epochs, larger.epochs) == ((3, 1), (1, 2))
 
 
 def test_relative_and_absolute_budgets_agree():
@@ -182,7 +237,7 @@ def test_stage_at_and_spent():
 S = GFLOPS['deit_s']
 BAD = [
     (dict(), 'give a budget, or epochs'),
-    (dict(budget=0), r'budget=0 must be above 0; give a share such as 0.5'),
+    (dict(budget=0), r'budget=0 must be above 0; give a share of the full cost up to 1'),
     (dict(budget=-0.5), r'budget=-0.5 must be above 0'),
     (dict(budget='half'), "budget='half' is not a budget; give a share of the full cost"),
     (dict(budget=True), 'budget=True is not a budget'),
@@ -203,10 +258,16 @@ BAD = [
     (dict(epochs=[1, -2, 3]), 'must be whole numbers, at least 0'),
     (dict(epochs=[10, 10, 0]), 'never trains the whole network'),
     (dict(epochs=[10, 10, 10], max_epochs=29), 'are 30 in total, above max_epochs=29'),
-    (dict(budget=0.5, max_epochs=2), 'leaves no epoch for some of the 3 training stages'),
+    (
+        dict(budget=0.5, max_epochs=2),
+        'max_epochs=2 must be .* at least 3, one for each training stage',
+    ),
     (dict(budget=0.5, max_epochs=0), 'max_epochs=0 must be a whole number'),
     (dict(epochs=[1, 1, 1], max_epochs='9'), "max_epochs='9' must be a whole number"),
-    (dict(budget=1.0, full_epochs=1), r'less than one epoch of each stage .*; raise full_epochs'),
+    (
+        dict(budget=1.0, full_epochs=1),
+        r'less than one epoch of each stage .*; give full_epochs=2 or more, with budget=1.0',
+    ),
     (dict(budget=0.5, full_epochs=0), 'full_epochs=0 must be a whole number'),
     (dict(budget=0.5, full_epochs=1.5), 'full_epochs=1.5 must be a whole number'),
     (dict(budget=0.5, alpha=float('inf')), 'alpha=inf must be a finite number'),

@@ -133,7 +133,8 @@ def test_share_of_the_paper():
         (
             dict(budget=0.01, full_epochs=300, interval=20),
             'budget=0.01 of 300 epochs is 3 epochs on all data, and 14 selections alone cost '
-            '4.667; give a budget above 0.01556, an interval above 20, or count_selection=False',
+            '4.667; give a budget of at least 0.01556, an interval of at least 34, or '
+            'count_selection=False',
         ),
         (dict(budget=0), 'budget=0 must be a share of the full cost, above 0 and up to 1'),
         (dict(budget=1.5), 'budget=1.5 must be a share of the full cost, above 0 and up to 1'),

@@ -6,7 +6,10 @@ from collections.abc import Callable
 from methods import METHODS, Changes, Method, with_schedule
 from mmengine.config import Config
 
+from bvit_mm.config_types import builds
 from bvit_mm.cost import build_to_count, find_backbone, plan_of_config
+from bvit_mm.hook import StageSwitchHook
+from bvit_mm.registry import HOOKS
 
 
 def growing(*keys: str) -> Callable[[Config, float], Changes]:
@@ -46,7 +49,7 @@ def grown(init: str, moments: str) -> Callable[[Config, float], Changes]:
 
     def changes(cfg: Config, share: float) -> Changes:
         hooks = [dict(hook) for hook in cfg.get('custom_hooks') or []]
-        ours = [hook for hook in hooks if hook['type'] == 'bvit_mm.StageSwitchHook']
+        ours = [hook for hook in hooks if builds(hook, HOOKS, StageSwitchHook)]
         if len(ours) != 1:
             raise ValueError('custom_hooks of the config must have one bvit_mm.StageSwitchHook')
         ours[0].update(init=init, moments=moments)

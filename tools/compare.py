@@ -22,7 +22,10 @@ from _trainings import Comparison, Run, finished, visible_devices, write_report
 from ablations import ABLATIONS
 from methods import METHODS, Method
 from mmengine.config import Config, DictAction
+from mmengine.registry import VISBACKENDS
+from mmengine.visualization import LocalVisBackend
 
+from bvit_mm.config_types import builds, in_words
 from bvit_mm.cost import plan_of_config
 
 EQUAL = 0.01  # costs of one budget may differ by this share of it
@@ -75,6 +78,8 @@ def parse_args() -> argparse.Namespace:
         args.base = base_of(args)
         args.runs = runs_of(args, known_methods(args.methods_of))
         args.done = finished(args)
+    except (KeyError, ImportError) as error:  # of a type or a module that is not there
+        parser.error(f'{type(error).__name__}: {error}')
     except (ValueError, TypeError, FileNotFoundError) as error:
         parser.error(str(error))
     return args
@@ -110,7 +115,8 @@ def runs_of(args: argparse.Namespace, methods: dict[str, Method]) -> list[Run]:
     """The runs that were asked for; all are planned before the first begins.
 
     Raises:
-        ValueError: If there is no such method, or a method has no plan for a budget.
+        ValueError: If there is no such method, or a method has no plan for a budget, or asks for
+            what is not there.
     """
     full_cost = plan_of_config(args.base)[0].full_cost
     runs = []
@@ -125,6 +131,10 @@ def runs_of(args: argparse.Namespace, methods: dict[str, Method]) -> list[Run]:
                     plan, _ = plan_of_config(cfg)
                 except (ValueError, TypeError) as error:
                     raise ValueError(f'{method} at budget {budget}: {error}') from None
+                except (KeyError, ImportError) as error:  # of a type or a module that is not there
+                    raise ValueError(
+                        f'{method} at budget {budget}: {type(error).__name__}: {error}'
+                    ) from None
                 if cfg.train_cfg.get('val_begin', 1) > plan.total_epochs:
                     raise ValueError(
                         f'{method} at budget {budget}: val_begin={cfg.train_cfg.val_begin} of '
@@ -140,7 +150,7 @@ def base_of(args: argparse.Namespace) -> Config:
     Raises:
         ValueError: If it does not validate.
     """
-    cfg = Config.fromfile(args.config)
+    cfg = Config(Config.fromfile(args.config).to_dict())  # it is written down for the runs
     cfg.merge_from_dict(args.cfg_options or {})
     if not cfg.get('val_dataloader') or not cfg.get('val_evaluator'):
         raise ValueError(f'{args.config} does not validate, so runs cannot be compared')
@@ -156,7 +166,7 @@ def base_of(args: argparse.Namespace) -> Config:
         hooks['checkpoint'].pop(name, None)
     logs = dict(type='LocalVisBackend')  # which mmengine takes if there is no visualizer
     backends = (cfg.get('visualizer') or dict(vis_backends=[logs])).get('vis_backends') or []
-    if not any(str(each['type']).endswith('LocalVisBackend') for each in backends):
+    if not any(builds(each, VISBACKENDS, LocalVisBackend) for each in backends):
         raise ValueError(
             "visualizer.vis_backends must have dict(type='LocalVisBackend'), whose log says what "
             'validation found'
@@ -172,7 +182,7 @@ def config_of(base: Config, method: Method, budget: float, full_cost: float, see
     cfg.merge_from_dict({'train_cfg.budget': cost, 'randomness.seed': seed})
     cfg.train_cfg.pop('epochs', None)
     cfg.merge_from_dict(method(cfg, budget) if callable(method) else method)
-    return cfg
+    return Config(in_words(cfg.to_dict()))
 
 
 def uneven(runs: list[Run]) -> list[str]:

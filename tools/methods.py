@@ -12,10 +12,13 @@ from collections.abc import Callable
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.optim.scheduler.lr_scheduler import LRSchedulerMixin
 
 from bvit_mm import subset_share
+from bvit_mm.config_types import builds
 from bvit_mm.cost import build_to_count, find_backbone, plan_of_config, stage_gflops
 from bvit_mm.last_layer import check_classifier
+from bvit_mm.registry import PARAM_SCHEDULERS
 
 Changes = dict[str, Any]
 Method = Changes | Callable[[Config, float], Changes]
@@ -33,7 +36,9 @@ def with_schedule(kind: str, others: Changes) -> Callable[[Config, float], Chang
     def changes(cfg: Config, share: float) -> Changes:
         schedulers = cfg.get('param_scheduler')
         schedulers = list(schedulers) if isinstance(schedulers, list) else [schedulers]
-        rates = [i for i, s in enumerate(schedulers) if s and str(s['type']).endswith('LR')]
+        rates = [
+            i for i, s in enumerate(schedulers) if builds(s, PARAM_SCHEDULERS, LRSchedulerMixin)
+        ]
         if not rates:
             raise ValueError('the config has no scheduler of learning rates that could be another')
         main = schedulers[rates[-1]]

@@ -72,6 +72,8 @@ def parse_args() -> argparse.Namespace:
         args.budget = f'{np.format_float_positional(args.hours * 3600, trim="-")}s'
     try:
         args.plan, args.stages, args.measured = _plan(args)
+    except (KeyError, ImportError) as error:  # of a type or a module that is not there
+        parser.error(f'{type(error).__name__}: {error}')
     except (ValueError, TypeError, FileNotFoundError, MemoryError, AssertionError) as error:
         parser.error(str(error))  # mmengine asserts that a device can mix precision
     return args

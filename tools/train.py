@@ -15,7 +15,10 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from bvit_mm.checks import check_work_dir
+from bvit_mm.config_types import builds
 from bvit_mm.cost import is_budgeted, plan_of_config
+from bvit_mm.hook import StageSwitchHook
+from bvit_mm.registry import HOOKS
 
 
 def main() -> None:
@@ -28,8 +31,8 @@ def main() -> None:
         stock_tool('train', scope).main()
         return
     cfg = stock.merge_args(cfg, args)
-    hooks = [hook.get('type') for hook in cfg.get('custom_hooks') or []]
-    if is_budgeted(cfg) or 'bvit_mm.StageSwitchHook' in hooks:
+    hooks = cfg.get('custom_hooks') or []
+    if is_budgeted(cfg) or any(builds(hook, HOOKS, StageSwitchHook) for hook in hooks):
         plan, _ = plan_of_config(cfg)
         check_work_dir(cfg.work_dir, plan)
     connect_cpu_processes(cfg, args.launcher)

@@ -82,6 +82,13 @@ train_cfg = dict(type='bvit_mm.BudgetedTrainLoop', budget=0.5, full_epochs=40)
 val_cfg = dict()
 test_cfg = dict()
 custom_hooks = [dict(type='bvit_mm.StageSwitchHook')]
+# Stated without the _scope_ that comes with a base of another package, which
+# mmpretrain's browse_dataset.py would hand to the visualizer.
+visualizer = dict(
+    _delete_=True,
+    type='UniversalVisualizer',
+    vis_backends=[dict(type='LocalVisBackend')],
+)
 
 default_hooks = dict(
     logger=dict(interval=25),

@@ -33,3 +33,10 @@ train_cfg = dict(
     val_interval=1,
 )
 custom_hooks = [dict(type='bvit_mm.StageSwitchHook')]
+# Stated without the _scope_ that comes with a base of another package, which
+# mmpretrain's browse_dataset.py would hand to the visualizer.
+visualizer = dict(
+    _delete_=True,
+    type='UniversalVisualizer',
+    vis_backends=[dict(type='LocalVisBackend')],
+)

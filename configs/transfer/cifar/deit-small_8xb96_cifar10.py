@@ -24,6 +24,13 @@ that has been trained to its end; also --cfg-options model.backbone.init_cfg.che
 _base_ = ['mmpretrain::deit/deit-small_4xb256_in1k.py']
 custom_imports = dict(imports=['bvit_mm'], allow_failed_imports=False)
 custom_hooks = [dict(type='bvit_mm.ClassCountHook')]
+# Stated without the _scope_ that comes with a base of another package, which
+# mmpretrain's browse_dataset.py would hand to the visualizer.
+visualizer = dict(
+    _delete_=True,
+    type='UniversalVisualizer',
+    vis_backends=[dict(type='LocalVisBackend')],
+)
 
 checkpoint = '{{$CHECKPOINT:work_dirs/published/deit-small.pth}}'
 model = dict(

@@ -1,0 +1,10 @@
+# Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
+"""Figures of advice, rounded to the side that is accepted when the advice is followed."""
+
+from decimal import ROUND_CEILING, Context, Decimal
+
+
+def at_least(value: float, digits: int = 2) -> str:
+    """The smallest number of so many significant digits that is not below ``value``, above 0."""
+    exact = Context(prec=digits, rounding=ROUND_CEILING).create_decimal(Decimal(value))
+    return f'{float(exact):.{digits}g}'
