@@ -53,8 +53,8 @@ class PlannedLoop(EpochBasedTrainLoop):
             replace_scheduler_hook(runner, runner.param_schedulers)
 
     @property
-    def spent(self) -> float:
-        """The share of the budget that is spent."""
+    def progress(self) -> float:
+        """How far the plan is, as of ``BudgetedTrainLoop``."""
         return min(1.0, self.ledger.cost / self.plan.cost)
 
     def run_iter(self, idx: int, data_batch: Any) -> None:
