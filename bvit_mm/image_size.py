@@ -26,8 +26,9 @@ class SeenSize:
         self.size: Size | None = None
 
     def note(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        images = (*args, *kwargs.values())[0]
-        self.size = tuple(images.shape[-2:])
+        size = tuple((*args, *kwargs.values())[0].shape[-2:])
+        if size != self.size:
+            self.size = size
 
 
 @contextmanager
