@@ -235,7 +235,7 @@ def _loss(runner: Runner, data_batch: Any) -> float:
     numbers or count; nothing of that remains.
     """
     model = unwrapped(runner.model)
-    with kept_random_state(), unchanged(model, runner.message_hub):
+    with kept_random_state(), unchanged(model, runner.message_hub, runner.train_loop.images):
         data = model.data_preprocessor(copy.deepcopy(data_batch), True)
         model.eval()
         loss, _ = model.parse_losses(model._run_forward(data, mode='loss'))

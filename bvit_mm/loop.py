@@ -237,7 +237,7 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
             self._charge('setup')
             if self._epoch >= self._max_epochs:  # what ended it may have come before it validated
                 self._validate()
-            with watched(self._backbone) as self._images:
+            with watched(self._backbone) as self.images:
                 while self._epoch < self._max_epochs and not self.stop_training:
                     self.run_epoch()
                     self._decide_current_val_interval()
@@ -391,7 +391,7 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
 
         Warns of the first ones.
         """
-        size = self._images.size
+        size = self.images.size
         extra = extra_gflops(self._backbone, self.stage, size)
         if extra and not self._has_warned_of_size:
             problem = differs(self._backbone, self.plan, self.stage, [size])
