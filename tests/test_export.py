@@ -1,5 +1,5 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
-"""Every backbone leaves torch with a dynamic batch, whole and at every stage (law 9)."""
+"""Every backbone leaves torch with a dynamic batch, whole and at every stage (docs/laws.md)."""
 
 import pytest
 import torch

@@ -330,7 +330,8 @@ class ElasticWindowMSA(ElasticModule, WindowMSA):
             scale=self.scale,
         )
         x = x.reshape(batch, rows, columns, heads, window, window, -1)
-        x = x.permute(0, 1, 4, 2, 5, 3, 6).flatten(5)
+        # torch.onnx takes flatten for a view, which needs this layout
+        x = x.permute(0, 1, 4, 2, 5, 3, 6).clone(memory_format=torch.contiguous_format).flatten(5)
         return self.proj_drop(self.active_linear('proj', x))
 
     def _bias(self, table: Tensor, window: int) -> Tensor:
