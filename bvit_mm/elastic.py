@@ -168,6 +168,11 @@ class ElasticFFN(ElasticModule, FFN):
         return (x if identity is None else identity) + out
 
 
+def is_plain_ffn(ffn: nn.Module) -> bool:
+    """Whether an MLP is one that ``ElasticFFN`` can be: mmcv's, of two linear layers."""
+    return isinstance(ffn, FFN) and ffn.num_fcs == 2
+
+
 def elasticize_(module: nn.Module, elastic_class: type) -> None:
     """Makes ``module`` elastic in place, all units active.
 
@@ -221,6 +226,10 @@ class ElasticBackbone:
         Those of the network keep their initial values.
         """
         return set()
+
+    def train(self, mode: bool = True) -> 'ElasticBackbone':
+        super().train(mode)
+        return self  # as torch's modules do; mmpretrain's backbones return nothing
 
     @property
     def num_training_stages(self) -> int:

@@ -32,6 +32,11 @@ def mlp(tokens: int, width: int, hidden: int) -> int:
     return 2 * tokens * width * hidden
 
 
+def linears(module: nn.Module, tokens: int) -> int:
+    """All linear layers of a module, for so many tokens."""
+    return tokens * sum(m.weight.numel() for m in module.modules() if isinstance(m, nn.Linear))
+
+
 def conv(module: nn.Conv2d, grid: tuple[int, int]) -> int:
     """A convolution whose output has the size ``grid``."""
     return grid[0] * grid[1] * module.weight.numel()

@@ -16,7 +16,15 @@ from .cases import pvtv2, swin, vit
 from .closeness import assert_near
 from .test_laws import counted
 
+SMALL = dict(embed_dims=24, depths=[2, 2], num_heads=[3, 6])
 CASE = swin('windows', stages=[dict(grid=8, window=2), dict(grid=12, window=3), dict()])
+
+
+def in_evaluation(images, *models):
+    """The first output of each, as they are in evaluation, computed as images are."""
+    for model in models:
+        model.to(images).eval()
+    return [model(images)[0] for model in models]
 
 
 @pytest.mark.parametrize('arch', ['small', 'base'])
@@ -49,8 +57,7 @@ def test_equals_mmpretrain_on_maps_of_any_size(kwargs, size):
     ours = ElasticSwinTransformer(**options)
     ours.load_state_dict(plain.state_dict(), strict=True)
     images = torch.randn(1, 3, *size, dtype=torch.float64)
-    outputs = [m.double().eval() or m(images)[0] for m in (ours, plain)]
-    assert_near(*outputs)
+    assert_near(*in_evaluation(images, ours, plain))
 
 
 def test_smaller_window_reads_the_same_offsets():
@@ -151,11 +158,12 @@ def test_attention_drop_out_and_checkpointing_run():
         dict(stage_cfgs=[dict(), dict(downsample=True)]),
         dict(stage_cfgs=[dict(), dict(window_size=2)]),
         dict(stage_cfgs=dict(downsample_cfg=dict(norm_cfg=None)), norm_cfg=None),
+        dict(stage_cfgs=dict(block_cfgs=[dict(), dict(ffn_cfgs=dict(num_fcs=3))])),
     ],
 )
 def test_equals_mmpretrain_with_options_of_its_levels(options):
     options = dict(
-        arch=dict(embed_dims=24, depths=[2, 2], num_heads=[3, 6]),
+        arch=SMALL,
         img_size=32,
         patch_size=2,
         window_size=4,
@@ -167,9 +175,34 @@ def test_equals_mmpretrain_with_options_of_its_levels(options):
     plain, ours = SwinTransformer(**options), ElasticSwinTransformer(**options)
     ours.load_state_dict(plain.state_dict(), strict=True)
     images = torch.randn(1, 3, 32, 32, dtype=torch.float64)
-    outputs = [m.double().eval() or m(images)[0] for m in (ours, plain)]
-    assert_near(*outputs)
+    assert_near(*in_evaluation(images, ours, plain))
     assert ours.flops(0) == counted(ours.to('meta'), images.to('meta'))
+
+
+WIDTH_OF_NO_HEADS = dict(arch=dict(embed_dims=256, depths=[2, 2], num_heads=[6, 12]))
+
+
+@pytest.mark.parametrize(
+    'options, runs',
+    [
+        (dict(stage_cfgs=dict(block_cfgs=dict(attn_cfgs=dict(window_msa=WindowMSAV2)))), True),
+        (WIDTH_OF_NO_HEADS, False),
+    ],
+)
+def test_what_mmpretrain_builds_is_built_whole(options, runs):
+    options = {'arch': SMALL, 'window_size': 4, 'img_size': 32, 'patch_size': 2, **options}
+    plain = SwinTransformer(**options, out_indices=(1,))
+    ours = ElasticSwinTransformer(**options, out_indices=(1,))
+    ours.load_state_dict(plain.state_dict(), strict=True)
+    images = torch.randn(1, 3, 32, 32)
+    if not runs:  # nor does mmpretrain's
+        for backbone in (plain, ours):
+            with pytest.raises(RuntimeError):
+                backbone(images)
+        return
+    assert torch.equal(*in_evaluation(images, ours, plain))
+    with pytest.raises(ValueError, match='knows the cost of the window attention WindowMSA only'):
+        ours.flops(0)
 
 
 def test_exporting_leaves_no_trace():
@@ -231,8 +264,12 @@ BAD = [
         'stage 2: window=7 is larger than level 3, .* give a smaller window_size, a larger img_s',
     ),
     (
-        dict(arch=dict(embed_dims=24, depths=[2, 2], num_heads=[5, 6]), out_indices=(1,)),
-        'level 1 of ElasticSwinTransformer: its width of 24 is no multiple of num_heads=5',
+        dict(
+            training_stages=2,
+            arch=dict(embed_dims=24, depths=[2, 2], num_heads=[5, 6]),
+            out_indices=(1,),
+        ),
+        'level 1 of ElasticSwinTransformer has a width of 24, which is no multiple of num_heads=5',
     ),
     (
         dict(
@@ -250,11 +287,14 @@ BAD = [
         'stage_cfgs give blocks different windows, heads or hidden units',
     ),
     (
-        dict(stage_cfgs=dict(block_cfgs=dict(attn_cfgs=dict(window_msa=WindowMSAV2)))),
+        dict(
+            training_stages=2,
+            stage_cfgs=dict(block_cfgs=dict(attn_cfgs=dict(window_msa=WindowMSAV2))),
+        ),
         'level 1 of ElasticSwinTransformer has the window attention WindowMSAV2, not WindowMSA',
     ),
     (
-        dict(stage_cfgs=dict(block_cfgs=dict(ffn_cfgs=dict(num_fcs=3)))),
+        dict(training_stages=2, stage_cfgs=dict(block_cfgs=dict(ffn_cfgs=dict(num_fcs=3)))),
         'level 1 of ElasticSwinTransformer has an MLP other than two linear layers',
     ),
 ]
@@ -264,7 +304,7 @@ BAD = [
 def test_bad_options(options, message):
     options = {'arch': 'tiny', **options}
     if options['arch'] == 'two':
-        options['arch'] = dict(embed_dims=24, depths=[2, 2], num_heads=[3, 6])
+        options['arch'] = SMALL
         options['out_indices'] = (1,)
     with pytest.raises(ValueError, match=message):
         MODELS.build(dict(type='bvit_mm.ElasticSwinTransformer', **options))

@@ -156,6 +156,14 @@ def test_what_cannot_be_split_is_refused_below_full_size_only(options, message):
     assert backbone.flops(0) > 0
 
 
+def test_a_width_of_no_multiple_of_heads_is_built_whole_only():
+    """As mmpretrain builds it, which could not run it."""
+    arch = dict(embed_dims=50, num_layers=1, num_heads=6, feedforward_channels=96)
+    assert ElasticVisionTransformer(arch, img_size=32).embed_dims == 50
+    with pytest.raises(ValueError, match='a width of 50 is no multiple of num_heads=6'):
+        ElasticVisionTransformer(arch, img_size=32, training_stages=2)
+
+
 @pytest.mark.parametrize('k', [-1, 3, 1.0, True, None])
 def test_bad_stage_numbers(k):
     with torch.device('meta'):

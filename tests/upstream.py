@@ -6,12 +6,14 @@ Their packages do not carry them, and they are not copied here: give a checkout 
     python -m tests.upstream PATH/TO/mmpretrain
     python -m tests.upstream PATH/TO/mmdetection
 
-Each test runs twice: as the class is, and with training stages where it can be split.
+Each test runs twice: as the class is, and with training stages where it can be split. A failure
+ends nothing: the end counts what passed and failed, and the exit status is 1 if anything failed.
 """
 
 import importlib
 import sys
 import warnings
+from collections import Counter
 from pathlib import Path
 
 import mmpretrain.models.backbones as mmpretrain_backbones
@@ -67,25 +69,47 @@ TESTS = {  # file: module that holds the class, its name there, ours
 }
 
 
+class Outcomes(Counter):
+    """A plugin of pytest that counts tests by their outcome."""
+
+    def pytest_runtest_logreport(self, report):
+        if report.when == 'call' or not report.passed:
+            self[report.outcome] += 1
+
+    def pytest_collectreport(self, report):
+        self['failed'] += report.failed  # a file that cannot be read is a failure too
+
+
+def run(file: Path, checkout: Path) -> Outcomes:
+    """The outcomes of one file of tests."""
+    for loaded in [m for m in sys.modules if m.endswith(file.stem)]:
+        del sys.modules[loaded]  # so that it imports the class anew
+    outcomes = Outcomes()
+    options = ['-q', '-p', 'no:cacheprovider', f'--rootdir={checkout}', str(file)]
+    status = pytest.main(options, plugins=[outcomes])
+    if status and not outcomes['failed']:
+        outcomes['failed'] = 1  # there is no test, or pytest itself failed
+    return outcomes
+
+
 def main(checkout: Path) -> int:
-    """Runs the tests that the checkout has; the exit status of the first that fails."""
+    """Runs the tests that the checkout has; 1 if any failed, else 0."""
     found = [name for name in TESTS if (checkout / FOLDER / name).is_file()]
     if not found:
         raise SystemExit(
             f'{checkout / FOLDER} has none of {", ".join(TESTS)}; '
             'give the folder of an mmpretrain or mmdetection checkout'
         )
+    table = []
     for name in found:
         module, attribute, elastic = TESTS[name]
-        for variant in (elastic, in_stages(elastic)):
-            setattr(module(), attribute, variant)
-            for loaded in [m for m in sys.modules if m.endswith(Path(name).stem)]:
-                del sys.modules[loaded]  # so that it imports the class anew
-            file = str(checkout / FOLDER / name)
-            status = pytest.main(['-q', '-p', 'no:cacheprovider', f'--rootdir={checkout}', file])
-            if status:
-                return status
-    return 0
+        for variant, built in (('whole', elastic), ('in stages', in_stages(elastic))):
+            setattr(module(), attribute, built)
+            table.append((name, variant, run(checkout / FOLDER / name, checkout)))
+    print(f'{"tests":28} {"built":10} passed failed')
+    for name, variant, outcomes in table:
+        print(f'{name:28} {variant:10} {outcomes["passed"]:6} {outcomes["failed"]:6}')
+    return int(any(outcomes['failed'] for *_, outcomes in table))
 
 
 if __name__ == '__main__':

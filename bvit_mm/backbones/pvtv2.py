@@ -12,6 +12,7 @@ from mmcv.cnn.bricks import DropPath
 from mmengine.model import BaseModule, constant_init, normal_init, trunc_normal_init
 from mmengine.utils import to_2tuple
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from .. import flops
 from ..elastic import ElasticBackbone, ElasticModule, Slot, center_crop
@@ -73,6 +74,11 @@ class ElasticPVTv2(ElasticBackbone, BaseModule):
         attn_drop_rate: Drop-out of attention weights.
         drop_path_rate: Stochastic depth of the last block; it rises linearly from 0.
         out_indices: Levels whose normed maps are returned, 0-based.
+        with_cp: Whether blocks keep only their inputs and are computed again for the gradients:
+            less memory, more time, the same gradients.
+        frozen_stages: Levels that are not trained, counted as in mmdet: -1 for none, 0 for the
+            patch embedding of the first level, n for the first n levels whole. They stay in
+            evaluation mode, without drop-out and stochastic depth.
         training_stages: A number of stages, or what is active in each, for example
             ``[dict(heads=(1, 1, 2, 2), hidden=(128, 256, 320, 512), grid=40),
             dict(heads=(1, 2, 4, 4), hidden=(256, 512, 640, 1024), grid=48), dict()]`` for b2;
@@ -83,7 +89,7 @@ class ElasticPVTv2(ElasticBackbone, BaseModule):
 
     Raises:
         ValueError: If the architecture is not known or not consistent, or if the training
-            stages do not fit it.
+            stages do not fit it, or if there are some and levels are frozen.
 
     [1] Wang et al., PVT v2: Improved Baselines with Pyramid Vision Transformer, 2022.
     """
@@ -101,13 +107,16 @@ class ElasticPVTv2(ElasticBackbone, BaseModule):
         attn_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         out_indices: Sequence[int] = (3,),
+        with_cp: bool = False,
+        frozen_stages: int = -1,
         training_stages: StagesSpec = None,
         only_stage: int | None = None,
         init_cfg: dict | list | None = None,
     ) -> None:
         super().__init__(init_cfg)
-        if not isinstance(linear, bool):
-            raise ValueError(f'linear={linear!r} of ElasticPVTv2 must be True or False')
+        for name, value in (('linear', linear), ('with_cp', with_cp)):
+            if not isinstance(value, bool):
+                raise ValueError(f'{name}={value!r} of ElasticPVTv2 must be True or False')
         self.arch_settings = _parse_arch(arch)
         widths, depths, heads, ratios, sr_ratios = self.arch_settings.values()
         patch_sizes = _whole_numbers('patch_sizes', patch_sizes, len(widths))
@@ -116,6 +125,7 @@ class ElasticPVTv2(ElasticBackbone, BaseModule):
         self.img_size = _whole_numbers('img_size', to_2tuple(img_size), 2)
         self.embed_dims = widths
         self.out_indices = _parse_out_indices(out_indices, len(widths))
+        self.frozen_stages = _parse_frozen_stages(frozen_stages, len(widths))
         for name, rate in (
             ('drop_rate', drop_rate),
             ('attn_drop_rate', attn_drop_rate),
@@ -133,6 +143,7 @@ class ElasticPVTv2(ElasticBackbone, BaseModule):
                     ),
                     ConvMLP(width, ratios[i] * width, linear, drop_rate),
                     drop_path=next(drop_paths),
+                    with_cp=with_cp,
                 )
                 for _ in range(depths[i])
             ]
@@ -146,6 +157,13 @@ class ElasticPVTv2(ElasticBackbone, BaseModule):
         )
         self.init_training_stages(training_stages, whole)
         self._check_reductions()
+        if self.num_training_stages > 1 and self.frozen_stages >= 0:
+            raise ValueError(
+                f'training_stages grow every level, but frozen_stages={self.frozen_stages} freezes '
+                'weights that growing would write to; drop that, or train the whole network only '
+                '(training_stages=None)'
+            )
+        self._freeze()
         self._register_load_state_dict_pre_hook(_rename_official_keys)
         if only_stage is not None:
             self.shrink_(only_stage)
@@ -163,6 +181,44 @@ class ElasticPVTv2(ElasticBackbone, BaseModule):
             elif isinstance(module, nn.Conv2d):
                 fan_out = module.weight[0, 0].numel() * module.out_channels // module.groups
                 normal_init(module, std=(2 / fan_out) ** 0.5)
+
+    def train(self, mode: bool = True) -> 'ElasticPVTv2':
+        super().train(mode)
+        self._freeze()
+        return self
+
+    def _freeze(self) -> None:
+        if self.frozen_stages >= 0:
+            for part in (self.levels[0].patch_embed, *self.levels[: self.frozen_stages]):
+                part.eval().requires_grad_(False)
+
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """The layer that a parameter belongs to, for learning rates that decay layer by layer.
+
+        Layers count as in mmpretrain's ``SwinTransformer``: 0 is the first patch embedding, then
+        come the blocks of all levels. The patch embedding of a later level, and the norm before
+        it, belong to the block before them. The last norm is of the last layer, like the head.
+
+        Args:
+            param_name: Of a parameter of the whole model.
+            prefix: What names of this backbone's parameters begin with there.
+
+        Returns:
+            The layer, 0-based, and the number of layers.
+        """
+        depths = [len(level.blocks) for level in self.levels]
+        layers = sum(depths) + 2
+        name = param_name.removeprefix(prefix)
+        match = re.match(r'levels\.(\d+)\.(?:patch_embed|norm|blocks\.(\d+))\.', name)
+        if match is None or not param_name.startswith(prefix):
+            return layers - 1, layers
+        level = int(match[1])
+        before = sum(depths[:level])
+        if match[2]:
+            return before + int(match[2]) + 1, layers
+        if '.norm.' not in match[0]:
+            return before, layers
+        return before + depths[level] + (level == len(depths) - 1), layers
 
     def units(self, k: int) -> Iterator[tuple[ElasticModule, int]]:
         stage = self.training_stages[k]
@@ -264,7 +320,13 @@ class OverlapPatchEmbed(BaseModule):
 class Block(BaseModule):
     """Attention and MLP, each after a norm and with a shortcut."""
 
-    def __init__(self, attn: 'SpatialReductionAttention', mlp: 'ConvMLP', drop_path: float) -> None:
+    def __init__(
+        self,
+        attn: 'SpatialReductionAttention',
+        mlp: 'ConvMLP',
+        drop_path: float,
+        with_cp: bool,
+    ) -> None:
         super().__init__()
         width = attn.proj.out_features
         self.norm1 = nn.LayerNorm(width, eps=1e-6)
@@ -272,8 +334,14 @@ class Block(BaseModule):
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
         self.mlp = mlp
         self.drop_path = DropPath(drop_path)
+        self.with_cp = with_cp
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        if self.with_cp and torch.is_grad_enabled():
+            return checkpoint(self._compute, x, grid, use_reentrant=False)
+        return self._compute(x, grid)
+
+    def _compute(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         x = x + self.drop_path(self.attn(self.norm1(x), grid))
         return x + self.drop_path(self.mlp(self.norm2(x), grid))
 
@@ -422,6 +490,15 @@ def _parse_out_indices(out_indices: Any, levels: int) -> tuple[int, ...]:
             f'out_indices={out_indices!r} of ElasticPVTv2 must be levels from 0..{levels - 1}'
         )
     return tuple(out_indices)
+
+
+def _parse_frozen_stages(frozen_stages: Any, levels: int) -> int:
+    if not is_whole_number(frozen_stages) or not -1 <= frozen_stages <= levels:
+        raise ValueError(
+            f'frozen_stages={frozen_stages!r} of ElasticPVTv2 must be -1 (nothing), 0 (the first '
+            f'patch embedding) or a number of levels, 1..{levels}'
+        )
+    return int(frozen_stages)
 
 
 def _rename_official_keys(state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from mmcv.cnn.bricks.transformer import FFN
 from mmpretrain.models.backbones import SwinTransformer
+from mmpretrain.models.backbones.swin_transformer import SwinBlock
 from mmpretrain.models.utils import ShiftWindowMSA, WindowMSA, resize_pos_embed, to_2tuple
 from torch import Tensor
 
@@ -20,6 +20,7 @@ from ..elastic import (
     Slot,
     center_crop,
     elasticize_,
+    is_plain_ffn,
 )
 from ..registry import MODELS
 from ..training_stages import StagesSpec, TrainingStage
@@ -78,19 +79,20 @@ class ElasticSwinTransformer(ElasticBackbone, SwinTransformer):
         self.img_size = self.patch_embed.init_input_size
         if new_offsets not in NEW_OFFSETS:
             raise ValueError(f'new_offsets={new_offsets!r} is not known; give one of {NEW_OFFSETS}')
-        for i, level in enumerate(self.stages):
+        for level in self.stages:
             for block in level.blocks:
-                _check_plain(block, level.embed_dims, i + 1)
-                elasticize_(block.attn, ElasticShiftWindowMSA)
-                elasticize_(block.attn.w_msa, ElasticWindowMSA)
-                elasticize_(block.ffn, ElasticFFN)
-                block.attn.slots = (OffsetSlot(start=new_offsets),)
+                if type(block.attn.w_msa) is WindowMSA:
+                    elasticize_(block.attn, ElasticShiftWindowMSA)
+                    elasticize_(block.attn.w_msa, ElasticWindowMSA)
+                    block.attn.slots = (OffsetSlot(start=new_offsets),)
+                if is_plain_ffn(block.ffn):
+                    elasticize_(block.ffn, ElasticFFN)
         firsts = [level.blocks[0] for level in self.stages]
         whole = TrainingStage(
-            heads=tuple(block.attn.w_msa.total_units for block in firsts),
-            hidden=tuple(block.ffn.total_units for block in firsts),
+            heads=tuple(block.attn.w_msa.num_heads for block in firsts),
+            hidden=tuple(block.ffn.feedforward_channels for block in firsts),
             grid=tuple(map(int, self.patch_resolution)),
-            window=firsts[0].attn.total_units,
+            window=firsts[0].attn.window_size,
         )
         self.init_training_stages(training_stages, whole)
         if self.num_training_stages > 1:
@@ -103,17 +105,14 @@ class ElasticSwinTransformer(ElasticBackbone, SwinTransformer):
 
     def _check_divisible(self, whole: TrainingStage) -> None:
         reason = None
-        for level, heads, hidden in zip(self.stages, whole.heads, whole.hidden):
-            for block in level.blocks:
-                parts = block.attn, block.attn.w_msa, block.ffn
-                if tuple(m.total_units for m in parts) != (whole.window, heads, hidden):
-                    reason = 'stage_cfgs give blocks different windows, heads or hidden units'
-                elif block.attn.shift_size not in (0, whole.window // 2):
-                    reason = 'stage_cfgs shift windows by other than half of their side'
         if self.frozen_stages >= 0:
             reason = (
                 f'frozen_stages={self.frozen_stages} freezes weights that growing would write to'
             )
+        for i, (level, heads, hidden) in enumerate(zip(self.stages, whole.heads, whole.hidden)):
+            units = whole.window, heads, hidden
+            for block in level.blocks:
+                reason = reason or _why_undivided(block, level.embed_dims, units, i + 1)
         if reason:
             raise ValueError(
                 f'training_stages split every block of a level alike, but {reason}; '
@@ -144,7 +143,8 @@ class ElasticSwinTransformer(ElasticBackbone, SwinTransformer):
             for block in level.blocks:
                 parts = (block.attn, stage.window), (block.attn.w_msa, heads), (block.ffn, hidden)
                 for module, active in parts:
-                    yield module, module.total_units if whole else active
+                    if isinstance(module, ElasticModule):
+                        yield module, module.total_units if whole else active
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         if self.is_whole:
@@ -173,6 +173,11 @@ class ElasticSwinTransformer(ElasticBackbone, SwinTransformer):
         patches = flops.patch_grid(embed, size)
         active = {module: units for module, units in self.units(k)}
 
+        if not all(block.attn in active for level in self.stages for block in level.blocks):
+            raise ValueError(
+                'ElasticSwinTransformer knows the cost of the window attention WindowMSA only; '
+                "drop the other one (stage_cfgs), or use type='mmpretrain.SwinTransformer'"
+            )
         total = flops.conv(embed.projection, patches)
         total += _norm_flops(embed.norm, patches, self.embed_dims)
         grids = self._level_grids(self.active_grid(patches, k))
@@ -183,7 +188,10 @@ class ElasticSwinTransformer(ElasticBackbone, SwinTransformer):
                 windows = -(-grid[0] // window) * -(-grid[1] // window)  # padded to whole ones
                 inner = active[w_msa] * (w_msa.proj.in_features // w_msa.num_heads)
                 total += windows * flops.attention(window**2, window**2, width, inner)
-                total += flops.mlp(tokens, width, active[block.ffn])
+                if block.ffn in active:
+                    total += flops.mlp(tokens, width, active[block.ffn])
+                else:
+                    total += flops.linears(block.ffn, tokens)
                 total += _norm_flops(block.norm1, grid, width)
                 total += _norm_flops(block.norm2, grid, width)
             merging = level.downsample
@@ -323,7 +331,8 @@ class ElasticWindowMSA(ElasticModule, WindowMSA):
             scale=self.scale,
         )
         x = x.reshape(batch, rows, columns, heads, window, window, -1)
-        x = x.permute(0, 1, 4, 2, 5, 3, 6).flatten(5)
+        # torch.onnx takes flatten for a view, which needs this layout
+        x = x.permute(0, 1, 4, 2, 5, 3, 6).clone(memory_format=torch.contiguous_format).flatten(5)
         return self.proj_drop(self.active_linear('proj', x))
 
     def _bias(self, table: Tensor, window: int) -> Tensor:
@@ -348,22 +357,21 @@ def _kept_mask(*args: Any) -> Tensor:
         return ShiftWindowMSA.get_attn_mask(*args)
 
 
-def _check_plain(block: Any, width: int, level: int) -> None:
-    w_msa, reason = block.attn.w_msa, None
-    if type(w_msa) is not WindowMSA:
-        reason = f'the window attention {type(w_msa).__name__}, not WindowMSA'
-    elif type(block.ffn) is not FFN or block.ffn.num_fcs != 2:
-        reason = 'an MLP other than two linear layers'
-    if reason:
-        raise ValueError(
-            f'level {level} of ElasticSwinTransformer has {reason} (stage_cfgs); '
-            "drop that, or use type='mmpretrain.SwinTransformer'"
-        )
-    if width % w_msa.num_heads:
-        raise ValueError(
-            f'level {level} of ElasticSwinTransformer: its width of {width} is no multiple of '
-            f'num_heads={w_msa.num_heads}'
-        )
+def _why_undivided(block: SwinBlock, width: int, units: tuple[int, ...], level: int) -> str | None:
+    """What keeps a block from training stages; ``units`` are window, heads and hidden units."""
+    attn, ffn, place = block.attn, block.ffn, f'level {level} of ElasticSwinTransformer has'
+    if not isinstance(attn, ElasticShiftWindowMSA):
+        return f'{place} the window attention {type(attn.w_msa).__name__}, not WindowMSA'
+    if not isinstance(ffn, ElasticFFN):
+        return f'{place} an MLP other than two linear layers'
+    window, heads, _ = units
+    if (attn.total_units, attn.w_msa.total_units, ffn.total_units) != units:
+        return 'stage_cfgs give blocks different windows, heads or hidden units'
+    if width % heads:
+        return f'{place} a width of {width}, which is no multiple of num_heads={heads}'
+    if attn.shift_size not in (0, window // 2):
+        return 'stage_cfgs shift windows by other than half of their side'
+    return None
 
 
 def _norm_flops(norm: torch.nn.Module | None, grid: tuple[int, int], width: int) -> int:

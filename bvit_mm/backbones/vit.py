@@ -4,7 +4,6 @@
 from collections.abc import Iterator
 
 import torch
-from mmcv.cnn.bricks.transformer import FFN
 from mmpretrain.models.backbones import VisionTransformer
 from mmpretrain.models.utils import resize_pos_embed, to_2tuple
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from ..elastic import (
     ElasticMultiheadAttention,
     center_crop,
     elasticize_,
+    is_plain_ffn,
 )
 from ..registry import MODELS
 from ..training_stages import StagesSpec, TrainingStage
@@ -67,20 +67,22 @@ class ElasticVisionTransformer(ElasticBackbone, VisionTransformer):
             self._check_divisible(whole)
         for layer in self.layers:
             elasticize_(layer.attn, ElasticMultiheadAttention)
-            if _is_plain_ffn(layer.ffn):
+            if is_plain_ffn(layer.ffn):
                 elasticize_(layer.ffn, ElasticFFN)
         if only_stage is not None:
             self.shrink_(only_stage)
 
     def _check_divisible(self, whole: TrainingStage) -> None:
         reason = None
-        if not all(_is_plain_ffn(layer.ffn) for layer in self.layers):
+        if not all(is_plain_ffn(layer.ffn) for layer in self.layers):
             reason = 'layer_cfgs set an MLP other than two linear layers (ffn_type, num_fcs)'
         elif any(
             (layer.attn.num_heads, layer.ffn.feedforward_channels) != (whole.heads, whole.hidden)
             for layer in self.layers
         ):
             reason = 'layer_cfgs give the layers different heads or hidden units'
+        elif self.embed_dims % whole.heads:
+            reason = f'a width of {self.embed_dims} is no multiple of num_heads={whole.heads}'
         elif self.frozen_stages > 0:
             reason = (
                 f'frozen_stages={self.frozen_stages} freezes weights that growing would write to'
@@ -113,7 +115,7 @@ class ElasticVisionTransformer(ElasticBackbone, VisionTransformer):
         crop = self.active_grid(grid, self.training_stage)
         x = center_crop(x, grid, crop) + center_crop(pos, grid, crop)
         if self.cls_token is not None:
-            cls_token = (self.cls_token + extra_pos).expand(len(x), -1, -1)
+            cls_token = (self.cls_token + extra_pos).expand(x.shape[0], -1, -1)
             x = torch.cat((cls_token, x), dim=1)
         x = self.pre_norm(self.drop_after_pos(x))
 
@@ -147,14 +149,9 @@ class ElasticVisionTransformer(ElasticBackbone, VisionTransformer):
                 total += flops.mlp(tokens, width, active)
         for layer in self.layers:
             if not isinstance(layer.ffn, ElasticFFN):
-                linears = (m for m in layer.ffn.modules() if isinstance(m, nn.Linear))
-                total += tokens * sum(m.weight.numel() for m in linears)
+                total += flops.linears(layer.ffn, tokens)
         if self.final_norm:
             total += flops.norm(tokens, width)
         if self.out_type == 'avg_featmap':
             total += flops.norm(1, width)
         return total
-
-
-def _is_plain_ffn(ffn: nn.Module) -> bool:
-    return isinstance(ffn, FFN) and ffn.num_fcs == 2
