@@ -99,6 +99,14 @@ def test_processes_decide_alike(two):
 
 
 @VIT
+def test_static_graph_of_two_processes(two):
+    """The trial before a run leaves DistributedDataParallel its first step, and its gradients."""
+    decided = two.results['decided']
+    assert decided['plain'] and decided['static']
+    assert decided['by static'] <= ROUNDING
+
+
+@VIT
 def test_processes_book_alike(two):
     """The mean of what images of different sizes cost; and all refuse a budget they do not keep."""
     booked = two.results['booked']
