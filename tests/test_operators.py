@@ -9,7 +9,7 @@ from .test_tools import ROOT
 
 # Rows of detectors are told by their names; mmdet's backbones need no operators.
 TESTS = [
-    'test_pvtv2.py::test_equals_mmdet[False-b0-size0]',
+    'test_pvtv2.py::test_equals_mmdet[torch.float32-False-b0-size0]',
     'test_transfer.py::test_more_classes_than_a_head_has_are_refused',
     'test_transfer.py::test_operators_are_compiled',
 ]
