@@ -46,7 +46,8 @@ def find_backbone(model: nn.Module) -> ElasticBackbone:
         raise ValueError(
             f'{type(model).__name__} has {len(found)} elastic backbones (its backbone is '
             f'{backbone}), but budgeted training grows exactly one; give the backbone '
-            'a type of bvit_mm, such as bvit_mm.ElasticVisionTransformer, with training_stages'
+            'a type of bvit_mm, such as bvit_mm.ElasticVisionTransformer, with training_stages '
+            '(and to draw learning rates, use our tools/vis_scheduler.py)'
         )
     return found[0]
 
