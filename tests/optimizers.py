@@ -4,11 +4,9 @@
 Each is registered under its name, so that configs of tests can have it.
 """
 
-import timm.optim
 import torch
 from mmengine.registry import OPTIMIZERS
 from mmpretrain.engine.optimizers import LARS, Adan, Lamb
-from timm.optim.lookahead import Lookahead
 
 
 class Primal(torch.optim.Optimizer):
@@ -133,11 +131,18 @@ class History(torch.optim.SGD):
 
 
 def lookahead(params, lr=0.01):
+    from timm.optim.lookahead import Lookahead  # make classic has no timm
+
     return Lookahead(torch.optim.AdamW(params, lr=lr), alpha=0.5, k=3)
 
 
 def of_timm(name, **options):
-    return lambda params: timm.optim.get_optimizer_class(name)(params, **{'lr': 1e-3, **options})
+    def build(params):
+        from timm.optim import get_optimizer_class
+
+        return get_optimizer_class(name)(params, **{'lr': 1e-3, **options})
+
+    return build
 
 
 def of_torch(kind, **options):
