@@ -204,6 +204,12 @@ def check_strategy(runner: Runner) -> None:
     """Raises ValueError if something shards or copies the parameters that growth writes."""
     strategy = type(getattr(runner, 'strategy', None)).__name__
     wrapper = runner.model if is_model_wrapper(runner.model) else None
+    if getattr(wrapper, 'static_graph', False):
+        raise ValueError(
+            'static_graph=True of model_wrapper_cfg lets DistributedDataParallel learn the graph '
+            'from its first step, but a trial comes before that, and stages have graphs of their '
+            'own: gradients would not be shared. Leave it out'
+        )
     if strategy not in (*STRATEGIES, 'NoneType'):
         problem = f'the strategy {strategy}'
     elif wrapper is not None and not isinstance(wrapper, DistributedDataParallel):

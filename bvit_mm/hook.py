@@ -21,7 +21,7 @@ from .plan import Plan
 from .processes import average_gradients_, optimizers, shared_seed, unwrapped
 from .randomness import kept_random_state
 from .registry import HOOKS
-from .snapshot import unchanged
+from .snapshot import lasting_iterators, unchanged
 
 
 @HOOKS.register_module()
@@ -202,7 +202,7 @@ class StageSwitchHook(Hook):
             f'{_what_grew(backbone, old, stage)}, '
             f'GFLOPs {plan.gflops[old]:.4g} -> {plan.gflops[stage]:.4g}; '
             f'spent {spent:.4g} GFLOPs x epochs, {share:.1%} of {budget}; '
-            f'loss of one batch {before:.4f} -> {after:.4f}'
+            + (f'loss of one batch {before:.4f} -> {after:.4f}' if before is not None else '')
         )
 
 
@@ -228,13 +228,15 @@ def _twins(runner: Runner) -> Iterator[ElasticBackbone]:
 
 
 @torch.no_grad()
-def _loss(runner: Runner, data_batch: Any) -> float:
+def _loss(runner: Runner, data_batch: Any) -> float | None:
     """The loss of a batch as the next iteration will preprocess it, mixed images included.
 
     Without drop-out or drop-path. Preprocessing writes into the samples, and losses may draw
-    numbers or count; nothing of that remains.
+    numbers or count; nothing of that remains. None of a model that cannot be put back.
     """
     model = unwrapped(runner.model)
+    if lasting_iterators(model):
+        return None
     with kept_random_state(), unchanged(model, runner.message_hub, runner.train_loop.images):
         data = model.data_preprocessor(copy.deepcopy(data_batch), True)
         model.eval()

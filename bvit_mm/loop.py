@@ -46,9 +46,15 @@ from .ledger import Ledger
 from .memory import find_parts
 from .micro_batches import count_samples, train_in_parts
 from .processes import Agreement, shared_seed
-from .randomness import kept_random_state, seed_epoch, seed_iteration
+from .randomness import generators_of, kept_random_state, seed_epoch, seed_iteration
 from .registry import LOOPS
-from .rehearsal import Measurement, measure, measure_validation, rehearsal
+from .rehearsal import (
+    Measurement,
+    check_reversible,
+    measure,
+    measure_validation,
+    rehearsal,
+)
 from .report import ledger_table, plan_table
 from .resumable import INTERRUPTED, write_last
 from .schedule import rebuild_schedulers, replace_scheduler_hook
@@ -182,6 +188,10 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
     @cached_property
     def _backbone(self) -> ElasticBackbone:
         return find_backbone(self.runner.model)
+
+    @cached_property
+    def _generators(self) -> list[Any]:
+        return generators_of(self.dataloader)
 
     @property
     def stage(self) -> int:
@@ -339,6 +349,7 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
             )
         self._check_image_size(images.size)
         if times:
+            check_reversible(self.runner)
             with rehearsal(self.runner):
                 measurements = self._measure()
         self._compiled_stage, self._has_compiled = None, False
@@ -471,7 +482,7 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
 
     def _seed_epoch(self) -> None:
         seed = shared_seed(self.runner)
-        seed_epoch(self.dataloader, seed, self._epoch, self._diff_rank_seed)
+        seed_epoch(self.dataloader, self._generators, seed, self._epoch, self._diff_rank_seed)
         if self._sampler_follows_seed:  # a resumed run has the seed of its checkpoint
             self.dataloader.sampler.seed = seed
 

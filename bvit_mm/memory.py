@@ -10,13 +10,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 from torch import nn
 
 from .cost import find_backbone
 from .micro_batches import count_samples
 from .processes import Agreement, optim_wrappers, unwrapped
-from .rehearsal import rehearsal
+from .rehearsal import irreversible, rehearsal
 
 TrainInParts = Callable[[nn.Module, Any, int], Any]
 
@@ -49,10 +50,17 @@ def find_parts(
         MemoryError: If a batch fits in no number of parts, or not in those given and they may
             not change; it says which would do.
     """
+    places = irreversible(runner)
+    if places:
+        runner.logger.warning(
+            f'whether the last training stage fits into memory is not tried: {", ".join(places)} '
+            'cannot be turned back after it, being an iterator that has begun'
+        )
+        return tuple(parts)
     with rehearsal(runner):
         batch = next(iter(runner.train_dataloader))
     size = count_samples(batch)
-    divides = len(optim_wrappers(runner)) == 1
+    divides = not isinstance(runner.optim_wrapper, OptimWrapperDict)
 
     def fewest(stage: int) -> int:
         n = parts[stage]
@@ -103,8 +111,7 @@ def fits(runner: Runner, train: TrainInParts, batch: Any, stage: int, parts: int
         parts: The number of parts.
     """
     wrappers = optim_wrappers(runner)
-    # Each process tries it alone: one that ran out of memory would let the others wait, and what
-    # DistributedDataParallel notes of its first step cannot be taken back.
+    # Each process tries it alone: one that ran out of memory would let the others wait.
     model = unwrapped(runner.model)
     try:
         with rehearsal(runner):

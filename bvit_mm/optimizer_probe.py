@@ -55,8 +55,8 @@ class _Trial(NamedTuple):
     def group(self) -> dict[str, Any]:
         return self.optimizer.param_groups[0]
 
-    def step(self, gradients: Sequence[Tensor]) -> None:
-        for number, gradient in enumerate(gradients):
+    def step(self, gradients: Sequence[Tensor], first: int = 0) -> None:
+        for number, gradient in enumerate(gradients, start=first):
             torch.manual_seed(number)  # for those that draw
             self.param.grad = gradient.clone()
             type(self.optimizer).step(self.optimizer)
@@ -90,7 +90,8 @@ def probe_optimizer(optimizer: Optimizer) -> OptimizerTraits:
 
 def _check_alone(optimizer: Optimizer) -> None:
     own = {key: value for key, value in vars(optimizer).items() if key != 'param_groups'}
-    inner = [thing for _, thing in walk(own) if isinstance(thing, Optimizer)]
+    others = walk(own, without=[optimizer])
+    inner = [thing for _, thing in others if isinstance(thing, Optimizer)]
     if inner:
         raise _CannotServe(f'wraps another one ({type(inner[0]).__name__}) with state of its own')
 
@@ -114,17 +115,18 @@ def _kinds(optimizer: Optimizer) -> Iterator[tuple[dict[str, Any], Tensor]]:
 def _probe(optimizer: Optimizer, options: dict[str, Any], like: Tensor) -> OptimizerTraits:
     numbers = torch.Generator().manual_seed(0)
     shape = list(like.shape)
-    if shape[:1] == shape[1:2] and shape[0] > 1:
+    if len(shape) > 1 and shape[0] == shape[1] > 1:
         shape[0] -= 1  # a square parameter has the shape of what whitens its rows
     start, *gradients = (torch.randn(shape, generator=numbers).to(like) for _ in range(STEPS + 1))
     try:
         trial, other = (_new(optimizer, options, weights) for weights in (start, -start))
         before = copy.deepcopy(_without_params(trial.group))
+        kept = {id(tensor): tensor.clone() for _, tensor in _elsewhere(trial)}
         trial.step(gradients)
         other.step(gradients)
     except Exception as error:  # whatever a third-party optimizer raises
         raise _CannotServe(f'cannot be stepped on a single parameter ({error})') from None
-    _check_state(trial)
+    _check_state(trial, kept)
     _check_resumes(optimizer, options, start, gradients, trial)
     now = _without_params(trial.group)
     counted = [key for key in now if key not in SCHEDULED and not _same(before.get(key), now[key])]
@@ -139,6 +141,8 @@ def _new(optimizer: Optimizer, options: dict[str, Any], weights: Tensor) -> _Tri
     param = nn.Parameter(weights.clone())
     new = object.__new__(type(optimizer))  # deepcopy drops what subclasses have
     own = {k: v for k, v in vars(optimizer).items() if k not in ('state', 'param_groups', 'step')}
+    hooks = [key for key in own if key.endswith('_hooks')]
+    own.update((key, type(own[key])()) for key in hooks)  # the user's, not to be called for this
     new.__dict__.update(copy.deepcopy(own, {id(optimizer): new}))
     options = copy.deepcopy(options)
     if 'lr' in optimizer.defaults:
@@ -150,23 +154,33 @@ def _new(optimizer: Optimizer, options: dict[str, Any], weights: Tensor) -> _Tri
     return _Trial(new, param)
 
 
-def _check_state(trial: _Trial) -> None:
-    """State must be numbers, or real numbers in the parameter's shape, and stand in ``state``."""
+def _check_state(trial: _Trial, kept: dict[int, Tensor]) -> None:
+    """State must be numbers, or real numbers in the parameter's shape, and stand in ``state``.
+
+    Args:
+        trial: After its steps.
+        kept: By identity, what tensors were elsewhere before them.
+    """
     odd = {k: _shape(v) for k, v in trial.state.items() if _is_odd(v, trial.param)}
     if odd or set(trial.optimizer.state) - {trial.param}:
         raise _CannotServe(f'keeps state of another shape or kind than the parameter ({odd})')
+    written = [
+        place
+        for place, tensor in _elsewhere(trial)
+        if id(tensor) not in kept or not torch.equal(tensor, kept[id(tensor)])
+    ]
+    if written:
+        raise _CannotServe(f'keeps state outside of its state ({", ".join(written[:3])})')
+
+
+def _elsewhere(trial: _Trial) -> Iterator[tuple[str, Tensor]]:
+    """Tensors that an optimizer has in attributes and groups, and where."""
     own = {k: v for k, v in vars(trial.optimizer).items() if k not in ('state', 'param_groups')}
     own['param_groups'] = _without_params(trial.group)
-    elsewhere = [
-        place
-        for place, thing in walk(own)
-        if isinstance(thing, Tensor)
-        and thing.numel() > 1
-        and thing is not trial.param
-        and thing is not trial.param.grad
-    ]
-    if elsewhere:
-        raise _CannotServe(f'keeps state outside of its state ({", ".join(elsewhere[:3])})')
+    passed = [trial.optimizer, trial.param, trial.param.grad]
+    for place, thing in walk(own, without=passed):
+        if isinstance(thing, Tensor) and thing.numel() > 1:
+            yield place, thing
 
 
 def _is_odd(value: Any, param: Tensor) -> bool:
@@ -196,7 +210,7 @@ def _check_resumes(
         stopped.step(gradients[:half])
         resumed = _new(optimizer, options, stopped.param.detach())
         resumed.optimizer.load_state_dict(copy.deepcopy(stopped.optimizer.state_dict()))
-        resumed.step(gradients[half:])
+        resumed.step(gradients[half:], first=half)
     except Exception as error:
         raise _CannotServe(f'does not go on from its own state dict ({error})') from None
     if not torch.equal(resumed.param, whole.param):

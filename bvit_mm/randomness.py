@@ -22,24 +22,40 @@ from torch.utils.data import DataLoader
 
 from .snapshot import walk
 
+GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+
 
 def derived_seed(*numbers: int) -> int:
     """A seed below 2^31 from a seed, an epoch and so on, well apart from that of others."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0]) >> 1
 
 
-def seed_epoch(dataloader: DataLoader, seed: int, epoch: int, diff_rank_seed: bool) -> None:
+def generators_of(dataloader: DataLoader) -> list[Any]:
+    """Generators of random numbers that samplers and data set keep, in a fixed order."""
+    parts = dataloader.sampler, dataloader.batch_sampler, dataloader.generator, dataloader.dataset
+    return [thing for _, thing in walk(*parts) if isinstance(thing, GENERATORS)]
+
+
+def seed_epoch(
+    dataloader: DataLoader, generators: list[Any], seed: int, epoch: int, diff_rank_seed: bool
+) -> None:
     """Seeds this process and the data workers for an epoch.
 
     Workers that persist would go on with their old numbers, so they are started again. A
-    ``worker_init_fn`` that is not mmengine's is the user's and is left as it is. Generators that a
-    sampler keeps would go on from epoch to epoch, and no checkpoint has them, so they are seeded.
+    ``worker_init_fn`` that is not mmengine's is the user's and is left as it is.
+
+    Args:
+        dataloader: The training data.
+        generators: Of ``generators_of(dataloader)``: they would go on from epoch to epoch, and no
+            checkpoint has them.
+        seed: Of the run.
+        epoch: Its number.
+        diff_rank_seed: Whether processes have seeds of their own.
     """
     seed = derived_seed(seed, epoch)
     set_random_seed(seed, diff_rank_seed=diff_rank_seed)
-    drawing = dataloader.sampler, dataloader.batch_sampler, dataloader.generator
-    for _, thing in walk(*drawing, without=[dataloader.dataset]):
-        seed_generator(thing, seed)
+    for number, generator in enumerate(generators):
+        seed_generator(generator, derived_seed(seed, number))
     if getattr(dataloader.worker_init_fn, 'func', None) is worker_init_fn:
         dataloader.worker_init_fn = partial(
             worker_init_fn,
@@ -48,14 +64,14 @@ def seed_epoch(dataloader: DataLoader, seed: int, epoch: int, diff_rank_seed: bo
         dataloader._iterator = None
 
 
-def seed_generator(thing: Any, seed: int) -> None:
-    """Seeds an object if it is a generator of random numbers, of torch, NumPy or Python."""
-    if isinstance(thing, torch.Generator):
-        thing.manual_seed(seed)
-    elif isinstance(thing, (random.Random, np.random.RandomState)):
-        thing.seed(seed)
-    elif isinstance(thing, np.random.Generator):
-        thing.bit_generator.state = type(thing.bit_generator)(seed).state
+def seed_generator(generator: Any, seed: int) -> None:
+    """Seeds a generator of torch, NumPy or Python."""
+    if isinstance(generator, torch.Generator):
+        generator.manual_seed(seed)
+    elif isinstance(generator, np.random.Generator):
+        generator.bit_generator.state = type(generator.bit_generator)(seed).state
+    else:
+        generator.seed(seed)
 
 
 def seed_iteration(seed: int, epoch: int, batch_idx: int, diff_rank_seed: bool) -> None:

@@ -20,7 +20,9 @@ from .cost import find_backbone
 from .micro_batches import count_samples
 from .processes import Agreement, unwrapped
 from .randomness import kept_random_state
-from .snapshot import unchanged
+from .snapshot import lasting_iterators, unchanged, walk
+
+LARGE = 1 << 26  # bytes of a data set that are its data, and not written to
 
 TrainStep = Callable[[Any], Any]
 
@@ -56,15 +58,48 @@ def rehearsal(runner: Runner) -> Iterator[None]:
 
     The model, optimizers and schedulers, what is logged, how data is drawn, random states.
     """
-    loaders = [runner.train_dataloader]
-    loaders += [runner.val_loop.dataloader] if runner.val_loop is not None else []
+    roots, data = _written(runner)
     try:
-        data = [loader.dataset for loader in loaders if loader.num_workers]  # workers have copies
-        with kept_random_state(), unchanged(trained(runner), *map(drawn, loaders), without=data):
+        with kept_random_state(), unchanged(*roots, without=data):
             yield
     finally:
-        for loader in loaders:
+        for loader in _loaders(runner):
             loader._iterator = None  # its workers went on with their numbers
+
+
+def irreversible(runner: Runner) -> list[str]:
+    """Where there are iterators that what is tried may draw from, for good."""
+    ((model, *others), *data), passed = _written(runner)
+    return lasting_iterators(dict(model=model, training=others, data=data), without=passed)
+
+
+def check_reversible(runner: Runner) -> None:
+    """Raises ValueError if the stages cannot be timed without consequences (``irreversible``)."""
+    places = irreversible(runner)
+    if places:
+        raise ValueError(
+            f'a budget in hours times the training stages first, but {", ".join(places)} is an '
+            'iterator that has begun and cannot be turned back after it; keep a number instead, '
+            'or give a budget in GFLOPs'
+        )
+
+
+def _loaders(runner: Runner) -> list[DataLoader]:
+    loop = runner.val_loop
+    return [runner.train_dataloader, *([loop.dataloader] if loop is not None else [])]
+
+
+def _written(runner: Runner) -> tuple[list[list[Any]], list[Any]]:
+    """What may be written to, and what data in it is passed by."""
+    loaders = _loaders(runner)
+    passed = [loader.dataset for loader in loaders if loader.num_workers]  # workers have copies
+    for loader in loaders:
+        passed += [
+            thing
+            for _, thing in walk(loader.dataset, without=passed)
+            if getattr(thing, 'nbytes', 0) > LARGE
+        ]
+    return [trained(runner), *map(drawn, loaders)], passed
 
 
 def trained(runner: Runner) -> list[Any]:

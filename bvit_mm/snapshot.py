@@ -8,21 +8,34 @@ or a bound method refers to stays as it became.
 """
 
 import random
+import re
+from array import array
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from enum import Enum
 from functools import partial
 from logging import Logger
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from queue import Queue
+from threading import Condition, Thread
+from types import (
+    BuiltinFunctionType,
+    FunctionType,
+    MemberDescriptorType,
+    MethodType,
+    ModuleType,
+)
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 ATOMS = (type(None), bool, int, float, complex, str, bytes)
 CODE = (type, ModuleType, FunctionType, BuiltinFunctionType, MethodType, partial, Enum, Logger)
+# Others may be using them at this moment, or they have no state to keep.
+SHARED = (Thread, Condition, Queue, random.SystemRandom)
 
 Place = tuple[str, Any]
 
@@ -44,9 +57,9 @@ def unchanged(*roots: Any, without: Iterable[Any] = ()) -> Iterator[None]:
     try:
         yield
     finally:
-        with torch.no_grad():
-            for restore in restorers:
-                restore()
+        with torch.no_grad(), ExitStack() as all_of_them:  # also if one of them fails
+            for restore in reversed(restorers):
+                all_of_them.callback(restore)
 
 
 def walk(*roots: Any, without: Iterable[Any] = ()) -> Iterator[Place]:
@@ -56,36 +69,43 @@ def walk(*roots: Any, without: Iterable[Any] = ()) -> Iterator[Place]:
     seen: dict[int, Any] = {id(thing): thing for thing in without}
     while ahead:
         place, thing = ahead.pop()
-        if id(thing) in seen or isinstance(thing, (*ATOMS, *CODE)):
+        if id(thing) in seen or isinstance(thing, (*CODE, *SHARED)):
             continue
         seen[id(thing)] = thing
         yield place, thing
-        ahead += [(place + name, child) for name, child in _children(thing)]
+        for name, child in _children(thing):
+            if not isinstance(child, ATOMS):
+                ahead.append((f'{place}[{name}]' if isinstance(name, int) else place + name, child))
 
 
 def lasting_iterators(*roots: Any, without: Iterable[Any] = ()) -> list[str]:
     """Where there are iterators that only go forward, such as ``.indices`` of a sampler."""
-    return [
+    places = [
         place
         for place, thing in walk(*roots, without=without)
         if isinstance(thing, Iterator) and not hasattr(thing, '__dict__')
     ]
+    return [re.sub(r"(?:\._modules|^)\['(\w+)'\]", r'.\1', place) for place in places]
 
 
-def _children(thing: Any) -> Iterator[Place]:
+def _children(thing: Any) -> Iterator[tuple[str | int, Any]]:
+    """What an object refers to; numbers are places in it, which are many."""
+    if isinstance(thing, torch.jit.ScriptModule):  # its attributes are not those of Python
+        yield from ((f'.{name}', tensor) for name, tensor in thing.named_parameters())
+        yield from ((f'.{name}', tensor) for name, tensor in thing.named_buffers())
+        return
     if isinstance(thing, dict):
         for key, value in list(_base(thing).items(thing)):
             yield '[...]', key
             yield f'[{key!r}]' if isinstance(key, ATOMS) else '[...]', value
     elif isinstance(thing, (list, tuple, deque, set, frozenset)):
-        for i, value in enumerate(list(thing)):
-            yield f'[{i}]', value
+        yield from enumerate(list(thing))
     elif isinstance(thing, Tensor) and thing.is_leaf:
         yield '.grad', thing.grad
     elif isinstance(thing, np.ndarray) and thing.dtype.hasobject:
         yield '[...]', list(thing.flat)
-    for name, value in _slots(thing):
-        yield f'.{name}', value
+    for name in _slots(thing):
+        yield f'.{name}', getattr(thing, name, None)
     attributes = getattr(thing, '__dict__', None)
     if isinstance(attributes, dict):
         yield '', attributes  # itself, to be refilled
@@ -93,12 +113,15 @@ def _children(thing: Any) -> Iterator[Place]:
             yield f'.{name}', value
 
 
-def _slots(thing: Any) -> Iterator[Place]:
+def _slots(thing: Any) -> Iterator[str]:
+    """Names of the slots of a class, private ones as Python calls them."""
     for kind in type(thing).__mro__:
         names = vars(kind).get('__slots__', ())
         for name in (names,) if isinstance(names, str) else names:
-            if name not in ('__dict__', '__weakref__') and hasattr(thing, name):
-                yield name, getattr(thing, name)
+            is_private = name.startswith('__') and not name.endswith('__')
+            name = f'_{kind.__name__.lstrip("_")}{name}' if is_private else name
+            if type(vars(kind).get(name)) is MemberDescriptorType:
+                yield name
 
 
 def _keep(thing: Any, storages: dict[int, torch.UntypedStorage]) -> Iterator[Callable[[], Any]]:
@@ -107,8 +130,8 @@ def _keep(thing: Any, storages: dict[int, torch.UntypedStorage]) -> Iterator[Cal
         yield from _keep_tensor(thing, storages)
     elif isinstance(thing, np.ndarray):
         if thing.flags.writeable:
-            yield partial(np.copyto, thing, thing.copy())
-    elif isinstance(thing, (dict, list, deque, set)):
+            yield partial(_rewrite, thing, np.array(thing))
+    elif isinstance(thing, (dict, list, deque, set, bytearray, array)):
         yield partial(_refill, thing, _content(thing))
     elif isinstance(thing, torch.Generator):
         yield partial(thing.set_state, thing.get_state())
@@ -120,15 +143,18 @@ def _keep(thing: Any, storages: dict[int, torch.UntypedStorage]) -> Iterator[Cal
         numbers = getattr(thing, 'bit_generator', thing)
         yield partial(setattr, numbers, 'state', numbers.state)
     else:
-        for name, value in _slots(thing):
-            yield partial(object.__setattr__, thing, name, value)
+        for name in _slots(thing):
+            if hasattr(thing, name):
+                yield partial(object.__setattr__, thing, name, getattr(thing, name))
+            else:
+                yield partial(_unset, thing, name)
 
 
 def _keep_tensor(
     tensor: Tensor, storages: dict[int, torch.UntypedStorage]
 ) -> Iterator[Callable[[], Any]]:
     """Its numbers are kept once for all tensors that share them."""
-    if tensor.is_meta:
+    if tensor.is_meta or is_lazy(tensor):
         return
     if tensor.layout is not torch.strided:
         yield partial(tensor.copy_, tensor.detach().clone())
@@ -137,7 +163,29 @@ def _keep_tensor(
     storage = tensor.untyped_storage()
     if storage.size() and storage.data_ptr() not in storages:
         storages[storage.data_ptr()] = storage
-        yield partial(storage.copy_, storage.cpu().clone())
+        yield partial(_rewrite_storage, storage, storage.cpu().clone())
+
+
+def _rewrite(numbers: np.ndarray, kept: np.ndarray) -> None:
+    """Only what changed is written: an array may be a file, or memory that others read."""
+    if numbers.dtype.hasobject or numbers.tobytes() != kept.tobytes():
+        np.copyto(numbers, kept)
+
+
+def _rewrite_storage(storage: torch.UntypedStorage, kept: torch.UntypedStorage) -> None:
+    """As ``_rewrite``; an accelerator's memory is no file, and comparing costs as much."""
+    if storage.device.type != 'cpu' or not torch.equal(_bytes(storage), _bytes(kept)):
+        storage.copy_(kept)
+
+
+def _bytes(storage: torch.UntypedStorage) -> Tensor:
+    return torch.empty(0, dtype=torch.uint8).set_(storage)
+
+
+def _unset(thing: Any, name: str) -> None:
+    """Leaves a slot empty."""
+    if hasattr(thing, name):
+        object.__delattr__(thing, name)
 
 
 def _point(tensor: Tensor, data: Tensor, grad: Tensor | None) -> None:
@@ -164,12 +212,15 @@ def _refill(thing: Any, content: list[Any]) -> None:
         entries = [[(id(key), id(value)) for key, value in each] for each in (now, content)]
     else:
         entries = [list(map(id, each)) for each in (now, content)]
-    if entries[0] == entries[1]:
+    if entries[0] == entries[1] or (isinstance(thing, bytearray) and now == content):
         return
     if isinstance(thing, dict):
         _base(thing).clear(thing)
         for key, value in content:
             _base(thing).__setitem__(thing, key, value)
         return
-    thing.clear()
+    if isinstance(thing, array):
+        del thing[:]
+    else:
+        thing.clear()
     (thing.update if isinstance(thing, set) else thing.extend)(content)

@@ -53,6 +53,30 @@ class Anchored(torch.optim.Optimizer):
                 param.sub_(total, alpha=group['lr'] * (1 + group['far']))
 
 
+class Langevin(torch.optim.SGD):
+    """Adds noise of everybody's generator to each step."""
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        super().step()
+        for group in self.param_groups:
+            for param in group['params']:
+                param.add_(torch.randn_like(param), alpha=0.01 * group['lr'])
+
+
+class Optional(torch.optim.SGD):
+    """Keeps weights in the groups that ask for it."""
+
+    def __init__(self, params, lr=0.01):
+        super().__init__(params, lr=lr)
+
+    def step(self, closure=None):
+        super().step()
+        for group in self.param_groups:
+            for param in group['params'] if group['nesterov'] else []:
+                self.state[param].setdefault('kept', param.detach().clone())
+
+
 class Elsewhere(torch.optim.SGD):
     """Keeps moments in an attribute of its own."""
 
@@ -185,6 +209,7 @@ SERVED = dict(
     TimmSGDP=of_timm('sgdp', momentum=0.9),
     TimmSGDW=of_timm('sgdw', momentum=0.9),
     TimmCautiousAdamW=of_timm('cadamw'),
+    Langevin=of_torch(Langevin),
     Primal=Primal,
     Anchored=of_torch(Anchored, lr=1e-4),
 )

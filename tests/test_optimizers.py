@@ -11,7 +11,7 @@ from bvit_mm.growth import grow_
 from bvit_mm.optimizer_probe import ABSENT, forget_, probe_optimizer
 
 from .cases import of_units, vit
-from .optimizers import COUNTERS, REFUSED, SERVED, WEIGHTS, Primal
+from .optimizers import COUNTERS, REFUSED, SERVED, WEIGHTS, Optional, Primal
 from .test_resume import differences
 
 CASE = vit('optimizers', stages=[dict(heads=3, hidden=48), dict()])
@@ -130,8 +130,9 @@ def test_all_moments_forgotten_is_a_new_optimizer(name):
     for each in (backbone, twin):
         each.zero_grad()
         each(CASE.images(batch=4, seed=9))[-1].square().sum().backward()
-    optimizer.step()
-    fresh.step()
+    for each in (optimizer, fresh):
+        torch.manual_seed(0)
+        each.step()
     names = {key for key, *_ in grown_parameters(backbone)}
     assert names
     for (key, ours), theirs in zip(backbone.named_parameters(), twin.parameters()):
@@ -149,9 +150,30 @@ def test_counters_begin_where_the_optimizer_says():
 
 
 def test_groups_that_are_set_up_otherwise_are_tried_each():
-    """One group without momentum, one with centred moments of another name."""
+    """Only the second one keeps weights."""
     params = parameters()
-    groups = [dict(params=params[:1], momentum=0.0), dict(params=params[1:], momentum=0.9)]
-    assert probe_optimizer(torch.optim.SGD(groups, lr=0.1)).weights == set()
-    groups = [dict(params=params[:1]), dict(params=params[1:], centered=True)]
-    assert probe_optimizer(torch.optim.RMSprop(groups, lr=0.1)).weights == set()
+    asks = dict(params=params[1:], nesterov=True, momentum=0.9)
+    optimizer = Optional([dict(params=params[:1]), asks])
+    assert probe_optimizer(optimizer).weights == {'kept'}
+
+
+def test_a_parameter_may_be_a_number():
+    """Such as the scales in heads of detectors."""
+    params = [*parameters(), nn.Parameter(torch.ones(()))]
+    assert probe_optimizer(SERVED['AdamW'](params)).weights == set()
+
+
+def test_hooks_of_the_user_are_not_called():
+    optimizer = SERVED['AdamW'](parameters())
+    called = []
+    optimizer.register_step_post_hook(lambda *_: called.append(1))
+    probe_optimizer(optimizer)
+    assert not called
+    optimizer.step()
+    assert called
+
+
+def test_an_optimizer_may_know_itself_and_the_model():
+    optimizer = SERVED['AdamW'](parameters())
+    optimizer.me, optimizer.model = [optimizer], nn.Linear(3, 3)
+    assert probe_optimizer(optimizer).weights == set()

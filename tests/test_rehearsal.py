@@ -4,9 +4,13 @@
 And law 8 over the same optimizers, losses and samplers: resumed = uninterrupted, or refused.
 """
 
+import queue
 import random
+import threading
+from array import array
 from collections import deque
 from contextlib import contextmanager
+from itertools import count
 
 import numpy as np
 import pytest
@@ -352,6 +356,19 @@ def test_a_trial_of_hours_leaves_everything_too(tmp_path, monkeypatch):
     assert seen == [[]]
 
 
+class Private:
+    """Slots that Python calls otherwise, and one that is empty."""
+
+    __slots__ = ('__count', 'late')
+
+    def __init__(self):
+        self.__count = 0
+
+    def write(self):
+        self.__count += 1
+        self.late = 1
+
+
 class Tangle:
     """All that Snapshot must keep, and how it is written to."""
 
@@ -360,6 +377,8 @@ class Tangle:
         self.view, self.wide = self.base[2:4], self.base[:1].expand(5)
         self.array, self.objects = np.arange(3), np.array([[1], None], dtype=object)
         self.table, self.names, self.ring = {'a': [1, 2]}, {'x', 'y'}, deque([1, 2], maxlen=2)
+        self.bytes, self.codes, self.private = bytearray(b'ab'), array('i', [1]), Private()
+        self.scripted = torch.jit.script(nn.BatchNorm1d(2))
         self.parameter = nn.Parameter(torch.ones(2))
         self.parameter.grad = torch.ones(2)
         self.me = self
@@ -374,19 +393,30 @@ class Tangle:
         del self.table
         self.names.add('z')
         self.ring.append(3)
+        self.bytes[0] = 0
+        self.codes.append(2)
+        self.private.write()
+        self.scripted(torch.ones(3, 2))
         self.parameter.data = torch.zeros(3)
         self.parameter.grad = None
         self.extra = 1
+
+    def values(self):
+        private = self.private._Private__count, hasattr(self.private, 'late')
+        buffers = [buffer.tolist() for buffer in self.scripted.buffers()]
+        return bytes(self.bytes), self.codes.tolist(), *private, buffers
 
 
 def test_everything_is_put_back_where_it_was():
     tangle = Tangle()
     parts = {name: id(value) for name, value in vars(tangle).items()}
-    before = fingerprint(tangle)
+    before, values = fingerprint(tangle), tangle.values()
     with unchanged(tangle):
         tangle.write()
         assert len(changes_since(before)) >= 9
+        assert all(a != b for a, b in zip(tangle.values(), values))
     assert not changes_since(before)
+    assert tangle.values() == values
     assert {name: id(value) for name, value in vars(tangle).items()} == parts
     assert tangle.base.tolist() == [0, 1, 2, 3, 4, 5] and tangle.view.tolist() == [2, 3]
     assert tangle.table == {'a': [1, 2]} and tangle.parameter.grad.tolist() == [1, 1]
@@ -399,3 +429,74 @@ def test_an_error_within_puts_back_too():
         tangle.write()
         raise KeyError
     assert not changes_since(before)
+
+
+def test_what_did_not_change_is_not_written(tmp_path):
+    """Memory that cannot be written, or a file that others may read."""
+    np.save(tmp_path / 'data.npy', np.arange(8.0))
+    read_only = torch.from_numpy(np.load(tmp_path / 'data.npy', mmap_mode='r'))
+    shared = np.load(tmp_path / 'data.npy', mmap_mode='r+')
+    with unchanged([read_only, shared]):
+        time = (tmp_path / 'data.npy').stat().st_mtime_ns
+    shared.flush()
+    assert (tmp_path / 'data.npy').stat().st_mtime_ns == time
+    assert read_only.tolist() == list(range(8))
+
+
+def test_threads_that_wait_are_left_alone():
+    waiting, got = queue.Queue(), []
+    thread = threading.Thread(target=lambda: got.append(waiting.get(timeout=30)))
+    thread.start()
+    with unchanged([waiting, thread, random.SystemRandom(), nn.LazyLinear(2)]):
+        pass
+    waiting.put(1)
+    thread.join(timeout=30)
+    assert got == [1]
+
+
+class Numbering(CrossEntropyLoss):
+    """Draws numbers from an iterator, which cannot be put back."""
+
+    def __init__(self):
+        super().__init__()
+        self.numbers = count()
+
+    def forward(self, scores, target, **kwargs):
+        next(self.numbers)
+        return super().forward(scores, target, **kwargs)
+
+
+def test_what_cannot_be_put_back_is_not_tried(tmp_path):
+    MODELS.register_module(name='NumberingLoss', module=Numbering, force=True)
+    changes = {**SHORT, 'model.train_cfg': None}
+    changes['model.head.loss'] = dict(_delete_=True, type='NumberingLoss')
+    runner = build(tmp_path / 'a', **changes)
+    runner.train()
+    assert next(runner.model.head.loss_module.numbers) == 3 * 2
+    log = '\n'.join(path.read_text() for path in (tmp_path / 'a').glob('*/*.log'))
+    place = '.model.head.loss_module.numbers'
+    assert f'fits into memory is not tried: {place}' in log
+    assert 'training stage 2 of 3 begins' in log and 'loss of one batch' not in log
+    hours = {**changes, 'train_cfg.epochs': None, 'train_cfg.budget': '3s'}
+    with pytest.raises(ValueError, match=r'loss_module\.numbers is an iterator that has begun'):
+        build(tmp_path / 'b', **hours).train()
+
+
+class OwnNoise(TinyDataset):
+    """Draws noise from generators of its own."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.generators = np.random.default_rng(1), np.random.default_rng(2)
+
+    def __getitem__(self, index):
+        item = super().__getitem__(index)
+        item['inputs'] += sum(generator.normal() for generator in self.generators)
+        return item
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_data_with_generators_of_its_own(tmp_path, watched, workers):
+    DATASETS.register_module(name='OwnNoise', module=OwnNoise, force=True)
+    data = {'train_dataloader.dataset.type': 'OwnNoise', 'train_dataloader.num_workers': workers}
+    check(tmp_path, watched, **data)
