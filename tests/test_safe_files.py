@@ -763,9 +763,9 @@ def test_comparing_reads_configs_as_data(tools, tmp_path):
     assert not marker.exists()
 
 
-def test_compared_runs_have_checkpoints_of_their_own(tools, tmp_path):
+def test_compared_runs_have_checkpoints_of_their_own(tools, whole, tmp_path):
     """Whatever the config calls them, and wherever it saves them."""
-    from _trainings import checkpoints
+    from _trainings import goes_on
     from compare import base_of
 
     cfg = config(tmp_path / 'work')
@@ -776,7 +776,34 @@ def test_compared_runs_have_checkpoints_of_their_own(tools, tmp_path):
     assert hook == dict(type='CheckpointHook', interval=1, max_keep_ckpts=2)
     run = SimpleNamespace(folder=tmp_path / 'run')
     run.folder.mkdir()
-    (run.folder / 'stage_1.pth').touch()
-    assert not checkpoints(run)  # it would not go on from that one
-    (run.folder / 'epoch_3.pth').touch()
-    assert checkpoints(run) == [run.folder / 'epoch_3.pth']
+    assert not goes_on(run)
+    os.link(whole / 'stage_1.pth', run.folder / 'stage_1.pth')
+    assert not goes_on(run)  # it would not go on from that one
+    os.link(whole / 'epoch_2.pth', run.folder / 'epoch_2.pth')
+    assert goes_on(run)
+    half = (whole / 'epoch_3.pth').read_bytes()[:-5000]
+    (run.folder / 'epoch_3.pth').write_bytes(half)
+    assert goes_on(run)
+    as_program(whole / 'epoch_2.pth', run.folder / 'epoch_3.pth', tmp_path / 'ran')
+    assert goes_on(run)  # so that train.py refuses it
+    assert not (tmp_path / 'ran').exists()
+
+
+@pytest.mark.parametrize('noted', [False, True])
+def test_compared_runs_begin_anew(noted, tools, whole, tmp_path, capsys):
+    """If a kill left half of the first checkpoint: train.py would not resume."""
+    from _trainings import goes_on
+
+    run = SimpleNamespace(folder=tmp_path / 'work')
+    run.folder.mkdir()
+    file = run.folder / 'epoch_1.pth'
+    file.write_bytes((whole / 'epoch_2.pth').read_bytes()[:-5000])
+    if noted:
+        (run.folder / 'last_checkpoint').write_text(str(file))
+    with pytest.raises(ValueError, match='has no checkpoint that is whole'):
+        train(tmp_path, file, resume=True)
+    assert not goes_on(run)
+    assert 'work begins anew, for it has no whole checkpoint' in capsys.readouterr().out
+    train(tmp_path, file)
+    assert goes_on(run)
+    assert read_checkpoint(run.folder / 'epoch_3.pth')['meta']['epoch'] == 3
