@@ -35,6 +35,10 @@ NEVER = {
     'trust_remote_code': 'runs what is downloaded',
     'sys_path': 'says where programs are imported from',
     'codebook_init_path': 'is read by torch itself, not as data',
+    'queue_path': 'is read by torch itself, not as data',
+    'hierarchy_file': 'may be a pickle, whatever it is called',
+    'tag_list': 'is a pickle, whatever it is called',
+    'tag_list_chinese': 'is a pickle, whatever it is called',
 }
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config, ConfigDict
-from mmengine.logging import HistoryBuffer
+from mmengine.logging import HistoryBuffer, MMLogger
 from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS, PARAM_SCHEDULERS, TRANSFORMS, init_default_scope
 from mmengine.runner import CheckpointLoader, load_checkpoint
@@ -687,6 +687,8 @@ def test_types_that_may_be_built(kind, known):
         (dict(other=['__import__("os").getcwd()']), 'looks like a program'),
         (dict(backend_args=dict(backend='memcached', sys_path='/a')), 'imported from'),
         (dict(codebook_init_path='a.pth'), 'is read by torch itself'),
+        (dict(hierarchy_file='a.npy'), 'may be a pickle'),
+        (dict(tag_list='a.bin'), 'is a pickle'),
         (dict(trust_remote_code=True), 'runs what is downloaded'),
         (dict(trust_remote_code=dict(a=0)), 'runs what is downloaded'),
         (dict(ann_file='a.pkl'), 'is a pickle'),
@@ -749,7 +751,7 @@ def tools(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / 'tools'))
 
 
-def test_comparing_reads_configs_as_data(tools, tmp_path):
+def test_comparing_reads_configs_as_data(tools, tmp_path, monkeypatch):
     """A folder of runs may come from others, with the configs that compare.py finds in it."""
     from _trainings import finished
 
@@ -761,6 +763,13 @@ def test_comparing_reads_configs_as_data(tools, tmp_path):
     with pytest.raises(UnsafeFileError, match=r'config\.py has a config that is not only data'):
         finished(args)
     assert not marker.exists()
+    said = []
+    monkeypatch.setattr(MMLogger, 'warning', lambda self, text: said.append(text))
+    monkeypatch.setenv(TRUST, str(tmp_path / 'config.py'))
+    with pytest.raises(ValueError, match='is another config'):  # with one value more
+        finished(args)
+    assert marker.exists()
+    assert said == [f'{tmp_path / "config.py"} may run programs: {TRUST} names it']
 
 
 def test_compared_runs_have_checkpoints_of_their_own(tools, whole, tmp_path):
