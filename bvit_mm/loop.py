@@ -56,7 +56,7 @@ from .rehearsal import (
     rehearsal,
 )
 from .report import ledger_table, plan_table
-from .resumable import INTERRUPTED, write_last
+from .resumable import INTERRUPTED, check_savers, write_last
 from .schedule import rebuild_schedulers, replace_scheduler_hook
 from .signals import StopSignals
 
@@ -139,6 +139,7 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
         self._scheduler_configs = copy.deepcopy(runner.param_schedulers)
         check_schedulers(runner, self._scheduler_configs, self.plan)
         check_work_dir(runner.work_dir, self.plan)
+        check_savers(runner.hooks, runner.work_dir)
         saved = check_resumed(runner, self.plan, self._schedule)
         keep_two_checkpoints(runner)
         if self.hours is not None:

@@ -76,6 +76,27 @@ def folder_of(hook: CheckpointHook, work_dir: str) -> str:
     return _store(hook).join_path(str(hook.out_dir), name)
 
 
+def check_savers(hooks: Iterable[Hook], work_dir: str | Path) -> None:
+    """Raises ValueError if a ``CheckpointHook`` cannot save; mmengine finds out after an epoch."""
+    for hook in hooks:
+        if not isinstance(hook, CheckpointHook):
+            continue
+        try:
+            hook.filename_tmpl.format(1)
+        except (KeyError, ValueError, IndexError, AttributeError, TypeError) as error:
+            raise ValueError(
+                f'filename_tmpl={hook.filename_tmpl!r} of CheckpointHook takes no number '
+                f"({type(error).__name__}: {error}); give one such as 'epoch_{{}}.pth'"
+            ) from None
+        try:
+            folder_of(hook, str(work_dir))
+        except (KeyError, ValueError, AttributeError, TypeError, ImportError) as error:
+            raise ValueError(
+                f'out_dir={str(hook.out_dir)!r} of CheckpointHook is nowhere that mmengine writes '
+                f'to ({type(error).__name__}: {error}); give a folder'
+            ) from None
+
+
 def _store(hook: CheckpointHook) -> Any:
     """What reads and writes the hook's folder: a disk, or a store in the net."""
     folder = str(hook.out_dir)

@@ -7,15 +7,19 @@ the safe one include ``getattr``, which alone leads from a class to the whole in
 ways by which mmengine reads a checkpoint are guarded here, once this package is imported.
 """
 
+import argparse
 import codecs
+import contextlib
 import functools
 import os
+import pathlib
 import pickle
 import re
+import shlex
 import threading
 import zipfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,7 +36,7 @@ from torch import _weights_only_unpickler
 TRUST = 'BVIT_MM_TRUST'
 # Before, torch ran TorchScript in spite of weights_only, and took no names of one's own.
 TORCH_IS_SAFE = digit_version(torch.__version__) >= digit_version('2.6.0')
-READ = torch.load
+READ = torch.serialization.load  # torch.load may have been replaced by one that takes programs
 CONTAINERS = (bytearray, complex, frozenset, set, slice)
 METHODS = {
     HistoryBuffer: ('min', 'max', 'current', 'mean'),
@@ -50,7 +54,19 @@ def is_trusted(file: str | Path) -> bool:
     trusted = os.environ.get(TRUST)
     if not trusted:
         return False
-    return str(file) == trusted or Path(file).resolve() == Path(trusted).resolve()
+    # With ~, as mmengine's loader takes it.
+    paths = [Path(os.path.expanduser(each)).resolve() for each in (file, trusted)]
+    return str(file) == trusted or paths[0] == paths[1]
+
+
+def trusting(file: str | Path) -> str:
+    """What to write before a command so that it trusts a file."""
+    return f'{TRUST}={shlex.quote(str(file))}'
+
+
+def tell_trusted(file: str | Path) -> None:
+    """Says that a file is trusted."""
+    MMLogger.get_current_instance().warning(f'{file} may run programs: {TRUST} names it')
 
 
 def load_plain(file: Any, map_location: Any = None) -> Any:
@@ -63,7 +79,20 @@ def load_plain(file: Any, map_location: Any = None) -> Any:
     Raises:
         UnpicklingError: If there is more in it.
     """
-    return (_load_by_torch if TORCH_IS_SAFE else _load_restricted)(file, map_location)
+    with _statistics_kept():
+        return (_load_by_torch if TORCH_IS_SAFE else _load_restricted)(file, map_location)
+
+
+@contextlib.contextmanager
+def _statistics_kept() -> Iterator[None]:
+    """A history buffer that is read adds the methods in its state to those of all buffers."""
+    methods = HistoryBuffer._statistics_methods
+    before = dict(methods)
+    try:
+        yield
+    finally:
+        methods.clear()
+        methods.update(before)
 
 
 def _method(owner: type, name: str) -> Callable:
@@ -82,9 +111,13 @@ def allowed_globals() -> dict[str, Any]:
         '_codecs.encode': codecs.encode,  # for bytes
         **{f'{owner.__module__}.{owner.__name__}': owner for owner in METHODS},
         'mmengine.config.config.ConfigDict': ConfigDict,  # in the data's metainfo
+        'argparse.Namespace': argparse.Namespace,  # in older checkpoints of other programs
         'numpy.ndarray': np.ndarray,
         'numpy.dtype': np.dtype,
     }
+    for path in (pathlib.PosixPath, pathlib.PurePosixPath):
+        for module in {'pathlib', path.__module__}:  # the latter is another since Python 3.13
+            names[f'{module}.{path.__name__}'] = path
     for core in ('numpy.core', 'numpy._core'):  # before numpy 2, and since
         names[f'{core}.multiarray._reconstruct'] = np.empty(0).__reduce__()[0]
         names[f'{core}.multiarray.scalar'] = np.float64(0).__reduce__()[0]
@@ -140,10 +173,10 @@ def _load_restricted(file: Any, map_location: Any) -> Any:
     return READ(file, map_location=map_location, pickle_module=restricted, weights_only=False)
 
 
-def _load_guarded(name: str, file: Any, map_location: Any = None, **_: Any) -> Any:
+def _load_guarded(name: str, file: Any, map_location: Any = None, *_: Any, **__: Any) -> Any:
     """In the place of ``torch.load`` while a checkpoint called ``name`` is read."""
     if is_trusted(name):
-        MMLogger.get_current_instance().warning(f'{name} may run programs: {TRUST} names it')
+        tell_trusted(name)
         return READ(file, map_location=map_location, weights_only=False)
     try:
         content = load_plain(file, map_location)
@@ -156,7 +189,7 @@ def _load_guarded(name: str, file: Any, map_location: Any = None, **_: Any) -> A
     raise UnsafeFileError(
         f'{name} is not only data ({reason}), so it is not read: a program may be in it. Give '
         'another file; if you know who made it and trust them with your account, '
-        f'{TRUST}={name} in the environment reads it all the same'
+        f'{trusting(name)} in the environment reads it all the same'
     )
 
 
@@ -181,7 +214,14 @@ def guarded(loader: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(loader)
     def load(filename: str, *args: Any, **kwargs: Any) -> Any:
         with _one_at_a_time:
-            before, torch.load = torch.load, functools.partial(_load_guarded, filename)
+            before, thread = torch.load, threading.get_ident()
+
+            def read(*of: Any, **options: Any) -> Any:
+                if threading.get_ident() != thread:  # that reads a file of its own meanwhile
+                    return before(*of, **options)
+                return _load_guarded(filename, *of, **options)
+
+            torch.load = read
             try:
                 return loader(filename, *args, **kwargs)
             finally:

@@ -18,11 +18,28 @@ from mmengine.config import Config
 from mmengine.registry import Registry
 from mmengine.utils import import_modules_from_strings
 
-from .safe_files import TRUST, UnsafeFileError, is_trusted
+from .safe_files import UnsafeFileError, is_trusted, tell_trusted, trusting
 
 TYPES = {kind.__name__: kind for kind in (bool, bytes, dict, float, int, list, set, str, tuple)}
 NUMBERS = {name: float(name) for name in ('inf', 'nan')}
-PICKLES = ('.pkl', '.pickle')
+# By the endings by which mmengine takes them.
+PROGRAMS = {
+    'pkl': 'is a pickle, which may be a program',
+    'pickle': 'is a pickle, which may be a program',
+    'yaml': 'is YAML, which mmengine reads as a program',
+    'yml': 'is YAML, which mmengine reads as a program',
+    'py': 'is a program',
+}
+EVALUATED = ('dtype', 'warp_mode')  # by mmpretrain and mmdet, as Python
+NEVER = {
+    'trust_remote_code': 'runs what is downloaded',
+    'sys_path': 'says where programs are imported from',
+    'codebook_init_path': 'is read by torch itself, not as data',
+    'queue_path': 'is read by torch itself, not as data',
+    'hierarchy_file': 'may be a pickle, whatever it is called',
+    'tag_list': 'is a pickle, whatever it is called',
+    'tag_list_chinese': 'is a pickle, whatever it is called',
+}
 
 
 def read_config(text: str, file: str | Path) -> Config:
@@ -37,6 +54,7 @@ def read_config(text: str, file: str | Path) -> Config:
         ValueError: If it is no config.
     """
     if is_trusted(file):
+        tell_trusted(file)
         return Config.fromstring(text, file_format='.py')
     try:
         cfg = Config(_values(ast.parse(text), file))
@@ -48,8 +66,31 @@ def read_config(text: str, file: str | Path) -> Config:
             'file that mmengine has saved'
         ) from None
     if 'custom_imports' in cfg:
-        import_modules_from_strings(**cfg.custom_imports)
+        _import(cfg.custom_imports, file)
     return cfg
+
+
+def _import(custom_imports: Any, file: str | Path) -> None:
+    """Imports what ``custom_imports`` of a config name; a ValueError names it if it cannot."""
+    place = f'{file}: custom_imports={custom_imports!r} of its config'
+    wanted = dict(custom_imports) if isinstance(custom_imports, dict) else {}
+    names = wanted.get('imports')
+    names = [names] if isinstance(names, str) else names
+    if (
+        wanted.keys() - {'imports', 'allow_failed_imports'}
+        or not isinstance(names, (list, tuple))
+        or not all(isinstance(name, str) for name in names)
+    ):
+        raise ValueError(
+            f"{place} is no dict(imports=['a.module'], allow_failed_imports=False); "
+            'give a file that mmengine has saved'
+        )
+    try:
+        import_modules_from_strings(list(names), bool(wanted.get('allow_failed_imports')))
+    except ImportError as error:
+        raise ValueError(
+            f'{place} cannot be imported ({error}); install it, or put its folder into PYTHONPATH'
+        ) from error
 
 
 def check_buildable(cfg: Any, file: str | Path) -> None:
@@ -65,20 +106,38 @@ def check_buildable(cfg: Any, file: str | Path) -> None:
     """
     if is_trusted(file):
         return
-    for place, key, value in _leaves(cfg, 'config'):
-        if key == 'type' and not _is_registered(value):
-            reason = 'is not registered, and a registry would import it and call it'
-            advice = 'give a file whose custom_imports register it'
-        elif key == 'trust_remote_code' and value:
-            reason, advice = 'runs what is downloaded', 'give another file'
-        elif isinstance(value, str) and value.endswith(PICKLES):
-            reason, advice = 'is a pickle, which may be a program', 'give another file'
-        else:
+    for place, key, value in _parts(cfg, 'config'):
+        reason = _why_not(key, value)
+        if reason is None:
             continue
-        raise UnsafeFileError(
-            f'{file}: {place}={value!r} of its config {reason}, so it is not built; {advice}. If '
-            f'you know who made it and trust them, {TRUST}={file} in the environment builds it'
+        trust = (
+            f'if you know who made it and trust them, {trusting(file)} in the environment builds it'
         )
+        if key != 'type':
+            advice = f'give another file, or {trust}'
+        elif isinstance(value, str) and '.' in value:  # of a config in pure Python, it may be yours
+            advice = f'{trust}, or import its module first, as custom_imports do'
+        else:
+            advice = f'give a file whose custom_imports register it, or {trust}'
+        raise UnsafeFileError(
+            f'{file}: {place}={value!r} of its config {reason}, so it is not built; {advice}'
+        )
+
+
+def _why_not(key: str, value: Any) -> str | None:
+    """Why a value is not built with; None if nothing is known against it."""
+    nested = isinstance(value, (dict, list, tuple, set))
+    if key == 'type' and not nested and not _is_registered(value):
+        return 'is not registered, and a registry would import it and call it'
+    if key in NEVER and value:
+        return NEVER[key]
+    if not isinstance(value, str):
+        return None
+    if key in EVALUATED and not all(part.isidentifier() for part in value.split('.')):
+        return 'would be run, for it is no plain name'
+    if '(' in value and ('__' in value or 'import' in value):
+        return 'looks like a program, which some classes run'
+    return PROGRAMS.get(value.split('.')[-1])
 
 
 def _values(module: ast.Module, file: str | Path) -> dict[str, Any]:
@@ -105,10 +164,20 @@ def _value(node: ast.expr, file: str | Path) -> Any:
         return kind(_value(each, file) for each in node.elts)
     if isinstance(node, ast.Dict) and None not in node.keys:  # else of **
         return {_value(k, file): _value(v, file) for k, v in zip(node.keys, node.values)}
+    if _is_call(node, 'set') and not node.args:
+        return set()  # which has no literal
+    if _is_call(node, 'range') and 1 <= len(node.args) <= 3:
+        return range(*(_value(each, file) for each in node.args))
     if _is_plain_dict(node):
         parts = [_value(each, file) for each in node.args]
         return dict(*parts, **{each.arg: _value(each.value, file) for each in node.keywords})
     raise _refused(node, file)
+
+
+def _is_call(node: ast.expr, name: str) -> bool:
+    """Whether it is ``name(...)`` without keywords."""
+    named = isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    return named and node.func.id == name and not node.keywords
 
 
 def _is_plain_dict(node: ast.expr) -> bool:
@@ -127,32 +196,34 @@ def _refused(node: ast.AST, file: str | Path) -> UnsafeFileError:
     return UnsafeFileError(
         f'{file} has a config that is not only data: {text[:80]!r} in line {node.lineno} would be '
         'run, so it is not read. Give another file; if you know who made it and trust them, '
-        f'{TRUST}={file} in the environment runs it'
+        f'{trusting(file)} in the environment runs it'
     )
 
 
-def _leaves(cfg: Any, place: str, key: str = '') -> Iterator[tuple[str, str, Any]]:
-    """All values of a nested config that hold no others, each with its place and key."""
+def _parts(cfg: Any, place: str, key: str = '') -> Iterator[tuple[str, str, Any]]:
+    """All values of a nested config, those that hold others included, with place and key."""
+    yield place, key, cfg
     if isinstance(cfg, dict):
         for name, value in cfg.items():
-            yield from _leaves(value, f'{place}.{name}', str(name))
+            yield from _parts(value, f'{place}.{name}', str(name))
     elif isinstance(cfg, (list, tuple, set)):
         for number, value in enumerate(cfg):
-            yield from _leaves(value, f'{place}[{number}]')
-    else:
-        yield place, key, cfg
+            yield from _parts(value, f'{place}[{number}]')
 
 
 def _is_registered(kind: Any) -> bool:
     """Whether a registry finds a type without importing what it is called after."""
-    if isinstance(kind, str) and '.' not in kind:
-        return find_spec(kind) is None if kind else True  # there is no module of that name
+    if isinstance(kind, str) and kind.isidentifier():
+        return find_spec(kind) is None  # there is no module of that name
     scope = kind.partition('.')[0] if isinstance(kind, str) else None
+    if scope == kind:  # such as torchvision/ToTensor, as mmpretrain calls it
+        scope = 'mmpretrain'
     names, objects = set(), []
     for registry in _registries():
         if registry.scope == scope:
             registry.import_from_location()
         names |= {f'{registry.scope}.{name}' for name in registry.module_dict}
+        names |= {name for name in registry.module_dict if '.' not in name}
         objects += registry.module_dict.values()
     return kind in names or any(each is _imported(kind) for each in objects)
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from mmengine.fileio import FileClient, LocalBackend
 from mmengine.fileio.backends import backends, prefix_to_backends
+from mmengine.hooks import CheckpointHook
 
-from bvit_mm.resumable import _number
+from bvit_mm.resumable import _number, check_savers
 
 from .runs import BATCHES, build
 from .test_bad_inputs import SHORT, content, refused
@@ -41,7 +42,7 @@ NOTES = {
 def saving(options, tmp_path):
     """Changes of a config whose checkpoints are saved so; files under ``OUT`` lie elsewhere."""
     hook = dict(type='CheckpointHook', interval=1) | options
-    if 'out_dir' in options:
+    if options.get('out_dir') == 'OUT':
         hook['out_dir'] = str(tmp_path / 'out')
     return {**SHORT, 'default_hooks.checkpoint': hook}
 
@@ -238,6 +239,32 @@ def test_hours_are_saved_under_the_name_of_the_hook(tmp_path):
     runner.train()
     names = [file.name for file in (tmp_path / 'run').glob('i*.pth')]
     assert f'i{runner.iter:05d}.pth' in names
+
+
+@pytest.mark.parametrize('resume', [False, True])
+@pytest.mark.parametrize(
+    'option, reason',
+    [
+        (dict(filename_tmpl='{epoch}.pth'), "KeyError: 'epoch'"),
+        (dict(filename_tmpl='{:s}.pth'), 'ValueError: Unknown format code'),
+        (dict(filename_tmpl='{}-{}.pth'), 'IndexError'),
+        (dict(filename_tmpl='{.pth'), 'ValueError'),
+        (dict(out_dir='file:///tmp/a'), 'KeyError'),
+        (dict(out_dir='http://a/b'), 'AttributeError'),
+        (dict(out_dir='a://b://c'), 'ValueError'),
+    ],
+)
+def test_hooks_that_cannot_save(option, reason, resume, tmp_path):
+    """Before the first epoch, after which mmengine would find out."""
+    ((name, value),) = option.items()
+    message = re.escape(f'{name}={value!r} of CheckpointHook') + f'.*{reason}.*; give '
+    refused(tmp_path / 'run', message, **saving(option, tmp_path), resume=resume)
+
+
+def test_looking_at_hooks_makes_nothing(tmp_path):
+    hook = CheckpointHook(out_dir=str(tmp_path / 'out'), filename_tmpl='a{:03d}.pth')
+    check_savers([hook], tmp_path / 'run')
+    assert not list(tmp_path.iterdir()) and hook.out_dir == str(tmp_path / 'out')
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,15 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
 """Files that are programs: nothing that is read runs, unless somebody trusts it on purpose."""
 
+import argparse
 import collections
 import contextlib
 import os
+import pathlib
+import pickle
+import re
 import runpy
+import subprocess
 import sys
 import threading
 from functools import partial
@@ -16,9 +21,9 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config, ConfigDict
-from mmengine.logging import HistoryBuffer
+from mmengine.logging import HistoryBuffer, MMLogger
 from mmengine.optim import OptimWrapper
-from mmengine.registry import MODELS, PARAM_SCHEDULERS, init_default_scope
+from mmengine.registry import MODELS, PARAM_SCHEDULERS, TRANSFORMS, init_default_scope
 from mmengine.runner import CheckpointLoader, load_checkpoint
 from mmengine.runner.checkpoint import load_from_local
 from mmpretrain.models.backbones import VisionTransformer
@@ -26,7 +31,13 @@ from torch import _weights_only_unpickler
 
 from bvit_mm.cost import build_to_count, find_backbone
 from bvit_mm.publish import publish
-from bvit_mm.safe_files import TRUST, UnsafeFileError, _load_by_torch, _load_restricted
+from bvit_mm.safe_files import (
+    TRUST,
+    UnsafeFileError,
+    _load_by_torch,
+    _load_restricted,
+    guarded,
+)
 from bvit_mm.saved_config import check_buildable, read_config
 from bvit_mm.weights import read_checkpoint
 
@@ -272,6 +283,73 @@ def test_trusting_a_file_on_purpose(whole, tmp_path, monkeypatch):
     assert torch.load.__module__ == 'torch.serialization'
 
 
+def test_trust_is_pasted(tmp_path, monkeypatch):
+    """What the message says, given to a shell, reads the file; mmengine's loader knows ~."""
+    file = tmp_path / "a $HOME's" / 'w.pth'
+    file.parent.mkdir()
+    torch.save(dict(a=PROGRAMS['os'][0](tmp_path / 'ran')), file)
+    monkeypatch.setenv('HOME', str(file.parent))
+    with pytest.raises(UnsafeFileError) as refused:
+        read_checkpoint('~/w.pth')
+    setting = re.search(f'{TRUST}=.*(?= in the environment)', str(refused.value))[0]
+    shell = subprocess.run(['sh', '-c', f'{setting} env'], capture_output=True, text=True)
+    assert f'{TRUST}=~/w.pth\n' in shell.stdout
+    with pytest.raises(UnsafeFileError) as refused:
+        read_checkpoint(file)
+    setting = re.search(f'{TRUST}=.*(?= in the environment)', str(refused.value))[0]
+    shell = subprocess.run(['sh', '-c', f'{setting} env'], capture_output=True, text=True)
+    assert f'{TRUST}={file}\n' in shell.stdout
+    monkeypatch.setenv(TRUST, str(file))
+    read_checkpoint('~/w.pth')
+    assert (tmp_path / 'ran').exists()
+
+
+def test_a_torch_load_of_others_is_not_used(tmp_path, monkeypatch):
+    """Some programs replace it by one that takes programs, before they import this package."""
+    before = torch.load
+
+    def takes_all(*args, **kwargs):
+        return before(*args, **{**kwargs, 'weights_only': False})
+
+    torch.save(PROGRAMS['os'][0](tmp_path / 'ran'), tmp_path / 'w.pth')
+    monkeypatch.setattr(torch, 'load', takes_all)
+    monkeypatch.setattr(CheckpointLoader, '_schemes', dict(CheckpointLoader._schemes))
+    safe_files = runpy.run_path(str(ROOT / 'bvit_mm' / 'safe_files.py'))
+    with pytest.raises(pickle.UnpicklingError, match=r'GLOBAL posix\.mkdir'):
+        safe_files['load_plain'](tmp_path / 'w.pth')
+    assert not (tmp_path / 'ran').exists()
+
+
+def test_other_threads_read_as_they_ask(tmp_path):
+    """While one reads by the guard."""
+    torch.save(collections.UserString('mine'), tmp_path / 'mine.pth')
+    read = []
+
+    @guarded
+    def loader(filename):
+        of = dict(target=lambda: read.append(torch.load(filename, weights_only=False)))
+        thread = threading.Thread(**of)
+        thread.start()
+        thread.join()
+        return torch.load(filename)
+
+    with pytest.raises(UnsafeFileError, match=r'collections\.UserString'):
+        loader(str(tmp_path / 'mine.pth'))
+    assert read == ['mine']
+
+
+@pytest.mark.parametrize('poison', [HistoryBuffer.max, 'no function'])
+def test_states_change_no_other_history(poison, whole, tmp_path):
+    """A history buffer keeps its methods in its state, and reading adds them to the class's."""
+    buffer = HistoryBuffer([1.0, 3.0], [1, 1])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(HistoryBuffer._statistics_methods, 'mean', poison)
+        torch.save(dict(buffer=buffer), tmp_path / 'w.pth')
+    assert list(read_checkpoint(tmp_path / 'w.pth')['buffer'].data[0]) == [1, 3]
+    assert HistoryBuffer([1.0, 3.0], [1, 1]).statistics('mean') == 2
+    assert read_checkpoint(whole / 'epoch_2.pth')['meta']['epoch'] == 2
+
+
 def test_classes_of_ones_own(tmp_path):
     """torch's own way to allow a class of a user's hook."""
     torch.save(dict(state_dict={}, mine=collections.UserString('a')), tmp_path / 'w.pth')
@@ -360,6 +438,8 @@ CONTENTS = {
     + [torch.nn.Parameter(torch.ones(2)), torch.Size([2]), torch.float16],
     'containers': [collections.OrderedDict(a=1), collections.Counter('aab'), {1, 2}, (1,), {2: 3}],
     'plain': [None, True, 10**30, 1.5, 'ä', b'\xff', 1j, frozenset({1}), slice(1, 2)],
+    'arguments': argparse.Namespace(lr=0.1, out=pathlib.PosixPath('a/b')),
+    'paths': [pathlib.PosixPath('/a'), pathlib.PurePosixPath('b/c')],
     'metainfo of a config': ConfigDict(classes=['a'], nested=dict(palette=[(1, 2, 3)])),
 }
 
@@ -530,6 +610,13 @@ def test_published_configs_are_data(whole, tmp_path):
         ('x = -"a"', 'TypeError'),
         ('x = ' + '[' * 5000 + ']' * 5000, 'cannot be read'),
         ('text = 1', 'KeyError'),
+        ('x = range()', 'would be run'),
+        ('x = range("a")', 'TypeError'),
+        ('custom_imports = None', 'custom_imports=None of its config is no dict'),
+        ('custom_imports = ["json"]', r"custom_imports=\['json'\] of its config is no dict"),
+        ('custom_imports = dict(imports=[1])', 'of its config is no dict'),
+        ('custom_imports = dict(imports="json", a=1)', 'of its config is no dict'),
+        ('custom_imports = dict(imports="no_such")', 'cannot be imported .*PYTHONPATH'),
     ],
 )
 def test_configs_that_are_none(text, message):
@@ -550,10 +637,12 @@ def test_configs_of_the_suite_are_read_alike(path):
 
 def test_plain_values_of_configs():
     text = "a = -1.5\nb = (1, [2, {'k-1': None}])\nc = dict(x=dict({'.y': True}))\n"
-    text += 'd = float\ne = -inf\n'
+    text += 'd = float\ne = -inf\nf = range(0, 100)\ng = set()\n'
     expected = dict(
-        a=-1.5, b=(1, [2, {'k-1': None}]), c=dict(x={'.y': True}), d=float, e=-float('inf')
-    )
+        a=-1.5, b=(1, [2, {'k-1': None}]), c=dict(x={'.y': True}), d=float, e=-float('inf'),
+        f=range(100), g=set(),
+    )  # fmt: skip
+    assert Config.fromstring(text.replace('-inf', "-float('inf')"), '.py').to_dict() == expected
     assert read_config(text, 'w.pth').to_dict() == expected
 
 
@@ -567,7 +656,12 @@ def test_plain_values_of_configs():
         ('bvit_mm.ElasticVisionTransformer', True),
         ('torch.nn.GELU', True),
         ('torchvision/ToTensor', True),
+        ('nms', True),  # found by another name than a registry's
         ('os', False),
+        ('', False),
+        ('torchvision/Nothing', False),
+        ('getattr(__import__("os"),"system")("id")', False),  # mmcv runs the type of nms
+        ('f(1)', False),
         ('os.system', False),
         (os.system, False),
         ('torch.hub.load', False),
@@ -584,13 +678,80 @@ def test_types_that_may_be_built(kind, known):
             check_buildable(dict(a=[dict(type=kind)]), 'w.pth')
 
 
+@pytest.mark.parametrize(
+    'values, reason',
+    [
+        (dict(dtype='float32 if __import__("os") else 1'), 'would be run, for it is no plain'),
+        (dict(dtype='hub.load("a/b", "c")'), 'would be run, for it is no plain'),
+        (dict(warp_mode='__import__("os").getcwd()'), 'would be run, for it is no plain'),
+        (dict(other=['__import__("os").getcwd()']), 'looks like a program'),
+        (dict(backend_args=dict(backend='memcached', sys_path='/a')), 'imported from'),
+        (dict(codebook_init_path='a.pth'), 'is read by torch itself'),
+        (dict(hierarchy_file='a.npy'), 'may be a pickle'),
+        (dict(tag_list='a.bin'), 'is a pickle'),
+        (dict(trust_remote_code=True), 'runs what is downloaded'),
+        (dict(trust_remote_code=dict(a=0)), 'runs what is downloaded'),
+        (dict(ann_file='a.pkl'), 'is a pickle'),
+        (dict(ann_file='pkl'), 'is a pickle'),  # mmengine takes what is after the last dot
+        (dict(ann_file='a.yaml'), 'is YAML'),
+        (dict(teacher_config='a.py'), 'is a program'),
+        (dict(dtype='float32'), None),
+        (dict(warp_mode='cv2.MOTION_EUCLIDEAN'), None),
+        (dict(classes=['crane (bird)', 'importer', '__a__']), None),
+        (dict(backend_args=dict(backend='local'), trust_remote_code=False), None),
+        (dict(ann_file='a.json', codebook_init_path=None), None),
+    ],
+)
+def test_values_that_may_be_built(values, reason):
+    if reason is None:
+        check_buildable(dict(a=[values]), 'w.pth')
+    else:
+        with pytest.raises(UnsafeFileError, match=f'{reason}.*so it is not built; give another'):
+            check_buildable(dict(a=[values]), 'w.pth')
+
+
+@pytest.mark.parametrize(
+    'registry, cfg',
+    [
+        (TRANSFORMS, dict(type='torchvision/ConvertImageDtype', dtype='float32 if {} else 1')),
+        (
+            MODELS,
+            dict(
+                type='mmdet.models.task_modules.tracking.camera_motion_compensation.'
+                'CameraMotionCompensation',
+                warp_mode='{}',
+            ),
+        ),
+    ],
+    ids=['dtype', 'warp_mode'],
+)
+def test_arguments_that_are_programs(registry, cfg, tmp_path):
+    """Of classes that are registered, and run a text as Python."""
+    init_default_scope('mmpretrain')
+    marker = tmp_path / 'ran'
+    program = MKDIR.format(str(marker))
+    cfg = {key: value.format(program) for key, value in cfg.items()}
+    with pytest.raises(UnsafeFileError, match='would be run'):
+        check_buildable(cfg, 'w.pth')
+    with contextlib.suppress(Exception):  # after it ran
+        registry.build(cfg)
+    assert marker.exists()
+
+
+def test_classes_of_ones_own_by_full_name():
+    """A config in pure Python names them so; trust comes first in what is said."""
+    message = rf'; if you know who .*{TRUST}=w\.pth in the .*, or import its module first'
+    with pytest.raises(UnsafeFileError, match=message):
+        check_buildable(dict(type='json.tool.Mine'), 'w.pth')
+
+
 @pytest.fixture
 def tools(monkeypatch):
     """Makes the modules of tools/ importable."""
     monkeypatch.syspath_prepend(str(ROOT / 'tools'))
 
 
-def test_comparing_reads_configs_as_data(tools, tmp_path):
+def test_comparing_reads_configs_as_data(tools, tmp_path, monkeypatch):
     """A folder of runs may come from others, with the configs that compare.py finds in it."""
     from _trainings import finished
 
@@ -602,11 +763,18 @@ def test_comparing_reads_configs_as_data(tools, tmp_path):
     with pytest.raises(UnsafeFileError, match=r'config\.py has a config that is not only data'):
         finished(args)
     assert not marker.exists()
+    said = []
+    monkeypatch.setattr(MMLogger, 'warning', lambda self, text: said.append(text))
+    monkeypatch.setenv(TRUST, str(tmp_path / 'config.py'))
+    with pytest.raises(ValueError, match='is another config'):  # with one value more
+        finished(args)
+    assert marker.exists()
+    assert said == [f'{tmp_path / "config.py"} may run programs: {TRUST} names it']
 
 
-def test_compared_runs_have_checkpoints_of_their_own(tools, tmp_path):
+def test_compared_runs_have_checkpoints_of_their_own(tools, whole, tmp_path):
     """Whatever the config calls them, and wherever it saves them."""
-    from _trainings import checkpoints
+    from _trainings import goes_on
     from compare import base_of
 
     cfg = config(tmp_path / 'work')
@@ -617,7 +785,34 @@ def test_compared_runs_have_checkpoints_of_their_own(tools, tmp_path):
     assert hook == dict(type='CheckpointHook', interval=1, max_keep_ckpts=2)
     run = SimpleNamespace(folder=tmp_path / 'run')
     run.folder.mkdir()
-    (run.folder / 'stage_1.pth').touch()
-    assert not checkpoints(run)  # it would not go on from that one
-    (run.folder / 'epoch_3.pth').touch()
-    assert checkpoints(run) == [run.folder / 'epoch_3.pth']
+    assert not goes_on(run)
+    os.link(whole / 'stage_1.pth', run.folder / 'stage_1.pth')
+    assert not goes_on(run)  # it would not go on from that one
+    os.link(whole / 'epoch_2.pth', run.folder / 'epoch_2.pth')
+    assert goes_on(run)
+    half = (whole / 'epoch_3.pth').read_bytes()[:-5000]
+    (run.folder / 'epoch_3.pth').write_bytes(half)
+    assert goes_on(run)
+    as_program(whole / 'epoch_2.pth', run.folder / 'epoch_3.pth', tmp_path / 'ran')
+    assert goes_on(run)  # so that train.py refuses it
+    assert not (tmp_path / 'ran').exists()
+
+
+@pytest.mark.parametrize('noted', [False, True])
+def test_compared_runs_begin_anew(noted, tools, whole, tmp_path, capsys):
+    """If a kill left half of the first checkpoint: train.py would not resume."""
+    from _trainings import goes_on
+
+    run = SimpleNamespace(folder=tmp_path / 'work')
+    run.folder.mkdir()
+    file = run.folder / 'epoch_1.pth'
+    file.write_bytes((whole / 'epoch_2.pth').read_bytes()[:-5000])
+    if noted:
+        (run.folder / 'last_checkpoint').write_text(str(file))
+    with pytest.raises(ValueError, match='has no checkpoint that is whole'):
+        train(tmp_path, file, resume=True)
+    assert not goes_on(run)
+    assert 'work begins anew, for it has no whole checkpoint' in capsys.readouterr().out
+    train(tmp_path, file)
+    assert goes_on(run)
+    assert read_checkpoint(run.folder / 'epoch_3.pth')['meta']['epoch'] == 3

@@ -24,6 +24,8 @@ from mmengine.config import Config
 from bvit_mm.hours import duration
 from bvit_mm.ledger import Ledger
 from bvit_mm.plan import Plan
+from bvit_mm.resumable import last_whole_checkpoint
+from bvit_mm.safe_files import UnsafeFileError
 from bvit_mm.saved_config import read_config
 
 TRAIN = Path(__file__).with_name('train.py')
@@ -154,7 +156,7 @@ class Comparison:
         if self.args.gpus > 1:  # standalone: at a port that is free
             several = ['torch.distributed.run', '--standalone', '--nproc-per-node', self.args.gpus]
             command = ['-m', *several, *command, '--launcher', 'pytorch']
-        if checkpoints(run):  # else load_from of the config counts
+        if goes_on(run):  # else load_from of the config counts
             command.append('--resume')
         environment = dict(os.environ)
         at_once = self.args.jobs * self.args.gpus
@@ -232,10 +234,15 @@ class Comparison:
             process.wait()
 
 
-def checkpoints(run: Run) -> list[Path]:
-    """What a run may go on from; a kill may leave no note of it."""
-    names = ('last_checkpoint', 'interrupted.pth', 'epoch_*.pth', 'iter_*.pth')
-    return [file for name in names for file in run.folder.glob(name)]
+def goes_on(run: Run) -> bool:
+    """Whether a run has a whole checkpoint to go on from; if a kill left none, it begins anew."""
+    try:
+        return last_whole_checkpoint(run.folder) is not None
+    except UnsafeFileError:
+        return True  # train.py refuses it, and says why
+    except ValueError:
+        print(f'{run.folder.name} begins anew, for it has no whole checkpoint', flush=True)
+        return False
 
 
 def spent(run: Run) -> float:
