@@ -6,7 +6,7 @@ import random
 import time
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from bvit_mm.plan import make_plan
@@ -159,6 +159,15 @@ costs = st.lists(st.floats(1.02, 9.0), max_size=3).map(
     seeds,
     families,
     st.integers(1, 330),
+)
+@example(  # without the cap one more first epoch fills the gap; under it there is no room for that
+    gflops=[1.5779480274001858, 2.861983061522231, 3.4971803275310185],
+    budgets=[0.9533539986053101, 0.9533539986053101],
+    full_epochs=10,
+    alpha=8.0,
+    seed=0,
+    family='exponential',
+    cap=10,
 )
 def test_cap_on_total_epochs(gflops, budgets, full_epochs, alpha, seed, family, cap):
     """Table 2: the epochs of the cap, and as much of the budget as they can spend; law 5."""
