@@ -134,6 +134,7 @@ class StageSwitchHook(Hook):
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         state = runner.train_loop.state(checkpoint['meta']['epoch'])
         checkpoint['meta'].setdefault('bvit_mm', {}).update(state)
+        self._classes.before_save_checkpoint(runner, checkpoint)
         cfg = runner.cfg.to_dict()
         if (words := in_words(cfg)) != cfg:
             checkpoint['meta']['cfg'] = Config(words).pretty_text

@@ -329,9 +329,27 @@ def _spend(
             break
     spent = math.fsum(c * m for c, m in zip(gflops, plan))
     rest = math.floor((cost + slack - spent) / gflops[0])
-    if max_epochs is not None:
-        rest = min(rest, max_epochs - n)
+    if max_epochs is not None and rest > max_epochs - n:
+        rest = max_epochs - n
+        filled = (plan[0] + rest, *plan[1:])
+        return _moved_on(gflops, filled, cost + slack - spent - rest * gflops[0])
     return (plan[0] + rest, *plan[1:])
+
+
+def _moved_on(gflops: tuple[float, ...], plan: tuple[int, ...], left: float) -> tuple[int, ...]:
+    """At the cap, epochs of the earliest stages become epochs of the last one, as ``left`` pays.
+
+    A stage keeps one epoch. The next one is turned to when this one has no more to give.
+    """
+    *early, last = plan
+    for i, epochs in enumerate(early):
+        more = gflops[-1] - gflops[i]
+        early[i] = max(1, epochs - math.floor(left / more))
+        moved = epochs - early[i]
+        last, left = last + moved, left - moved * more
+        if early[i] > 1:
+            break
+    return (*early, last)
 
 
 def _steps(

@@ -14,6 +14,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import Tensor
 
+from .classes import FOLDERS
 from .cost import build_to_count, find_backbone
 from .elastic import ElasticBackbone
 from .ledger import Ledger
@@ -88,9 +89,10 @@ def publish(file: str, weights: str | None = None, stage: int | None = None) -> 
     )
     if only is not None:
         backbone.shrink_(only)
+    folders = {FOLDERS: meta[FOLDERS]} if FOLDERS in meta else {}
     published = dict(
         state_dict=model.state_dict(),
-        meta=dict(bvit_mm=about, dataset_meta=_plain(meta.get('dataset_meta') or {})),
+        meta=dict(bvit_mm=about, dataset_meta=_plain(meta.get('dataset_meta') or {}), **folders),
     )
     config = _config_of(cfg, backbone, only)
     read_config(config.pretty_text, file)  # others will run what is written

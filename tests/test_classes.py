@@ -1,15 +1,18 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
 """Training, validation and test data with other classes are refused, before the first iteration."""
 
+import re
 from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from mmengine.dataset import ConcatDataset, RepeatDataset
 from mmpretrain.datasets import CustomDataset
 
 from bvit_mm.classes import check_same_classes
+from bvit_mm.publish import publish
 
 from .runs import build
 
@@ -150,6 +153,7 @@ def test_a_checkpoint_knows_its_classes(folder, tmp_path):
     same, other = folder('same', 'abcd'), folder('other', 'abdx')
     run(tmp_path / 'w', same, same).train()
     file = tmp_path / 'w' / 'epoch_2.pth'
+    assert publish(str(file)).checkpoint['meta']['class_folders'] == list('abcd')
     tests = {
         'test_dataloader': dict(
             dataset=data(same),
@@ -173,3 +177,48 @@ def test_a_checkpoint_knows_its_classes(folder, tmp_path):
         first = str(tmp_path / 'w' / 'epoch_1.pth')
         run(tmp_path / 'r', other, other, load_from=first, resume=True).train()
     run(tmp_path / 'f', other, other, load_from=str(file)).train()  # that is fine-tuning
+
+
+@pytest.mark.parametrize('loop', ['budgeted', 'other'])
+def test_a_checkpoint_knows_its_folders(folder, tmp_path, loop):
+    """Names that only the training data states do not make the same folders other classes."""
+    changes = {}
+    if loop == 'other':
+        changes = {
+            'train_cfg': dict(_delete_=True, type='EpochBasedTrainLoop', max_epochs=2),
+            'custom_hooks': [dict(type='bvit_mm.ClassCountHook')],
+        }
+    same, other = folder('same', 'abc'), folder('other', 'abx')
+    named = data(same, metainfo=dict(classes=['cat', 'dog', 'owl']))
+    run(tmp_path / 'w', named, same, **changes).train()
+    file = tmp_path / 'w' / 'epoch_2.pth'
+    saved = torch.load(file, weights_only=False)
+    assert saved['meta']['class_folders'] == ['a', 'b', 'c']
+    run(tmp_path / 'v', named, same, load_from=str(file), **changes).val()
+    run(tmp_path / 'r', same, same, load_from=str(file), resume=True, **changes).train()
+    message = 'the validation data has other classes than the checkpoint: it lacks c and only it'
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path / 'v', named, other, load_from=str(file), **changes).val()
+    del saved['meta']['class_folders']  # as of checkpoints without them
+    torch.save(saved, file)
+    advice = (
+        'if its folders a, b, c are those of the checkpoint, in this order, give '
+        "dataset.metainfo=dict(classes=['cat', 'dog', 'owl'])"
+    )
+    with pytest.raises(ValueError, match=re.escape(advice)):
+        run(tmp_path / 'v', named, same, load_from=str(file), **changes).val()
+    run(tmp_path / 'v', named, named, load_from=str(file), **changes).val()
+
+
+def test_training_data_of_other_folders_is_named_itself(folder):
+    stated = dict(classes=['cat', 'dog', 'owl'])
+    first, second = (
+        CustomDataset(data_root=str(folder(name, classes)), metainfo=stated)
+        for name, classes in (('first', 'abc'), ('second', 'abx'))
+    )
+    message = 'a part of the training data has other classes than its first part: it lacks c and'
+    for validated in (None, first):
+        with pytest.raises(ValueError, match=message):
+            check_same_classes(
+                validated, 'mine', ConcatDataset([first, second]), 'the training data'
+            )

@@ -10,7 +10,7 @@ import math
 import sys
 from itertools import accumulate
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 from _stock import stock_tool
 from mmengine.config import Config
@@ -123,22 +123,42 @@ def use_plan(stock: ModuleType, plan: Plan) -> None:
     stock.simulate_train, stock.plot_curve = simulate_plan, plot_plan
 
 
+def check_size(cfg: Config, size: int | None, gpus: int) -> None:
+    """Raises ValueError if an epoch has no iteration by what the command line says."""
+    if gpus < 1:
+        raise ValueError(f'--ngpus {gpus} must be at least 1')
+    batch = cfg.train_dataloader.batch_size
+    if size is not None and size < batch * gpus:
+        raise ValueError(
+            f'--dataset-size {size} is less than one batch of each GPU (train_dataloader.'
+            f'batch_size={batch}, --ngpus {gpus}); give -d {batch * gpus} or more, or a smaller '
+            'batch_size'
+        )
+
+
 def main() -> None:
     """Runs the tool."""
     stock = stock_tool('visualization/vis_scheduler')
     args = stock.parse_args()
-    cfg = Config.fromfile(args.config)
-    cfg.merge_from_dict(args.cfg_options or {})
-    if is_budgeted(cfg):
-        try:
+    try:
+        cfg = Config.fromfile(args.config)
+        cfg.merge_from_dict(args.cfg_options or {})
+        check_size(cfg, args.dataset_size, args.ngpus)
+        if is_budgeted(cfg):
             use_plan(stock, planned(cfg))
             if args.dataset_size is None:
                 size = cfg.train_dataloader.batch_size * args.ngpus * iterations(cfg, args.ngpus)
                 sys.argv += ['-d', str(size)]
-        except (ValueError, FileNotFoundError) as error:
-            print(f'vis_scheduler.py: error: {error}', file=sys.stderr)
-            raise SystemExit(2) from None
+    except (KeyError, ImportError) as error:  # of a type or a module that is not there
+        _refuse(f'{type(error).__name__}: {error}')
+    except (ValueError, TypeError, FileNotFoundError) as error:
+        _refuse(str(error))
     stock.main()
+
+
+def _refuse(why: str) -> NoReturn:
+    print(f'vis_scheduler.py: error: {why}', file=sys.stderr)
+    raise SystemExit(2) from None
 
 
 if __name__ == '__main__':
