@@ -12,8 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.runner import Runner
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from .cost import find_backbone
@@ -97,7 +99,7 @@ def _written(runner: Runner) -> tuple[list[list[Any]], list[Any]]:
         passed += [
             thing
             for _, thing in walk(loader.dataset, without=passed)
-            if getattr(thing, 'nbytes', 0) > LARGE
+            if isinstance(thing, (np.ndarray, Tensor)) and thing.nbytes > LARGE
         ]
     return [trained(runner), *map(drawn, loaders)], passed
 
