@@ -308,7 +308,7 @@ class ElasticBackbone:
             if any(key.startswith(prefix) for key in state_dict):
                 self.set_training_stage(self.num_training_stages - 1)
             return
-        recorded = TrainingStage(**recorded)
+        recorded = TrainingStage.from_dict(recorded)
         if recorded not in self.training_stages:
             raise ValueError(
                 f'these weights are of an unfinished run, at a training stage with {recorded}; '
@@ -321,7 +321,7 @@ class ElasticBackbone:
 def _record_training_stage(backbone, state_dict, prefix, local_metadata) -> None:
     if not backbone.is_whole:
         stage = backbone.training_stages[backbone.training_stage]
-        local_metadata['training_stage'] = stage._asdict()
+        local_metadata['training_stage'] = stage.as_dict()
 
 
 def center_crop(tokens: Tensor, grid: tuple[int, int], crop: tuple[int, int]) -> Tensor:
