@@ -112,7 +112,7 @@ def test_stages_of_the_same_shape_differ_in_their_recipe():
     for recipes in ((), ['a', 'a', 'a', 'b']):
         with pytest.raises(ValueError, match=message):
             check_distinct(stages, recipes)
-    with pytest.raises(ValueError, match='training stage 4: heads=6, .* training stage 3'):
+    with pytest.raises(ValueError, match=r'training stage 4: heads=6, .* training stage 3'):
         check_distinct(stages, [dict(lr=1), dict(lr=2), dict(), dict()])
     check_distinct(stages, ['a', 'b', 'b', 'a'])
     check_distinct(stages[1:3])
