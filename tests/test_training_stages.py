@@ -189,6 +189,51 @@ def test_bad_training_stages(spec, message):
         MODELS.build(config)
 
 
+SWIN = TrainingStage(heads=(2, 4), hidden=(64, 128), grid=(16, 16), window=8)
+OTHER_WINDOWS = TrainingStage(heads=(2, 4), hidden=(64, 128), grid=(16, 16), window=(8, 4))
+
+
+def test_windows_are_one_number_or_one_a_level():
+    def windows(spec, whole):
+        return [s.window for s in parse_training_stages(spec, whole)]
+
+    assert windows([dict(window=4), {}], SWIN) == [4, 8]
+    assert windows([dict(window=[4, 4]), dict(window=(6, 4)), dict(window=7), {}], SWIN)[:3] == [
+        4,
+        (6, 4),
+        7,
+    ]
+    assert windows([dict(window=4), dict(window=(5, 4)), {}], OTHER_WINDOWS) == [4, (5, 4), (8, 4)]
+    stages = parse_training_stages(3, OTHER_WINDOWS)
+    assert [s.window for s in stages] == [(6, 3), (7, 3), (8, 4)]
+    assert [s.grid for s in stages] == [(12, 12), (14, 14), (16, 16)]
+    assert str(stages[0]) == 'heads=(1, 1), hidden=(16, 32), grid=12, window=(6, 3)'
+
+
+@pytest.mark.parametrize(
+    'whole, window, message',
+    [
+        (SWIN, 9, r'window=9, but the model has windows of 8x8 tokens; give 1\.\.8'),
+        (SWIN, (4, 9), r'window=\(4, 9\), but level 2 has windows of 8x8 tokens; give 1\.\.8'),
+        (SWIN, (4, True), r'window=\(4, True\), but level 2 has windows of 8x8 tokens'),
+        (SWIN, (4, 4, 4), r'window=\(4, 4, 4\) must be one number, or one for each of 2 levels'),
+        (SWIN, '4', "window='4', but the model has windows of 8x8"),
+        (OTHER_WINDOWS, 5, r'window=5, but level 2 has windows of 4x4 tokens; give 1\.\.4'),
+        (OTHER_WINDOWS, (), r'one for each of 2 levels, such as \(8, 4\)'),
+    ],
+)
+def test_bad_windows(whole, window, message):
+    with pytest.raises(ValueError, match=f'training stage 1: .*{message}'):
+        parse_training_stages([dict(window=window), dict()], whole)
+
+
+def test_no_level_may_shrink():
+    spec = [dict(window=(5, 4)), dict(window=(4, 4)), dict()]
+    message = r'training stage 2: window=4 is less than \(5, 4\) in training stage 1'
+    with pytest.raises(ValueError, match=message):
+        parse_training_stages(spec, OTHER_WINDOWS)
+
+
 def test_odd_grids():
     whole = TrainingStage(heads=3, hidden=96, grid=(7, 7))
     assert parse_training_stages([dict(grid=5), dict()], whole)[0].grid == (5, 5)

@@ -35,7 +35,7 @@ class ElasticSwinTransformer(ElasticBackbone, SwinTransformer):
     A training stage computes with the first ``heads`` of every attention and the first
     ``hidden`` units of every MLP of a level, the central ``grid`` of the patch tokens of the
     first level, from which those of the others follow, and windows of ``window`` x ``window``
-    tokens. Widths and depths stay.
+    tokens (one number, or one for each level). Widths and depths stay.
 
     A smaller window reads the centre of the full relative position bias table: the same offsets
     with the same meaning. The paper does not say what offsets start from that appear when the
