@@ -21,8 +21,9 @@ from bvit_mm.registry import MODELS
 from bvit_mm.report import plan_table
 from bvit_mm.training_stages import AXES, Axis, TrainingStage, parse_training_stages
 
-from .runs import POOLED, build
-from .test_loop_and_hook import RECORD, SWITCH, log_of
+from .support.runs import POOLED, build
+from .support.trainings import log_of
+from .support.variants import SWITCH
 
 
 class Stack(ElasticModule, nn.Module):
@@ -99,7 +100,7 @@ def run(tmp_path, hook=SWITCH, **backbone):
         'model.backbone': dict(_delete_=True, type='bvit_mm.ToyStack', **backbone),
         **POOLED,
         'model.head.in_channels': 8,
-        'custom_hooks': [hook, RECORD],
+        'custom_hooks': [hook],
         'train_cfg.epochs': [1] * len(ToyStack(**backbone).training_stages),
     }
     runner = build(tmp_path, **changes)
