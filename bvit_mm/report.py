@@ -7,15 +7,15 @@ from .budget import Budget, MeteredBudget
 from .hours import Measurement
 from .ledger import Ledger
 from .plan import Plan
-from .training_stages import TrainingStage
+from .training_stages import AXES, TrainingStage
 
 
 def plan_table(plan: Plan, stages: Sequence[TrainingStage]) -> str:
     """The training stages, what each costs, and what is spent of what.
 
-    Heads and hidden units of a pyramid are listed by level; its tokens are the first level's.
+    What a pyramid has at each level is listed by level; its tokens are the first level's.
     """
-    names = ['tokens' if key == 'grid' else key for key in stages[0].keys]
+    names = [AXES[key].label for key in stages[0].keys]
     rows = [('stage', *names, 'GFLOPs', 'epochs', 'cost', 'share')]
     for k, (stage, gflops, epochs, cost) in enumerate(
         zip(stages, plan.gflops, plan.epochs, plan.costs), start=1
@@ -97,13 +97,9 @@ def _aligned(rows: Iterable[Sequence[object]]) -> list[str]:
 
 
 def _sizes(stage: TrainingStage) -> list[str]:
-    """Heads, hidden units, tokens and, if there is one, the window of a training stage."""
-    rows, columns = stage.grid
-    sizes = stage._replace(grid=rows * columns)._asdict()
-    return [
-        ','.join(map(str, sizes[key])) if isinstance(sizes[key], tuple) else str(sizes[key])
-        for key in stage.keys
-    ]
+    """What a training stage sets, such as heads, hidden units and tokens."""
+    cells = (AXES[name].cell(getattr(stage, name)) for name in stage.keys)
+    return [','.join(map(str, cell)) if isinstance(cell, tuple) else str(cell) for cell in cells]
 
 
 def summary(plan: Plan) -> str:

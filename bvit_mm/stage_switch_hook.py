@@ -129,7 +129,7 @@ class StageSwitchHook(Hook):
             states=states,
             averages=averages,
             twins=list(_twins(runner)),
-            fresh=find_backbone(drawn_anew(model, seed)) if self.init == 'random' else None,
+            fresh=lambda: find_backbone(drawn_anew(model, seed)),
             seed=seed,
         )
         if self.moments == 'drop_all':
