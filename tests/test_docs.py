@@ -22,7 +22,7 @@ BRITISH = re.compile(
 
 
 def by_name(pages):
-    return pytest.mark.parametrize('page', pages, ids=[page.name for page in pages])
+    return pytest.mark.parametrize('page', pages, ids=[str(p.relative_to(ROOT)) for p in pages])
 
 
 def prose(text):
