@@ -1,11 +1,16 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
-"""The prose of README and docs: what it names exists, and it can be read aloud."""
+"""README and docs: what they name exists, snippets run, and prose can be read aloud."""
 
+import doctest
 import re
+import shlex
+from collections import defaultdict
 from pathlib import Path
 from statistics import fmean
 
 import pytest
+
+from .test_tools import script
 
 ROOT = Path(__file__).parent.parent
 DOCS = sorted((ROOT / 'docs').glob('*.md'))
@@ -70,6 +75,38 @@ def test_files_that_are_named_exist(page):
         assert (ROOT / path).exists(), path
 
 
+def flags_in_commands():
+    """The flags that pages give to each of our tools, in blocks and in the text."""
+    flags = defaultdict(set)
+    for page in BY_HAND:
+        text = page.read_text().replace('\\\n', ' ')
+        for name, arguments in re.findall(r'\btools/(\w+)\.py\b([^`\n]*)', text):
+            words = shlex.split(arguments.replace("'", ' '), comments=True)
+            flags[name].update(w.split('=')[0] for w in words if w.startswith('--'))
+    return {name: found for name, found in flags.items() if found}
+
+
+@pytest.mark.parametrize('name, flags', sorted(flags_in_commands().items()))
+def test_tools_have_the_flags_that_are_named(name, flags):
+    known = set(re.findall(r'--[\w-]+', script(ROOT / 'tools' / f'{name}.py', '--help', cwd=ROOT)))
+    assert flags <= known
+
+
+@by_name(BY_HAND)
+def test_python_snippets_compile(page):
+    for code in re.findall(r'^```python\n(.*?)^```', page.read_text(), flags=re.S | re.M):
+        if not code.startswith('>>>'):
+            compile(code, page.name, 'exec')
+
+
+def test_session_of_the_baselines_prints_what_it_shows():
+    page = ROOT / 'docs' / 'baselines.md'
+    session = re.findall(r'^```python\n(>>>.*?)^```', page.read_text(), flags=re.S | re.M)[0]
+    test = doctest.DocTestParser().get_doctest(session, {}, page.name, str(page), 0)
+    failed, tried = doctest.DocTestRunner().run(test)
+    assert (failed, tried) == (0, 3)
+
+
 @by_name(BY_HAND)
 def test_every_sentence_can_be_read_aloud(page):
     counts, texts = zip(*sentences(page.read_text()))
@@ -100,3 +137,15 @@ def test_readme_is_short():
 def test_index_lists_every_page():
     index = (ROOT / 'docs' / 'README.md').read_text()
     assert set(re.findall(r'\]\(([\w.]+\.md)\)', index)) == {p.name for p in DOCS} - {'README.md'}
+
+
+@pytest.mark.skipif(not (ROOT / 'bvit_mm' / 'running').is_dir(), reason='the rooms are not built')
+def test_rooms_are_those_of_the_package():
+    """Each module and folder at the top of the package has a line, and each line one of these."""
+    text = (ROOT / 'docs' / 'architecture.md').read_text()
+    (tree,) = re.findall(r'^bvit_mm/\n(.*?)^```', text, flags=re.S | re.M)
+    named = [name for line in tree.splitlines() for name in re.findall(r'(?:^ |,) (\w+)[./]', line)]
+    package = ROOT / 'bvit_mm'
+    modules = [file.stem for file in package.glob('*.py') if file.stem != '__init__']
+    folders = [file.parent.name for file in package.glob('*/__init__.py')]
+    assert sorted(named) == sorted(modules + folders)
