@@ -14,6 +14,8 @@ from _cpus import usable_cpus
 
 import bvit_mm.cost
 
+pytest.register_assert_rewrite('tests.support')
+
 TOOLS = Path(__file__).parent.parent / 'tools'
 
 # The networks are tiny: more threads only wait for each other, here and in what tests start.
@@ -77,3 +79,19 @@ def digits(tmp_path_factory):
     folder = tmp_path_factory.mktemp('data') / 'digits'
     subprocess.run([sys.executable, TOOLS / 'make_digits.py', folder], check=True)
     return folder
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The clock of ``support.clock.run``."""
+    from .support.clock import patched_clock
+
+    return patched_clock(monkeypatch)
+
+
+@pytest.fixture
+def bucket(tmp_path, monkeypatch):
+    """The folder of a store whose addresses begin with s3://."""
+    from .support.store import patched_store
+
+    return patched_store(tmp_path, monkeypatch)

@@ -19,9 +19,7 @@ from hypothesis import strategies as st
 from mmengine.config import Config
 from mmengine.registry import MODELS
 
-from bvit_mm.cost import plan_of_config
-
-from .test_tools import DEIT_S, ROOT
+from .support.tools import DEIT_S, ROOT
 
 sys.path.insert(0, str(ROOT / 'tools'))
 from _comparison import tables
@@ -29,6 +27,8 @@ from _runs import Record, paired_difference, pareto_front, read_records
 from _trainings import group
 from ablations import ABLATIONS, TABLE_13
 from methods import METHODS
+
+from .support.configs import planned
 
 SWIN_S = ROOT / 'configs' / 'swin' / 'swin-small_bvit-b50_16xb64_in1k.py'
 PVT = ROOT / 'configs' / 'pvtv2' / 'pvtv2-b2-linear_bvit-b50_8xb128_in1k.py'
@@ -48,18 +48,6 @@ def record(method, budget, seed, value, cost=None):
         [],
         'cpu',
     )
-
-
-def planned(file, method, share, single_labels=False):
-    """The plan of a config under a method, and the full cost of the config itself."""
-    cfg = Config.fromfile(file)
-    if single_labels:  # instead of mixed ones
-        cfg.model.train_cfg, cfg.model.head.loss = None, dict(type='CrossEntropyLoss')
-    full = plan_of_config(cfg)[0].full_cost
-    cfg.merge_from_dict({'train_cfg.budget': f'{share * full!r} GFLOPs'})
-    cfg.merge_from_dict(method(cfg, share) if callable(method) else method)
-    plan, backbone = plan_of_config(cfg)
-    return plan, backbone, full, cfg
 
 
 # What methods are.

@@ -19,9 +19,9 @@ import bvit_mm
 from bvit_mm.config_types import builds, class_of, in_words, type_name
 from bvit_mm.cost import is_budgeted, plan_of_config
 
-from .runs import build
-from .test_resume import assert_same_run, last_file
-from .test_tools import ROOT, tool
+from .support.files import assert_same_run, last_file
+from .support.runs import build
+from .support.tools import ROOT, tool
 
 sys.path.insert(0, str(ROOT / 'tools'))
 from ablations import ABLATIONS

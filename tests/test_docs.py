@@ -10,7 +10,7 @@ from statistics import fmean
 
 import pytest
 
-from .test_tools import script
+from .support.tools import script
 
 ROOT = Path(__file__).parent.parent
 DOCS = sorted((ROOT / 'docs').glob('*.md'))

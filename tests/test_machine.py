@@ -15,7 +15,7 @@ from _threads import SPIN, thread_settings
 from compile_ops import compile_with, progress
 from mmengine.config import Config
 
-from .test_tools import ROOT
+from .support.tools import ROOT
 
 SPIN_ONLY = {'GOMP_SPINCOUNT': str(SPIN)}
 

@@ -8,8 +8,8 @@ from statistics import fmean
 import cv2
 import pytest
 
-from .test_compare import planned
-from .test_tools import ROOT, tool
+from .support.configs import planned
+from .support.tools import ROOT, tool
 
 sys.path.insert(0, str(ROOT / 'tools'))
 from _comparison import OURS

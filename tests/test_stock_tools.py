@@ -16,8 +16,8 @@ from mmengine.hooks import Hook
 
 from bvit_mm.cost import plan_of_config
 
-from .runs import BATCHES, build, config
-from .test_tools import ROOT, STOCK
+from .support.runs import BATCHES, build, config
+from .support.tools import ROOT, STOCK
 
 sys.path.insert(0, str(ROOT / 'tools'))
 import vis_scheduler
