@@ -42,7 +42,7 @@ from .support.runs import BATCHES, EPOCHS, FAMILIES, build, config
 
 ROOT = Path(__file__).parent.parent
 PLAIN = dict(vit=PlainViT, pvtv2=PlainPVTv2, swin=PlainSwin)
-every_family = pytest.mark.parametrize('family', FAMILIES)
+every_family = pytest.mark.parametrize('family', PLAIN)
 # A similarity is at most 1; four factors of what two networks in float32 compute enter it.
 ROUNDING = tolerance(torch.float32, passes=4)
 

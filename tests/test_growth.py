@@ -12,6 +12,7 @@ from torch import nn
 from bvit_mm.backbones.swin import OffsetSlot
 from bvit_mm.elastic import Slot
 from bvit_mm.growth import (
+    INITS,
     _Units,
     check_growth,
     check_moments,
@@ -333,7 +334,7 @@ def test_pending_gradient_follows_the_moments():
 
 
 @every_case
-@pytest.mark.parametrize('init', ['copy', 'half', 'noise', 'random'])
+@pytest.mark.parametrize('init', INITS)
 def test_twin_grows_with_the_model(case, init):
     backbone, _ = trained(adamw, case=case)
     twin = case.build(seed=9)

@@ -2,16 +2,15 @@
 """The laws that hold for every elastic backbone (docs/laws.md), over the table in cases.py."""
 
 import copy
-import dataclasses
 
 import pytest
 import torch
 import torch.nn.functional as F
 from mmengine.runner.checkpoint import load_state_dict
 
-from bvit_mm.growth import drawn_anew, grow_
+from bvit_mm.growth import INITS, drawn_anew, grow_
 
-from .support.cases import CASES, of_units, plain_mapping
+from .support.cases import CASES, of_units, plain_mapping, vit
 from .support.closeness import assert_near
 from .support.counting import counted, dtype_of, equal
 
@@ -55,8 +54,7 @@ def test_whole_network_equals_plain_class(case, training):
 
 @pytest.mark.parametrize('frozen', [1, 2])
 def test_whole_network_freezes_as_the_plain_class(frozen):
-    case = dataclasses.replace(CASES[0], stages=None)
-    case.kwargs = {**case.kwargs, 'frozen_stages': frozen}
+    case = vit('frozen', stages=None, frozen_stages=frozen)
     elastic, plain = case.build(), case.build_plain()
     for model in (elastic, plain):
         model.train()
@@ -172,7 +170,7 @@ def test_flops_of_other_image_sizes_equal_a_counter(case):
 
 
 @every_case
-@pytest.mark.parametrize('init', ['copy', 'random', 'noise'])
+@pytest.mark.parametrize('init', sorted({*INITS} - {'half'}))
 def test_growth_leaves_old_units_untouched(case, init):
     backbone = case.build()
     backbone.set_training_stage(0)

@@ -1,6 +1,10 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
-"""One row a backbone: the laws in test_laws.py are parametrised over this table."""
+"""One row a backbone, or a set of its options: the laws are parametrized over this table.
 
+The first row of each class is also the network that tests train where any will do.
+"""
+
+import copy
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -42,6 +46,28 @@ class Case:
         torch.manual_seed(seed)
         kwargs = {'training_stages': self.stages, **self.kwargs, **changes}
         return randomised(self.elastic(**kwargs))
+
+    @property
+    def family(self):
+        return self.name.split('-')[0]
+
+    def run_changes(self):
+        """Changes of ``runs.config`` that train this backbone: head, neck and images fit it."""
+        with torch.random.fork_rng(), torch.no_grad():
+            features = self.build()(self.images(batch=1))[-1]
+        necks = {2: None, 3: dict(type='MeanTokens'), 4: dict(type='GlobalAveragePooling')}
+        backbone = dict(type=f'bvit_mm.{self.elastic.__name__}', training_stages=self.stages)
+        changes = {
+            'model.backbone': dict(_delete_=True, **backbone, **copy.deepcopy(self.kwargs)),
+            'model.head.in_channels': features.shape[2 if features.dim() == 3 else 1],
+        }
+        if features.dim() > 2:
+            changes['model.neck'] = necks[features.dim()]
+            changes['model.head.type'] = 'LinearClsHead'
+        if self._size != (16, 16):
+            for loader in ('train', 'val'):
+                changes[f'{loader}_dataloader.dataset.size'] = self._size
+        return changes
 
     def build_plain(self, seed=0):
         torch.manual_seed(seed)
@@ -178,6 +204,38 @@ def swin(name, stages=SWIN_STAGES, batch=2, **changes):
 
 
 CASES = [
+    vit(
+        'tiny',
+        stages=3,
+        arch=dict(embed_dims=24, num_layers=2, num_heads=3, feedforward_channels=48),
+        img_size=16,
+        patch_size=2,
+        drop_path_rate=0.2,
+    ),
+    pvtv2(
+        'tiny',
+        stages=3,
+        arch=dict(
+            embed_dims=(16, 32),
+            depths=(1, 1),
+            num_heads=(2, 4),
+            mlp_ratios=(2, 2),
+            sr_ratios=(2, 1),
+        ),
+        img_size=16,
+        patch_sizes=(3, 3),
+        strides=(2, 2),
+        out_indices=(1,),
+        drop_path_rate=0.2,
+    ),
+    swin(
+        'tiny',
+        stages=3,
+        arch=dict(embed_dims=16, depths=[2, 1], num_heads=[2, 4]),
+        img_size=16,
+        out_indices=(1,),
+        drop_path_rate=0.2,
+    ),
     vit('base'),
     vit('number', stages=3),
     vit('two', stages=2),
@@ -250,3 +308,7 @@ CASES = [
     ),
     Case(**T2T),  # the worked example of docs/add_a_backbone.md
 ]
+
+FAMILIES = {}
+for _case in CASES:
+    FAMILIES.setdefault(_case.family, _case)
