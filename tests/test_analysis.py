@@ -30,9 +30,10 @@ from bvit_mm.analysis import (
     measure_redundancy,
 )
 from bvit_mm.redundancy_hook import LOG, RedundancyHook, read_records, write_record
+from bvit_mm.testing.case import randomised
+from bvit_mm.testing.closeness import assert_near, tolerance
 
-from .support.cases import CASES, randomised
-from .support.closeness import assert_near, tolerance
+from .support.cases import CASES
 from .support.files import assert_same_run, last_file
 from .support.hooks import Stop
 from .support.plain_pvtv2 import PlainPVTv2

@@ -15,9 +15,9 @@ from bvit_mm.image_size import check_image_size, watched
 from bvit_mm.ledger import Ledger
 from bvit_mm.plan import make_plan
 from bvit_mm.publish import publish
+from bvit_mm.testing.counting import counted
 
 from .support import cases
-from .support.counting import counted
 from .support.data_sets import SIZE
 from .support.files import assert_same_run, last_file
 from .support.runs import BATCHES, FAMILIES, build

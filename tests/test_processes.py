@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from bvit_mm.processes import shared_seed
+from bvit_mm.testing.closeness import tolerance_of_training
 
-from .support.closeness import tolerance_of_training
 from .support.files import last_file
 from .support.runs import BATCHES, FAMILIES, build
 from .support.two_processes import EPOCHS, GROWTH, PLAIN, SHORT, STOPS, distance_of_weights

@@ -23,8 +23,8 @@ from bvit_mm.last_layer import last_layer, mini_batch_gradients, mini_batches
 from bvit_mm.ledger import Ledger
 from bvit_mm.randomness import derived_seed
 from bvit_mm.subset import random_subset, samples_of
+from bvit_mm.testing.closeness import assert_near
 
-from .support.closeness import assert_near
 from .support.files import assert_same_run, differences, last_file
 from .support.runs import FAMILIES, build, config
 from .support.tools import tool

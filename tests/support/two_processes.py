@@ -20,8 +20,8 @@ from mmengine.registry import HOOKS
 from torch import distributed
 
 from bvit_mm.cost import find_backbone
+from bvit_mm.testing.closeness import distance
 
-from .closeness import distance
 from .data_sets import SizedDataset  # noqa: F401  registers
 from .files import differences, forget_times, last_file
 from .runs import FAMILIES, build
