@@ -55,13 +55,8 @@ def publish(file: str, weights: str | None = None, stage: int | None = None) -> 
         ValueError: If it is no such checkpoint, its weights are not complete or not finite, or
             it is of another training stage than asked for.
     """
-    advice = 'give a checkpoint of BudgetedTrainLoop, such as work_dirs/.../epoch_300.pth'
-    checkpoint = read_checkpoint(file, advice)
-    meta = checkpoint.get('meta') or {}
-    if 'batches_done' not in meta.get('bvit_mm', {'batches_done': None}):
-        raise ValueError(f'{file} is published already; {advice}')
-    if 'state_dict' not in checkpoint or 'bvit_mm' not in meta or 'cfg' not in meta:
-        raise ValueError(f'{file} is no training checkpoint of a budgeted run; {advice}')
+    checkpoint = _read_trained(file)
+    meta = checkpoint['meta']
     weights, state_dict = choose_weights(checkpoint, weights, file)
     broken = [key for key, value in state_dict.items() if not value.isfinite().all()]
     if broken:
@@ -100,6 +95,18 @@ def publish(file: str, weights: str | None = None, stage: int | None = None) -> 
     read_config(config.pretty_text, file)  # others will run what is written
     check_buildable(config.to_dict(), file)
     return Published(published, config, backbone)
+
+
+def _read_trained(file: str) -> dict[str, Any]:
+    """A checkpoint of a budgeted run."""
+    advice = 'give a checkpoint of BudgetedTrainLoop, such as work_dirs/.../epoch_300.pth'
+    checkpoint = read_checkpoint(file, advice)
+    meta = checkpoint.get('meta') or {}
+    if 'batches_done' not in meta.get('bvit_mm', {'batches_done': None}):
+        raise ValueError(f'{file} is published already; {advice}')
+    if 'state_dict' not in checkpoint or 'bvit_mm' not in meta or 'cfg' not in meta:
+        raise ValueError(f'{file} is no training checkpoint of a budgeted run; {advice}')
+    return checkpoint
 
 
 def _spent(meta: dict[str, Any], plan: Plan) -> float:
