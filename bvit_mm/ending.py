@@ -1,20 +1,27 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
-"""What is said of a run that ended before its plan did."""
+"""What is said of a run that ends otherwise than one may think."""
 
-from mmengine.runner import find_latest_checkpoint
+from mmengine.runner import Runner, find_latest_checkpoint
 
+from .budget import Budget
 from .elastic import ElasticBackbone
 from .ledger import Ledger
 from .plan import Plan
 
 
 def early_end(
-    plan: Plan, backbone: ElasticBackbone, ledger: Ledger, epoch: int, work_dir: str
+    plan: Plan,
+    budget: Budget,
+    backbone: ElasticBackbone,
+    ledger: Ledger,
+    epoch: int,
+    work_dir: str,
 ) -> str | None:
     """Where a run ended that did not train its plan, and what can be done; None if it did.
 
     Args:
         plan: What was planned.
+        budget: The budget of the plan.
         backbone: The backbone, at the training stage that the run ended in.
         ledger: What was spent.
         epoch: How many epochs were trained.
@@ -37,9 +44,19 @@ def early_end(
             f'{where}, but the network is not whole: something else than StageSwitchHook has set '
             'its training stage'
         )
-    if plan.seconds and ledger.epochs[-1] < 1:
+    if budget.follows_pace and ledger.epochs[-1] < 1:
         return (
             f'training stage {k} of {count}, the whole network, was trained for '
             f'{ledger.epochs[-1]:.2g} epochs only, because the hours were over; give more hours'
         )
     return None
+
+
+def never_validated(runner: Runner, val_begin: int, epochs: int) -> str | None:
+    """What is said of a run of ``epochs`` that begins to validate after them; None if not."""
+    if runner.val_loop is None or val_begin <= epochs:
+        return None
+    return (
+        f'val_begin={val_begin} of train_cfg is beyond the {epochs} epochs '
+        'of the plan, so it is never validated; give a smaller one'
+    )

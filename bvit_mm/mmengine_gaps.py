@@ -85,3 +85,8 @@ def initialize_anew(module: nn.Module) -> None:
 def smoothing(loss: Any) -> float:
     """What a loss takes from a label for the other classes."""
     return loss._eps if isinstance(loss, LabelSmoothLoss) else 0.0
+
+
+def is_compiled(model: nn.Module) -> bool:
+    """Whether the runner has put a compiled ``train_step`` over that of the model's class."""
+    return 'train_step' in vars(model)

@@ -3,6 +3,9 @@
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from logging import Logger
 from types import FrameType
 
 STOPPING = (signal.SIGTERM, signal.SIGINT)
@@ -17,10 +20,12 @@ class StopSignals:
 
     Attributes:
         received: Number of the first signal; 0 if there was none.
+        have_ended_workers: Whether it has ended the data workers as well.
     """
 
     def __init__(self) -> None:
         self.received = 0
+        self.have_ended_workers = False
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> 'StopSignals':
@@ -31,6 +36,20 @@ class StopSignals:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    @contextmanager
+    def tolerated(self, logger: Logger) -> Iterator[None]:
+        """Tolerates data workers killed by the same signal; the run is about to leave."""
+        try:
+            yield
+        except Exception:  # of many kinds
+            if not self.received:
+                raise
+            self.have_ended_workers = True
+            logger.warning(
+                f'signal {self.received} has ended the data workers as well; '
+                'what they were read for is broken off'
+            )
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = self.received or number

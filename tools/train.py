@@ -17,8 +17,8 @@ from mmengine.runner import Runner
 from bvit_mm.checks import check_work_dir
 from bvit_mm.config_types import builds
 from bvit_mm.cost import is_budgeted, plan_of_config
-from bvit_mm.hook import StageSwitchHook
 from bvit_mm.registry import HOOKS
+from bvit_mm.stage_switch_hook import StageSwitchHook
 
 
 def main() -> None:
