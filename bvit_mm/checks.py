@@ -6,11 +6,13 @@ from typing import Any
 
 from mmengine.dist import get_world_size
 from mmengine.model import is_model_wrapper
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from .budget import Budget
+from .classes import check_classes
 from .config_types import type_name
 from .plan import Plan
 from .snapshot import lasting_iterators
@@ -21,8 +23,9 @@ STRATEGIES = ('SingleDeviceStrategy', 'DDPStrategy')
 SCHEDULES = Budget.schedules
 
 
-def check_runner(runner: Runner, budget: Budget) -> None:
-    """Raises ValueError if schedulers cannot be built again where a plan follows the pace."""
+def check_runner(runner: Runner, budget: Budget, val_begin: int, val_interval: int) -> None:
+    """Raises ValueError if it cannot be told when to validate, or schedulers not be rebuilt."""
+    check_validation(val_begin, val_interval)
     if budget.follows_pace and not hasattr(runner, 'build_param_scheduler'):
         raise ValueError(
             f"a budget in hours needs mmengine's Runner, not {type(runner).__name__}; leave out "
@@ -44,13 +47,22 @@ def check_sampler(loader: DataLoader) -> None:
             )
 
 
-def check_data(loader: DataLoader) -> None:
-    """Raises ValueError if an epoch has no iteration."""
+def check_data(loop: EpochBasedTrainLoop, model: nn.Module) -> None:
+    """Raises ValueError if the training data has no iteration, other classes, or no order.
+
+    Hooks that have ``check_run`` are asked as well.
+    """
+    loader = loop.dataloader
+    check_classes(model, loader.dataset)
+    check_sampler(loader)
     if not len(loader):
         raise ValueError(
             'an epoch of train_dataloader has no iteration; give more data, a smaller '
             'train_dataloader.batch_size, or drop_last=False'
         )
+    for hook in loop.runner.hooks:
+        if hasattr(hook, 'check_run'):
+            hook.check_run(loop, model)
 
 
 def find_hook(runner: Runner) -> StageSwitchHook:
@@ -66,6 +78,12 @@ def find_hook(runner: Runner) -> StageSwitchHook:
         'BudgetedTrainLoop plans training stages, but nothing switches them; '
         "add dict(type='bvit_mm.StageSwitchHook') to custom_hooks"
     )
+
+
+def check_processes(runner: Runner) -> None:
+    """Raises ValueError if processes would not train one network, each with all of it."""
+    check_launcher(runner)
+    check_strategy(runner)
 
 
 def check_launcher(runner: Runner) -> None:

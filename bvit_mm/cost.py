@@ -2,7 +2,7 @@
 """What a model costs in each training stage, and the plan that a budget buys for it."""
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from mmengine.config import Config
@@ -19,6 +19,7 @@ from .elastic import ElasticBackbone, find_backbone
 from .plan import Charge, Plan, make_plan
 from .processes import unwrapped
 from .registry import DATA_SAMPLERS, HOOKS, LOOPS
+from .training_stages import check_distinct
 
 LOOP = 'bvit_mm.BudgetedTrainLoop'
 OF_THE_RUN = ('gflops', 'epoch_share', 'charges')  # what no config states of a plan
@@ -43,21 +44,22 @@ def stage_gflops(model: nn.Module) -> tuple[float, ...]:
 
 def budget_for(
     model: nn.Module,
-    epoch_share: float = 1.0,
-    charges: Iterable[Charge] = (),
+    dataloader: DataLoader | dict | None = None,
+    hooks: Sequence[Hook] = (),
     /,
     **options: Any,
 ) -> tuple[Budget, Plan]:
-    """The budget and the plan of a model.
+    """The budget and the plan of a run.
 
     Args:
         model: A model with an elastic backbone.
-        epoch_share: Of ``epoch_share``.
-        charges: Of ``charges_of``.
-        **options: Others of ``make_plan``.
+        dataloader: Of the training data, or its config.
+        hooks: Of the run. Those that have ``charges()`` or ``recipes`` are asked for them.
+        **options: Those of ``make_plan`` that configs state.
 
     Raises:
-        ValueError: If there is no such option, or no such plan.
+        ValueError: If there is no such option, or no such plan, or two training stages differ in
+            nothing.
     """
     known = [name for name in inspect.signature(make_plan).parameters if name not in OF_THE_RUN]
     for name, value in options.items():
@@ -66,9 +68,11 @@ def budget_for(
                 f'train_cfg has {name}={value!r}, which is not known; give {", ".join(known)} or '
                 f'{", ".join(loop_options())}'
             )
-    return read_budget(
-        stage_gflops(model), epoch_share=epoch_share, charges=tuple(charges), **options
-    )
+    stages = find_backbone(unwrapped(model)).training_stages
+    recipes = [hook.recipes for hook in hooks if hasattr(hook, 'recipes')]
+    check_distinct(stages, *(each.of_stages(len(stages)) for each in recipes[:1]))
+    of_data = dict(epoch_share=epoch_share(dataloader), charges=charges_of(hooks))
+    return read_budget(stage_gflops(model), **of_data, **options)
 
 
 def loop_options() -> list[str]:
@@ -132,12 +136,12 @@ def budget_of_config(cfg: Config, **changes: Any) -> tuple[Budget, Plan, Elastic
     hooks = [
         HOOKS.build({name: value for name, value in hook.items() if name != 'priority'})
         for hook in cfg.get('custom_hooks') or []
-        if hasattr(class_of(hook, HOOKS), 'charges')
+        if any(hasattr(class_of(hook, HOOKS), name) for name in ('charges', 'recipes'))
     ]
-    of_data = epoch_share(cfg.get('train_dataloader')), charges_of(hooks)
     others = ('type', *loop_options())
     options = {name: value for name, value in train_cfg.items() if name not in others}
-    budget, plan = budget_for(model, *of_data, **{**options, **changes})
+    loader = cfg.get('train_dataloader')
+    budget, plan = budget_for(model, loader, hooks, **{**options, **changes})
     return budget, plan, find_backbone(model)
 
 

@@ -4,6 +4,9 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from .plan import Plan
+
+LEDGER_FILE = 'ledger.json'
 OTHER = ('setup', 'rehearsal', 'compilation', 'validation', 'saving')
 
 
@@ -101,6 +104,17 @@ class Ledger:
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers, for checkpoints."""
         return {**asdict(self), 'gflops': list(self.gflops)}
+
+    @classmethod
+    def of_run(cls, plan: Plan, length: int, batch: int) -> 'Ledger':
+        """The ledger of a run that begins.
+
+        Args:
+            plan: What is planned.
+            length: Iterations of an epoch.
+            batch: Samples of an iteration, in all processes together.
+        """
+        return cls(plan.gflops, length, batch, epoch_share=plan.epoch_share)
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> 'Ledger':

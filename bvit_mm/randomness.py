@@ -66,6 +66,11 @@ def seed_epoch(
         restart_workers(dataloader)
 
 
+def has_stated_seed(dataloader: DataLoader | dict) -> bool:
+    """Whether the config of training data states the seed of its sampler."""
+    return isinstance(dataloader, dict) and 'seed' in dataloader.get('sampler', {})
+
+
 class Seeds:
     """Seeds the epochs and iterations of a run.
 

@@ -76,13 +76,18 @@ class Recipes:
             )
         return {name: SETTERS[name].build(value) for name, value in recipe.items()}
 
-    def check_count(self, stages: int) -> None:
-        """Raises ValueError unless there is a recipe for each training stage, or none at all."""
-        if self.given and len(self.given) != stages:
+    def of_stages(self, count: int) -> Sequence[dict[str, Any]]:
+        """What is given for each of ``count`` training stages; empty if all train alike.
+
+        Raises:
+            ValueError: If there are recipes for another number of stages.
+        """
+        if self.given and len(self.given) != count:
             raise ValueError(
-                f'recipes of StageSwitchHook are {len(self.given)}, but there are {stages} '
+                f'recipes of StageSwitchHook are {len(self.given)}, but there are {count} '
                 'training stages; give one for each, {} where it is as the config says'
             )
+        return self.given
 
     def read(self, runner: Runner) -> None:
         """Takes note of what the config says, before any recipe is applied."""

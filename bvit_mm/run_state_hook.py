@@ -1,6 +1,7 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
 """What checkpoints keep of a budgeted run besides what mmengine saves."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from mmengine.runner import Runner
 from .config_types import in_words
 from .mmengine_gaps import is_to_resume
 from .processes import average_gradients_, unwrapped
-from .saving import savers
+from .saving import save_checkpoint, savers, unsaved_end
 
 
 class RunStateHook(Hook):
@@ -81,6 +82,18 @@ class RunStateHook(Hook):
         if runner.world_size > 1 and self._averaged_at != _iterations(runner):
             average_gradients_(unwrapped(runner.model))
             self._averaged_at = _iterations(runner)
+
+    def save(self, runner: Runner, name: str) -> Path:
+        """Saves a checkpoint of this moment in ``work_dir``; all processes call it."""
+        self.average_gradients(runner)
+        return save_checkpoint(runner, name)
+
+    def save_the_end(self, runner: Runner, is_early: bool, has_saved: bool) -> None:
+        """Saves what a run ended with, where no hook has (``unsaved_end``)."""
+        follows_pace = runner.train_loop.budget.follows_pace
+        name = unsaved_end(runner, is_early, has_saved, follows_pace)
+        if name is not None:
+            self.save(runner, name)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         if not is_to_resume(runner):

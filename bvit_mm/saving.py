@@ -1,14 +1,16 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
 """When a run saves checkpoints, and those that it saves by itself."""
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner
 
-from .files import replaced
+from .files import replaced, write_whole
 from .resumable import INTERRUPTED, write_last
 
 
@@ -63,14 +65,18 @@ def keep_two_checkpoints(runner: Runner) -> None:
             )
 
 
-def save_checkpoint(runner: Runner, name: str, epoch: int, iteration: int) -> Path:
+def write_numbers(runner: Runner, name: str, values: dict[str, Any]) -> None:
+    """Writes plain numbers into a file of ``work_dir``."""
+    if is_main_process():
+        write_whole(Path(runner.work_dir) / name, json.dumps(values, indent=2) + '\n')
+
+
+def save_checkpoint(runner: Runner, name: str) -> Path:
     """Saves a checkpoint of this moment and notes it as the last; a kill leaves the old one.
 
     Args:
         runner: The runner.
         name: Of the file, in ``work_dir``.
-        epoch: Epochs that are over.
-        iteration: Iterations that are over.
     """
     file = Path(runner.work_dir) / name
     if is_main_process():
@@ -78,7 +84,7 @@ def save_checkpoint(runner: Runner, name: str, epoch: int, iteration: int) -> Pa
             runner.save_checkpoint(
                 runner.work_dir,
                 partial.name,
-                meta=dict(epoch=epoch, iter=iteration),
+                meta=dict(epoch=runner.epoch, iter=runner.iter),
                 by_epoch=False,
             )
         write_last(runner.work_dir, file)

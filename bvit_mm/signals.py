@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from logging import Logger
 from types import FrameType
+from typing import Any
 
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 
@@ -50,6 +51,13 @@ class StopSignals:
                 f'signal {self.received} has ended the data workers as well; '
                 'what they were read for is broken off'
             )
+
+    def next_of(self, batches: Iterator[Any], logger: Logger) -> Any:
+        """The next batch; None, again and again, of workers that the signal has ended."""
+        with self.tolerated(logger):
+            if not self.have_ended_workers:
+                return next(batches)
+        return None
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = self.received or number

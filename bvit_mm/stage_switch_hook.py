@@ -45,6 +45,7 @@ class StageSwitchHook(Hook):
     """
 
     priority = 'HIGH'  # other hooks find the stage set
+    recipes = Recipes()
 
     def __init__(
         self,

@@ -14,7 +14,7 @@ from _cpus import usable_cpus
 
 import bvit_mm.cost
 
-pytest.register_assert_rewrite('tests.support')
+pytest.register_assert_rewrite('tests.support', 'bvit_mm.testing')
 
 TOOLS = Path(__file__).parent.parent / 'tools'
 

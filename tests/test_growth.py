@@ -20,9 +20,10 @@ from bvit_mm.growth import (
     drawn_anew,
     grow_,
 )
+from bvit_mm.testing.closeness import assert_near
+from bvit_mm.testing.laws import of_units, plain_mapping
 
-from .support.cases import of_units, plain_mapping, pvtv2, swin, vit
-from .support.closeness import assert_near
+from .support.cases import pvtv2, swin, vit
 
 CASE = vit('growth', stages=[dict(heads=3, hidden=48), dict(heads=6, hidden=96)])
 CASES = [

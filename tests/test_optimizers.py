@@ -9,8 +9,9 @@ from torch import nn
 
 from bvit_mm.growth import grow_
 from bvit_mm.optimizer_probe import ABSENT, forget_, probe_optimizer
+from bvit_mm.testing.laws import of_units
 
-from .support.cases import of_units, vit
+from .support.cases import vit
 from .support.files import differences
 from .support.optimizers import COUNTERS, REFUSED, SERVED, WEIGHTS, Optional, Primal
 

@@ -17,8 +17,8 @@ from bvit_mm.memory import is_out_of_memory
 from bvit_mm.meter import Clock
 from bvit_mm.micro_batches import count_samples, split
 from bvit_mm.rehearsal import rehearsal
+from bvit_mm.testing.closeness import assert_near, distance, tolerance_of_training
 
-from .support.closeness import assert_near, distance, tolerance_of_training
 from .support.files import assert_same_run, differences, last_file
 from .support.runs import BATCHES, EPOCHS, FAMILIES, build
 from .support.trainings import log_of, run

@@ -26,8 +26,8 @@ from bvit_mm.old_records import ledger_of_today, plan_of_today
 from bvit_mm.randomness import derived_seed
 from bvit_mm.resumption import check_same
 from bvit_mm.subset import random_subset, samples_of
+from bvit_mm.testing.closeness import assert_near
 
-from .support.closeness import assert_near
 from .support.files import assert_same_run, differences, last_file
 from .support.runs import FAMILIES, build, config
 from .support.tools import tool

@@ -11,10 +11,10 @@ from torch import nn
 from bvit_mm import ElasticSwinTransformer
 from bvit_mm.backbones.swin import _kept_mask, shift_mask
 from bvit_mm.growth import grow_
+from bvit_mm.testing.closeness import assert_near
+from bvit_mm.testing.counting import counted
 
 from .support.cases import pvtv2, swin, vit
-from .support.closeness import assert_near
-from .support.counting import counted
 
 SMALL = dict(embed_dims=24, depths=[2, 2], num_heads=[3, 6])
 CASE = swin('windows', stages=[dict(grid=8, window=2), dict(grid=12, window=3), dict()])
