@@ -99,7 +99,7 @@ def run(tmp_path, hook=SWITCH, **backbone):
     changes = {
         'model.backbone': dict(_delete_=True, type='bvit_mm.ToyStack', **backbone),
         'model.neck': dict(type='GlobalAveragePooling'),
-        'model.head': dict(type='LinearClsHead', num_classes=4, in_channels=8),
+        'model.head': dict(type='LinearClsHead', in_channels=8),
         'custom_hooks': [hook],
         'train_cfg.epochs': [1] * len(ToyStack(**backbone).training_stages),
     }
