@@ -89,6 +89,11 @@ def smoothing(loss: Any) -> float:
     return loss._eps if isinstance(loss, LabelSmoothLoss) else 0.0
 
 
+def is_compiled(model: nn.Module) -> bool:
+    """Whether the runner has put a compiled ``train_step`` over that of the model's class."""
+    return 'train_step' in vars(model)
+
+
 def checkpoint_loaders() -> dict[str, Callable[..., Any]]:
     """What reads checkpoints, by how their addresses begin."""
     return dict(CheckpointLoader._schemes)

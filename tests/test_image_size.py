@@ -10,10 +10,10 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from torch import nn
 
+from bvit_mm.budget import read_budget
 from bvit_mm.cost import find_backbone
 from bvit_mm.image_size import check_image_size, watched
 from bvit_mm.ledger import Ledger
-from bvit_mm.plan import make_plan
 from bvit_mm.publish import publish
 from bvit_mm.testing.counting import counted
 
@@ -223,13 +223,13 @@ PLANS = [
 def test_which_runs_are_refused(tmp_path, options, is_new, accepted):
     backbone = find_backbone(build(tmp_path).model)
     gflops = [backbone.flops(k) / 1e9 for k in range(3)]
-    plan = make_plan(gflops, full_epochs=100, **options)
+    budget, plan = read_budget(gflops, full_epochs=100, **options)
     sizes = [(16, 16), (32, 32)]  # of two processes
     if accepted:
-        assert '16x16 and 32x32 pixels' in check_image_size(backbone, plan, sizes, is_new)
+        assert '16x16 and 32x32 pixels' in check_image_size(backbone, plan, budget, sizes, is_new)
         return
     with pytest.raises(ValueError, match=r'Give model\.backbone\.img_size=32, with'):
-        check_image_size(backbone, plan, [(32, 32)], is_new)
+        check_image_size(backbone, plan, budget, [(32, 32)], is_new)
 
 
 def test_watching_leaves_nothing(tmp_path):

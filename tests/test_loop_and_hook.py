@@ -76,7 +76,7 @@ def test_loss_before_and_after_is_of_the_same_batch(tmp_path):
 
 def test_looking_at_the_loss_changes_nothing(tmp_path, monkeypatch):
     _, seen = run(tmp_path / 'a')
-    monkeypatch.setattr('bvit_mm.hook._loss', lambda runner, batch: 0.0)
+    monkeypatch.setattr('bvit_mm.stage_switch_hook._loss', lambda runner, batch: 0.0)
     _, blind = run(tmp_path / 'b')
     assert seen.losses == blind.losses
 

@@ -83,8 +83,8 @@ def step(backbone, optimizer, steps):
 def grown_parameters(backbone):
     """Name, parameter, and a function to its old or new units, of all that grew by a half."""
     names = {param: name for name, param in backbone.named_parameters()}
-    for module, total in backbone.units(1):
-        for slot, param in module.elastic_parameters():
+    for module, axis, total in backbone.units(1):
+        for slot, param in module.elastic_parameters(axis):
             half = total // 2
 
             def part(tensor, new, slot=slot, total=total, half=half):

@@ -8,8 +8,8 @@ from mmengine.config import Config
 
 from bvit_mm.config_types import builds
 from bvit_mm.cost import build_to_count, find_backbone, plan_of_config
-from bvit_mm.hook import StageSwitchHook
 from bvit_mm.registry import HOOKS
+from bvit_mm.stage_switch_hook import StageSwitchHook
 
 
 def growing(*keys: str) -> Callable[[Config, float], Changes]:

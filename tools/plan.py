@@ -23,12 +23,11 @@ from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
 with contextlib.redirect_stdout(sys.stderr):  # some packages talk while they are imported
-    from bvit_mm.cost import plan_of_config
-    from bvit_mm.hours import duration
+    from bvit_mm.budget import Budget
+    from bvit_mm.cost import budget_of_config
+    from bvit_mm.hours import Measurement, duration
     from bvit_mm.loop import BudgetedTrainLoop
     from bvit_mm.plan import Plan
-    from bvit_mm.registry import LOOPS
-    from bvit_mm.rehearsal import Measurement
     from bvit_mm.report import measurement_table, plan_table
     from bvit_mm.training_stages import TrainingStage
 
@@ -71,7 +70,7 @@ def parse_args() -> argparse.Namespace:
             parser.error(f'--hours {args.hours} must be above 0 and finite; give 8, or 0.5')
         args.budget = f'{np.format_float_positional(args.hours * 3600, trim="-")}s'
     try:
-        args.plan, args.stages, args.measured = _plan(args)
+        args.read, args.plan, args.stages, args.measured = _plan(args)
     except (KeyError, ImportError) as error:  # of a type or a module that is not there
         parser.error(f'{type(error).__name__}: {error}')
     except (ValueError, TypeError, FileNotFoundError, MemoryError, AssertionError) as error:
@@ -81,7 +80,7 @@ def parse_args() -> argparse.Namespace:
 
 def _plan(
     args: argparse.Namespace,
-) -> tuple[Plan, tuple[TrainingStage, ...], tuple[list[Measurement], int, float] | None]:
+) -> tuple[Budget, Plan, tuple[TrainingStage, ...], tuple[list[Measurement], int, float] | None]:
     """The plan and its stages; for hours also what was timed, an epoch's length, what that took."""
     cfg = Config.fromfile(args.config)
     if args.cfg_options:
@@ -98,24 +97,16 @@ def _plan(
                 f'--epochs {args.epochs} must be whole numbers, like 55,55,193'
             ) from None
         changes.update(epochs=epochs, budget=None)
-    plan, backbone = plan_of_config(cfg, **changes)
-    if plan.seconds is None:
-        return plan, backbone.training_stages, None
-    loop = _timed(args, changes)
+    budget, plan, backbone = budget_of_config(cfg, **changes)
+    if not budget.needs_pace:
+        return budget, plan, backbone.training_stages, None
+    loop, measurements = _timed(args, changes)
     took = loop.ledger.other['rehearsal']
-    return loop.plan, backbone.training_stages, (loop.measurements, len(loop.dataloader), took)
+    measured = measurements, len(loop.dataloader), took
+    return loop.budget, loop.plan, backbone.training_stages, measured
 
 
-@LOOPS.register_module(force=True)  # a notebook may run the tool again
-class RehearsalLoop(BudgetedTrainLoop):
-    """Times the training stages, and trains nothing."""
-
-    def run(self) -> None:
-        self._charge('setup')
-        self.measurements = self.rehearse()
-
-
-def _timed(args: argparse.Namespace, changes: dict) -> RehearsalLoop:
+def _timed(args: argparse.Namespace, changes: dict) -> tuple[BudgetedTrainLoop, list[Measurement]]:
     """The loop that ``tools/train.py`` would train with, after it has timed the stages."""
     cfg = Config.fromfile(args.config)
     if cfg.get('default_scope', 'mmpretrain') == 'mmpretrain':
@@ -131,7 +122,6 @@ def _timed(args: argparse.Namespace, changes: dict) -> RehearsalLoop:
         if args.amp:
             cfg.optim_wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic')
     cfg.train_cfg.update(changes)
-    cfg.train_cfg.type = 'bvit_mm.RehearsalLoop'
     cfg.load_from, cfg.resume = None, False
     connect_cpu_processes(cfg, args.launcher)
     # What mmengine logs is no answer, so it goes where errors go.
@@ -139,18 +129,21 @@ def _timed(args: argparse.Namespace, changes: dict) -> RehearsalLoop:
         cfg.work_dir = work_dir
         cfg.experiment_name = Path(work_dir).name  # no other's log is gone on with
         runner = Runner.from_cfg(cfg)
+        measurements: list[Measurement] = []
         try:
+            loop = runner.train_loop
+            loop.run = lambda: measurements.extend(loop.rehearse())
             runner.train()
         except FileNotFoundError as error:
             raise FileNotFoundError(
                 f'{error}; a budget in hours is timed with the training data: say where it is, '
                 'with --cfg-options train_dataloader.dataset.data_root=..., or give another budget'
             ) from None
-        return runner.train_loop
+        return loop, measurements
 
 
 def _as_json(args: argparse.Namespace) -> dict:
-    plan = args.plan.as_dict()
+    plan = {**args.plan.as_dict(), **args.read.as_dict()}
     if args.measured is not None:
         measurements, length, _ = args.measured
         for stage, m in zip(plan['stages'], measurements):
@@ -240,8 +233,8 @@ def main() -> None:
         print(plan_table(args.plan, args.stages))
         if args.measured is not None:
             measurements, length, took = args.measured
-            print(measurement_table(args.plan, measurements, length))
-            share = took / args.plan.seconds
+            print(measurement_table(args.plan, args.read, measurements, length))
+            share = took / args.read.amount
             print(f'timing the stages took {duration(took)}, {share:.2%} of the budget')
     if args.plot:
         try:

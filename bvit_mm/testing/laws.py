@@ -183,7 +183,7 @@ def stage_shrinks_to_a_network_of_its_own(case: Case) -> None:
         whole = sum(p.numel() for p in backbone.parameters())
         backbone.shrink_(k)
         shrunk = sum(p.numel() for p in backbone.parameters())
-        fewer_units = stages[k]._replace(grid=stages[-1].grid) != stages[-1]
+        fewer_units = {**stages[k].as_dict(), 'grid': stages[-1].grid} != stages[-1].as_dict()
         assert shrunk < whole if fewer_units else shrunk == whole, f'{shrunk} of {whole} weights'
         again = case.build(seed=9, only_stage=k)
         again.load_state_dict(backbone.state_dict(), strict=True)
@@ -210,9 +210,9 @@ def inactive_units_get_exactly_zero_gradients(case: Case) -> None:
         sum(out.square().sum() for out in tensors(backbone(case.images()))).backward()
         for name, param in backbone.named_parameters():
             assert param.grad is not None and param.grad.shape == param.shape, name
-        for module, active in backbone.units(k):
-            for slot, param in module.elastic_parameters():
-                total = module.total_units
+        for module, axis, active in backbone.units(k):
+            for slot, param in module.elastic_parameters(axis):
+                total = module.total(axis)
                 rest = of_units(slot, param.grad, total, range(active, total))
                 assert not rest.count_nonzero(), f'{slot.param}: inactive units have gradients'
                 used = of_units(slot, param.grad, total, range(active))
@@ -255,16 +255,16 @@ def growth_leaves_old_units_untouched(case: Case, init: str) -> None:
     backbone.set_training_stage(0)
     for stage in range(1, backbone.num_training_stages):
         before = copy.deepcopy(backbone)
-        fresh = drawn_anew(backbone, seed=7) if init == 'random' else None
-        grow_(backbone, stage, init=init, fresh=fresh)
+        grow_(backbone, stage, init=init, fresh=partial(drawn_anew, before, seed=7))
         assert backbone.training_stage == stage
         pairs = zip(backbone.parameters(), before.parameters())
         expected: dict[nn.Parameter, Tensor] = {p: old.detach().clone() for p, old in pairs}
         new = {p: torch.zeros_like(p, dtype=torch.bool) for p in expected}
-        for (module, now), (old_module, _) in zip(backbone.units(stage), before.units(stage)):
-            old, total = old_module.active_units, module.total_units
-            assert module.active_units == now
-            for slot, param in module.elastic_parameters():
+        pairs = zip(backbone.units(stage), before.units(stage))
+        for (module, axis, now), (old_module, *_) in pairs:
+            old, total = old_module.active[axis], module.total(axis)
+            assert module.active[axis] == now
+            for slot, param in module.elastic_parameters(axis):
                 mapping = plain_mapping(slot, param.shape[slot.dim], total, old, now)
                 expected[param] = expected[param].index_select(slot.dim, mapping)
                 grown = (mapping != torch.arange(len(mapping))).nonzero().flatten()

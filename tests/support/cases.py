@@ -215,6 +215,13 @@ CASES = [
     # windows that do not divide the map, and levels of an odd side
     swin('padded', stages=[dict(grid=10, window=3), dict(grid=14, window=4), dict()]),
     swin('small-maps', stages=[dict(grid=6, window=4), dict()], pad_small_map=True),
+    # windows of their own at each level, of a network whose windows are alike and of one without
+    swin('windows', stages=[dict(grid=8, window=(3, 2, 2)), dict(grid=12, window=(4, 3, 2)), {}]),
+    swin(
+        'levels',
+        stages=2,
+        stage_cfgs=[dict(window_size=4), dict(window_size=4), dict(window_size=3)],
+    ),
     swin('position', use_abs_pos_embed=True),
     swin('no-bias', stage_cfgs=dict(block_cfgs=dict(attn_cfgs=dict(qkv_bias=False)))),
     swin('outputs', out_indices=(0, 1, 2)),
