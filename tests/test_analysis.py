@@ -3,8 +3,6 @@
 
 import json
 import math
-import runpy
-import sys
 from pathlib import Path
 
 import cv2
@@ -37,6 +35,7 @@ from .plain_pvtv2 import PlainPVTv2
 from .plain_swin import PlainSwin
 from .plain_vit import PlainViT
 from .runs import BATCHES, EPOCHS, FAMILIES, build, config
+from .support.scripts import run_tool
 from .test_resume import Stop, assert_same_run, last_file
 
 ROOT = Path(__file__).parent.parent
@@ -535,18 +534,16 @@ def test_hook_refuses_runs_it_cannot_measure(tmp_path):
 
 
 @pytest.fixture
-def analyze(monkeypatch, capsys):
+def analyze(capsys):
     """Runs tools/analyze.py in this process, which knows the data set of tests/runs.py."""
-    monkeypatch.syspath_prepend(ROOT / 'tools')
 
     def run(*args, fails=False):
-        monkeypatch.setattr(sys, 'argv', ['analyze.py', *map(str, args)])
         if not fails:
-            runpy.run_path(str(ROOT / 'tools' / 'analyze.py'), run_name='__main__')
+            run_tool('analyze', *args)
             # after what the logger of a run says that was trained in this process
             return capsys.readouterr().out.splitlines()
         with pytest.raises(SystemExit) as stop:
-            runpy.run_path(str(ROOT / 'tools' / 'analyze.py'), run_name='__main__')
+            run_tool('analyze', *args)
         assert stop.value.code == 2
         return capsys.readouterr().err
 

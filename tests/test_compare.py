@@ -4,7 +4,6 @@
 import fcntl
 import json
 import math
-import runpy
 import signal
 import statistics
 import subprocess
@@ -19,16 +18,21 @@ from hypothesis import strategies as st
 from mmengine.config import Config
 from mmengine.registry import MODELS
 
+from bvit_mm.compare import (
+    ABLATIONS,
+    METHODS,
+    Record,
+    paired_difference,
+    pareto_front,
+    read_records,
+    tables,
+)
+from bvit_mm.compare.ablations import TABLE_13
+from bvit_mm.compare.runner import group
 from bvit_mm.cost import plan_of_config
 
+from .support.scripts import run_tool
 from .test_tools import DEIT_S, ROOT
-
-sys.path.insert(0, str(ROOT / 'tools'))
-from _comparison import tables
-from _runs import Record, paired_difference, pareto_front, read_records
-from _trainings import group
-from ablations import ABLATIONS, TABLE_13
-from methods import METHODS
 
 SWIN_S = ROOT / 'configs' / 'swin' / 'swin-small_bvit-b50_16xb64_in1k.py'
 PVT = ROOT / 'configs' / 'pvtv2' / 'pvtv2-b2-linear_bvit-b50_8xb128_in1k.py'
@@ -57,7 +61,7 @@ def planned(file, method, share, single_labels=False):
         cfg.model.train_cfg, cfg.model.head.loss = None, dict(type='CrossEntropyLoss')
     full = plan_of_config(cfg)[0].full_cost
     cfg.merge_from_dict({'train_cfg.budget': f'{share * full!r} GFLOPs'})
-    cfg.merge_from_dict(method(cfg, share) if callable(method) else method)
+    cfg.merge_from_dict(method(cfg, share))
     plan, backbone = plan_of_config(cfg)
     return plan, backbone, full, cfg
 
@@ -234,13 +238,12 @@ def test_damaged_records_are_named(tmp_path):
 
 
 @pytest.fixture
-def compare_here(monkeypatch, capsys):
+def compare_here(capsys):
     """Runs the tool in this process; what it printed, or what was wrong."""
 
     def run(*args):
-        monkeypatch.setattr(sys, 'argv', ['compare.py', *map(str, args)])
         try:
-            runpy.run_path(str(ROOT / 'tools' / 'compare.py'), run_name='__main__')
+            run_tool('compare', *args)
         except SystemExit as stop:
             if stop.code != 2:  # of the parser, which has printed it
                 print(stop, file=sys.stderr)

@@ -2,12 +2,12 @@
 """Runs that end before their plan does: the log says where, and what can be done."""
 
 import re
-import sys
 
 import pytest
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
+from bvit_mm.compare.runs import Run, record_of
 from bvit_mm.cost import find_backbone
 from bvit_mm.publish import publish
 
@@ -16,10 +16,6 @@ from .test_hours import clock  # noqa: F401  a fixture
 from .test_hours import run as run_hours
 from .test_loop_and_hook import EMA, RECORD, SWITCH, log_of, run
 from .test_resume import assert_same_run, last_file
-from .test_tools import ROOT
-
-sys.path.insert(0, str(ROOT / 'tools'))
-from _trainings import Run, record_of
 
 PLATEAU = dict(type='EarlyStoppingHook', monitor='accuracy/top1', patience=1, min_delta=200.0)
 SAVES = {'default_hooks.checkpoint.interval': 1}

@@ -2,8 +2,7 @@
 """Publishing, and every consumer of what is published."""
 
 import hashlib
-import runpy
-import sys
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from bvit_mm.weights import cut_prefix
 
 from .closeness import assert_near
 from .runs import FAMILIES, build
+from .support.scripts import run_tool
 
 ROOT = Path(__file__).parent.parent
 PIPELINE = [
@@ -248,14 +248,9 @@ def test_stages_are_not_kept_twice(work_dirs):
 
 
 @pytest.fixture
-def publish_here(monkeypatch):
+def publish_here():
     """Runs tools/publish.py in this process."""
-
-    def run(*args):
-        monkeypatch.setattr(sys, 'argv', ['publish.py', *map(str, args)])
-        runpy.run_path(str(ROOT / 'tools' / 'publish.py'), run_name='__main__')
-
-    return run
+    return partial(run_tool, 'publish')
 
 
 def test_tool(work_dirs, publish_here, capsys, tmp_path):

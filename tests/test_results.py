@@ -1,22 +1,19 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
 """The page of results: it is what its command writes from the records."""
 
-import sys
 from statistics import fmean
 
 import cv2
 import pytest
 
+from bvit_mm.compare import ABLATIONS, METHODS, by_setting, read_records
+from bvit_mm.compare.tables import OURS
+
+from .support.scripts import load_script
 from .test_compare import planned
 from .test_tools import ROOT, tool
 
-sys.path.insert(0, str(ROOT / 'tools'))
-from _comparison import OURS
-from _runs import by_setting, read_records
-from ablations import ABLATIONS
-from methods import METHODS
-from results_page import BASELINES, verdict
-
+page = load_script(ROOT / 'tools' / 'results_page.py')
 DATA = ('digits', 'letters')
 RECORDS = sorted((ROOT / 'results').glob('*.jsonl'))
 
@@ -70,8 +67,8 @@ def test_confirming_seeds_are_new():
     ],
 )
 def test_verdicts(intervals, expected):
-    assert verdict(intervals, 3) == expected
-    assert verdict(intervals, 2) == 'too few seeds'
+    assert page.verdict(intervals, 3) == expected
+    assert page.verdict(intervals, 2) == 'too few seeds'
 
 
 def test_wrong_folder(tmp_path):
@@ -89,7 +86,7 @@ def test_wrong_folder(tmp_path):
 def test_readme_says_what_the_records_say(name):
     settings = by_setting(read_records(ROOT / 'results' / f'{name}.jsonl'))
     readme = ' '.join((ROOT / 'README.md').read_text().split())
-    for method in BASELINES:
+    for method in page.BASELINES:
         for budget in (0.25, 0.5, 0.75, 1.0):  # rex is the best, as it says
             ours, theirs = (settings[m, budget].values() for m in ('rex', method))
             assert fmean(run.value for run in ours) >= fmean(run.value for run in theirs)

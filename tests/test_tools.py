@@ -3,10 +3,10 @@
 
 import json
 import re
-import runpy
 import shutil
 import subprocess
 import sys
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,6 +15,7 @@ import cv2
 import pytest
 
 from . import fresh
+from .support.scripts import run_tool
 from .test_resume import assert_same_run, last_file
 
 ROOT = Path(__file__).parent.parent
@@ -49,15 +50,9 @@ def script(*command, cwd, fails=False):
 
 
 @pytest.fixture
-def plan_here(monkeypatch):
+def plan_here():
     """Runs tools/plan.py in this process."""
-    monkeypatch.syspath_prepend(ROOT / 'tools')
-
-    def run(*args):
-        monkeypatch.setattr(sys, 'argv', ['plan.py', *map(str, args)])
-        runpy.run_path(str(ROOT / 'tools' / 'plan.py'), run_name='__main__')
-
-    return run
+    return partial(run_tool, 'plan')
 
 
 @pytest.fixture(scope='module')

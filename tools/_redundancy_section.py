@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from _comparison import markdown
 from _redundancy_figures import draw_lines
+
+from bvit_mm.compare.tables import markdown
 
 INTRODUCTION = """## Redundancy over training
 

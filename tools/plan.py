@@ -16,13 +16,13 @@ from unittest import mock
 import _threads  # noqa: F401  before torch
 import numpy as np
 from _processes import connect_cpu_processes
-from _runs import read_metric
 from _stock import stock_tool
 from mmengine.config import Config, DictAction
 from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
 with contextlib.redirect_stdout(sys.stderr):  # some packages talk while they are imported
+    from bvit_mm.compare import read_metric
     from bvit_mm.cost import plan_of_config
     from bvit_mm.hours import duration
     from bvit_mm.loop import BudgetedTrainLoop

@@ -13,10 +13,10 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from _comparison import OURS, difference, draw, markdown, mean_and_spread, tables
 from _redundancy_section import redundancy_section
-from _runs import Record, by_setting, paired_difference, read_records
-from ablations import (
+
+from bvit_mm.compare import METHODS, Record, by_setting, paired_difference, read_records, tables
+from bvit_mm.compare.ablations import (
     FIG_6,
     RATE_FACTORS,
     RATES,
@@ -28,7 +28,8 @@ from ablations import (
     TABLE_13,
     TOGETHER,
 )
-from methods import METHODS
+from bvit_mm.compare.figure import draw
+from bvit_mm.compare.tables import OURS, difference, markdown, mean_and_spread
 
 ROOT = Path(__file__).parent.parent
 BASELINES = ('linear', 'rex', 'cosine')  # Table 1: the whole network for fewer epochs
@@ -175,7 +176,7 @@ def page(folder: Path, figures: Path) -> str:
         main = sorted(
             (r for r in records if r.method in METHODS), key=lambda r: list(METHODS).index(r.method)
         )
-        draw(main, figures / f'results_{name}.png')
+        draw(main, figures / f'results_{name}.png', METHODS)
         parts += [f'## {title}', description, machine(records)]
         parts += pilot_parts(read_records(folder / f'{name}_pilot.jsonl'))
         parts += [tables(main).strip(), f'![Accuracy against cost](results_{name}.png)']
