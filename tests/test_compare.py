@@ -21,6 +21,7 @@ from mmengine.registry import MODELS
 from bvit_mm.compare import (
     ABLATIONS,
     METHODS,
+    Method,
     Record,
     paired_difference,
     pareto_front,
@@ -28,6 +29,7 @@ from bvit_mm.compare import (
     tables,
 )
 from bvit_mm.compare.ablations import TABLE_13
+from bvit_mm.compare.figure import front, lines
 from bvit_mm.compare.runner import group
 from bvit_mm.cost import plan_of_config
 
@@ -228,6 +230,38 @@ def test_tables():
     assert '| linear | +1.00 [-1.48, +3.48] (3) |  |' in text
 
 
+def test_only_charged_methods_are_on_the_front():
+    """Others cost more than is counted, whatever their names; methods of old files are charged."""
+    methods = {'paid': Method({}), 'gradmatch': Method({}, charged=False)}
+    records = [
+        *(record('paid', budget, seed, 90 + 2 * seed) for budget in (0.5, 1.0) for seed in (0, 1)),
+        record('gradmatch', 0.25, 0, 99.0),
+        record('old', 0.75, 0, 93.0),
+    ]
+    points = lines(records)
+    assert points['paid'] == [(50.0, 91.0, 2**0.5), (100.0, 91.0, 2**0.5)]
+    assert front(points, methods) == [(50.0, 91.0), (75.0, 93.0)]
+    assert front(points, {}) == [(25.0, 99.0)]
+
+
+def test_methods_that_are_not_charged():
+    known = {**METHODS, **ABLATIONS}
+    assert [name for name in known if not known[name].charged] == ['gradmatch-uncharged']
+
+
+def test_importing_the_package_leaves_comparisons_and_figures_alone():
+    """mmpretrain imports matplotlib, where it is installed; nothing that is imported here does."""
+    code = 'import sys, bvit_mm\nprint(*(m for m in sys.modules if m.startswith("bvit_mm.")))'
+    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
+    imported = done.stdout.splitlines()[-1].split()
+    assert 'bvit_mm.plan' in imported and len(imported) > 20, done.stderr
+    assert not [name for name in imported if name.startswith('bvit_mm.compare')]
+    for name in imported:
+        path = ROOT / name.replace('.', '/')
+        file = path / '__init__.py' if path.is_dir() else path.with_suffix('.py')
+        assert 'matplotlib' not in file.read_text(), name
+
+
 def test_damaged_records_are_named(tmp_path):
     (tmp_path / 'runs.jsonl').write_text(json.dumps(record('a', 1.0, 0, 1.0)._asdict()) + '\n{"x"')
     with pytest.raises(ValueError, match=r'line 2 of .*runs.jsonl is no record of a run'):
@@ -282,7 +316,10 @@ def test_wrong_arguments(compare_here, tmp_path, args, message):
 
 
 def test_what_would_be_run(compare_here, tmp_path):
-    (tmp_path / 'mine.py').write_text("METHODS = {'few': {'train_cfg.alpha': 4.0}}\n")
+    (tmp_path / 'mine.py').write_text(
+        'from bvit_mm.compare import Method\n'
+        "METHODS = {'few': Method({'train_cfg.alpha': 4.0}, charged=False)}\n"
+    )
     printed = compare_here(
         DIGITS, '--dry-run', '--out', tmp_path / 'out', '--methods', 'few', 'cosine',
         '--methods-of', tmp_path / 'mine.py', '--budgets', '0.25', '--seeds', '2',

@@ -14,36 +14,50 @@ from .tables import OURS
 MARKERS = 'osD^vP*X<'  # nine beside ten colors: 90 methods look different
 
 
+def lines(records: Sequence[Record]) -> dict[str, list[tuple[float, float, float]]]:
+    """By method, a point for each budget: mean cost in percent, mean value, standard deviation."""
+    settings = by_setting(records)
+    points: dict[str, list[tuple[float, float, float]]] = {r.method: [] for r in records}
+    for (method, _), runs in sorted(settings.items(), key=lambda item: item[0][1]):
+        cost = 100 * statistics.fmean(run.cost for run in runs.values())
+        values = [run.value for run in runs.values()]
+        deviation = spread(values) if len(values) > 1 else 0.0
+        points[method].append((cost, statistics.fmean(values), deviation))
+    return points
+
+
+def front(
+    points: Mapping[str, Sequence[tuple[float, float, float]]], methods: Mapping[str, Method]
+) -> list[tuple[float, float]]:
+    """The Pareto front of the methods whose costs are charged.
+
+    Args:
+        points: As of ``lines``.
+        methods: Methods by name; one that is not there counts as charged.
+    """
+    charged = (name for name in points if name not in methods or methods[name].charged)
+    return pareto_front((cost, mean) for name in charged for cost, mean, _ in points[name])
+
+
 def draw(records: Sequence[Record], file: Path, methods: Mapping[str, Method]) -> None:
-    """Draws means against cost with their standard deviations, and the front of charged methods.
+    """Draws means against cost with their standard deviations, and the Pareto front.
 
     Args:
         records: All finished runs, at least one.
         file: The picture.
-        methods: Methods by name, which say whether a cost is charged; others count as charged.
+        methods: Methods by name, as of ``front``.
     """
-    settings = by_setting(records)
+    points = lines(records)
     figure = Figure(figsize=(6, 4), layout='constrained')
     axis = figure.subplots()
-    points = []
-    for i, method in enumerate(dict.fromkeys(record.method for record in records)):
-        line = []
-        for (name, _), runs in sorted(settings.items(), key=lambda item: item[0][1]):
-            if name == method:
-                values = [run.value for run in runs.values()]
-                cost = statistics.fmean(run.cost for run in runs.values())
-                error = spread(values) if len(values) > 1 else 0.0
-                line.append((100 * cost, statistics.fmean(values), error))
-        costs, means, errors = zip(*line)
-        if method not in methods or methods[method].charged:
-            points += zip(costs, means)
+    for i, (method, line) in enumerate(points.items()):
+        costs, means, deviations = zip(*line)
         axis.errorbar(
-            costs, means, errors, label=method, color=f'C{i}', marker=MARKERS[i % len(MARKERS)],
+            costs, means, deviations, label=method, color=f'C{i}', marker=MARKERS[i % len(MARKERS)],
             ms=5, lw=2 if method == OURS else 1, capsize=2,
         )  # fmt: skip
-    if points:
-        front = pareto_front(points)
-        axis.plot(*zip(*front), color='0.8', lw=6, zorder=0, label='Pareto front')
+    if best := front(points, methods):
+        axis.plot(*zip(*best), color='0.8', lw=6, zorder=0, label='Pareto front')
     axis.set(xlabel='cost, % of the full cost (forward FLOPs x epochs)', ylabel=records[0].metric)
     axis.grid(alpha=0.3)
     axis.legend()
