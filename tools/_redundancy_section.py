@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from _redundancy_figures import draw_lines
 
 from bvit_mm.compare.tables import markdown
+from bvit_mm.redundancy_figures import draw_lines
 
 INTRODUCTION = """## Redundancy over training
 
