@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from .config_types import type_name
 from .hook import StageSwitchHook
 from .ledger import Ledger
+from .mmengine_gaps import is_to_resume, load_from, set_load_from
 from .plan import Plan
 from .resumable import last_whole_checkpoint
 from .snapshot import lasting_iterators
@@ -50,17 +51,17 @@ def check_resumed(runner: Runner, plan: Plan, schedule: str) -> dict[str, Any] |
     Raises:
         ValueError: If it cannot be read, is not of a budgeted run, or of one with another plan.
     """
-    if not runner._resume:
+    if not is_to_resume(runner):
         return None
-    if runner._load_from:
-        file = runner._load_from
+    file = load_from(runner)
+    if file:
         checkpoint = read_checkpoint(file, advice='give --resume an earlier one')
     else:
         found = last_whole_checkpoint(runner.work_dir, runner.hooks)
         if found is None:
             return None
         file, checkpoint = found
-        runner._load_from = file
+        set_load_from(runner, file)
     meta = checkpoint.get('meta')
     saved = meta.get('bvit_mm') if isinstance(meta, dict) else None
     if not isinstance(saved, dict):
@@ -168,7 +169,7 @@ def check_length(saved: dict[str, Any] | None, ledger: Ledger, runner: Runner) -
     )
     if before != now:
         raise ValueError(
-            f'{runner._load_from} is of a run with {before} an epoch, but this one has {now} '
+            f'{load_from(runner)} is of a run with {before} an epoch, but this one has {now} '
             f'({runner.world_size} processes); resume with the same data, and with '
             'train_dataloader.batch_size x processes as it was'
         )

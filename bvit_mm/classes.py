@@ -5,10 +5,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.runner import BaseLoop, Runner
+from mmengine.runner import Runner
 from mmpretrain.datasets import CustomDataset
 from torch import nn
 
+from .mmengine_gaps import has_train_loop, is_to_resume
 from .processes import unwrapped
 from .registry import HOOKS
 
@@ -210,7 +211,7 @@ class ClassCountHook(Hook):
         dataset = runner.train_dataloader.dataset
         check_classes(runner.model, dataset)
         check_evaluated(runner.val_loop, 'the validation data', dataset)
-        if runner._resume and self._trained:
+        if is_to_resume(runner) and self._trained:
             check_same_classes(
                 dataset, 'the training data', None, 'the checkpoint', self._trained, self._folders
             )
@@ -218,7 +219,7 @@ class ClassCountHook(Hook):
         self._folders = next(iter(_folders(dataset)), ())
 
     def before_val(self, runner: Runner) -> None:
-        if self._trained and not isinstance(runner._train_loop, BaseLoop):  # else it is training's
+        if self._trained and not has_train_loop(runner):  # else it is training's
             self._check(runner.val_loop, 'the validation data')
 
     def before_test(self, runner: Runner) -> None:

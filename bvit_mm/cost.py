@@ -7,15 +7,15 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.logging import MMLogger
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import init_default_scope
 from mmengine.utils import import_modules_from_strings
 from torch import nn
 from torch.utils.data import DataLoader
 
+from .building import build_to_count
 from .config_types import builds
 from .data_share import check_share
-from .elastic import ElasticBackbone
+from .elastic import ElasticBackbone, find_backbone
 from .plan import ALL_DATA, Plan, make_plan
 from .processes import unwrapped
 from .registry import DATA_SAMPLERS, HOOKS, LOOPS
@@ -32,24 +32,6 @@ LOOP_ONLY = (
     'schedule',
     'accumulative_counts',
 )
-
-
-def find_backbone(model: nn.Module) -> ElasticBackbone:
-    """The elastic backbone in a model.
-
-    Raises:
-        ValueError: If there is none, or more than one.
-    """
-    found = [m for m in model.modules() if isinstance(m, ElasticBackbone)]
-    if len(found) != 1:
-        backbone = type(getattr(model, 'backbone', model)).__name__
-        raise ValueError(
-            f'{type(model).__name__} has {len(found)} elastic backbones (its backbone is '
-            f'{backbone}), but budgeted training grows exactly one; give the backbone '
-            'a type of bvit_mm, such as bvit_mm.ElasticVisionTransformer, with training_stages '
-            '(and to draw learning rates, use our tools/vis_scheduler.py)'
-        )
-    return found[0]
 
 
 def classifier_flops(model: nn.Module) -> int:
@@ -111,17 +93,6 @@ def subset_of(dataloader: DataLoader | dict | None, hooks: Iterable[Hook]) -> di
         share = sampler.share if isinstance(sampler, SubsetSampler) else 1.0
     charged = [hook.charged_interval for hook in hooks if isinstance(hook, SubsetHook)]
     return dict(data_share=check_share(share), selection_interval=next(iter(charged), None))
-
-
-def build_to_count(model: dict) -> nn.Module:
-    """Builds a model that is only counted, without a word: the one that trains tells of itself."""
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel('ERROR')
-    try:
-        return MODELS.build(model)
-    finally:
-        logger.setLevel(level)
 
 
 def is_budgeted(cfg: Config) -> bool:

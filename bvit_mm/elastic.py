@@ -329,3 +329,21 @@ def center_crop(tokens: Tensor, grid: tuple[int, int], crop: tuple[int, int]) ->
     top, left = ((n - m) // 2 for n, m in zip(grid, crop))
     tokens = tokens.unflatten(1, grid)
     return tokens[:, top : top + crop[0], left : left + crop[1]].flatten(1, 2)
+
+
+def find_backbone(model: nn.Module) -> ElasticBackbone:
+    """The elastic backbone in a model.
+
+    Raises:
+        ValueError: If there is none, or more than one.
+    """
+    found = [m for m in model.modules() if isinstance(m, ElasticBackbone)]
+    if len(found) != 1:
+        backbone = type(getattr(model, 'backbone', model)).__name__
+        raise ValueError(
+            f'{type(model).__name__} has {len(found)} elastic backbones (its backbone is '
+            f'{backbone}), but budgeted training grows exactly one; give the backbone '
+            'a type of bvit_mm, such as bvit_mm.ElasticVisionTransformer, with training_stages '
+            '(and to draw learning rates, use our tools/vis_scheduler.py)'
+        )
+    return found[0]

@@ -10,10 +10,10 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
-from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from .elastic import ElasticBackbone, Slot
+from .mmengine_gaps import initialize_anew
 
 INITS = ('copy', 'random', 'half', 'noise')
 MOMENTS = ('drop', 'copy', 'drop_all', 'corrected')
@@ -172,8 +172,7 @@ def drawn_anew(model: nn.Module, seed: int) -> nn.Module:
         for module in fresh.modules():
             if hasattr(module, 'reset_parameters'):
                 module.reset_parameters()
-            if isinstance(module, BaseModule):
-                module._is_init = False
+            initialize_anew(module)
         fresh.init_weights()
     return fresh
 

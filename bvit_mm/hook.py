@@ -13,9 +13,9 @@ from torch import nn
 
 from .classes import ClassCountHook
 from .config_types import in_words
-from .cost import find_backbone
-from .elastic import ElasticBackbone
+from .elastic import ElasticBackbone, find_backbone
 from .growth import check_growth, check_moments, correct_bias_, drawn_anew, grow_
+from .mmengine_gaps import has_loaded, is_to_resume, load_from
 from .optimizer_probe import OptimizerTraits, forget_, probe_optimizer
 from .plan import Plan
 from .processes import average_gradients_, optimizers, shared_seed, unwrapped
@@ -67,11 +67,11 @@ class StageSwitchHook(Hook):
             for optimizer in optimizers(runner):
                 optimizer.register_step_post_hook(lambda opt, *_: correct_bias_(opt))
         # Loading has made the backbone the stage of its checkpoint; a new run starts at its first.
-        resumed = runner._resume and runner._has_loaded
+        resumed = is_to_resume(runner) and has_loaded(runner)
         stage = backbone.training_stage if resumed else plan.stage_at(0)
-        if runner._load_from and not resumed and stage < backbone.training_stage:
+        if load_from(runner) and not resumed and stage < backbone.training_stage:
             runner.logger.warning(
-                f'load_from={runner._load_from} has weights of training stage '
+                f'load_from={load_from(runner)} has weights of training stage '
                 f'{backbone.training_stage + 1}, but training begins at stage {stage + 1}: growth '
                 'will overwrite the others; give epochs=[0, ..., n] to train all from the start'
             )
@@ -159,7 +159,7 @@ class StageSwitchHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         self._classes.after_load_checkpoint(runner, checkpoint)
-        if not runner._resume:
+        if not is_to_resume(runner):
             return
         saved = checkpoint['meta']['bvit_mm']
         if 'optimizer' not in checkpoint:
@@ -241,7 +241,7 @@ def _loss(runner: Runner, data_batch: Any) -> float | None:
     with kept_random_state(), unchanged(model, runner.message_hub, runner.train_loop.images):
         data = model.data_preprocessor(copy.deepcopy(data_batch), True)
         model.eval()
-        loss, _ = model.parse_losses(model._run_forward(data, mode='loss'))
+        loss, _ = model.parse_losses(model(**data, mode='loss'))
         return loss.item()
 
 

@@ -79,6 +79,25 @@ class Pace:
         return replace(self, train=tuple(s * factor for s in self.train))
 
 
+@dataclass(frozen=True)
+class Measurement:
+    """What an iteration of a training stage took.
+
+    Attributes:
+        seconds: On the clock.
+        waiting: Seconds of these that passed with waiting for data.
+        samples: In all processes together.
+        memory: Peak bytes: of the accelerator; without one, of this process so far.
+        data_bound: Whether loading, not computing, says how long it takes.
+    """
+
+    seconds: float
+    waiting: float
+    samples: int
+    memory: int
+    data_bound: bool
+
+
 def stage_lengths(
     weights: Sequence[float],
     seconds: Sequence[float],

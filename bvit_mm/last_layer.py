@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from .gradmatch import batch_gradient, sketch_of
+from .mmengine_gaps import smoothing
 from .randomness import derived_seed, kept_random_state
 
 
@@ -139,5 +140,5 @@ def _targets(loss: nn.Module, scores: Tensor, samples: Sequence) -> Tensor:
             "with one label each; give selection='random'"
         )
     one_hot = nn.functional.one_hot(labels, scores.shape[1]).float()
-    smoothing = loss._eps if isinstance(loss, LabelSmoothLoss) else 0.0
-    return one_hot * (1 - smoothing) + smoothing / scores.shape[1]
+    smooth = smoothing(loss)
+    return one_hot * (1 - smooth) + smooth / scores.shape[1]

@@ -14,8 +14,9 @@ from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 from torch import nn
 
-from .cost import find_backbone
+from .elastic import find_backbone
 from .micro_batches import count_samples
+from .mmengine_gaps import update_each_time
 from .processes import Agreement, optim_wrappers, unwrapped
 from .rehearsal import irreversible, rehearsal
 
@@ -118,7 +119,7 @@ def fits(runner: Runner, train: TrainInParts, batch: Any, stage: int, parts: int
             find_backbone(model).set_training_stage(stage)
             model.train()
             for each in wrappers:
-                each._accumulative_counts = 1
+                update_each_time(each)
             for _ in range(STEPS):  # moments are there from the first update on, and count too
                 has_moments = any(each.optimizer.state for each in wrappers)
                 train(model, copy.deepcopy(batch), parts)

@@ -8,6 +8,7 @@ import torch
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
+from .mmengine_gaps import set_inner_count
 from .processes import unwrapped
 
 
@@ -39,7 +40,7 @@ def train_in_parts(
         is_last = i == len(pieces)
         alone = nullcontext() if is_last or model is module else model.no_sync()
         with alone, optim_wrapper.optim_context(model):
-            losses = model._run_forward(piece, mode='loss')
+            losses = model(**piece, mode='loss')
         loss, parts_logs = module.parse_losses(losses)
         for name, value in parts_logs.items():
             logs[name] = logs.get(name, 0) + share * value.detach()
@@ -47,7 +48,9 @@ def train_in_parts(
             optim_wrapper.update_params(loss * share)
         else:
             optim_wrapper.backward(optim_wrapper.scale_loss(loss * share))
-            optim_wrapper._inner_count -= 1  # the parts are one iteration
+            set_inner_count(
+                optim_wrapper, optim_wrapper.inner_count - 1
+            )  # the parts are one iteration
     return logs
 
 

@@ -8,10 +8,12 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
 from torch import distributed, nn
 
+from .mmengine_gaps import has_seeds_by_rank
+
 
 def shared_seed(runner: Runner) -> int:
     """The seed of the run, without the rank that mmengine adds with ``diff_rank_seed``."""
-    return runner.seed - get_rank() * bool(runner._randomness_cfg.get('diff_rank_seed', False))
+    return runner.seed - get_rank() * has_seeds_by_rank(runner)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

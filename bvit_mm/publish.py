@@ -14,9 +14,10 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import Tensor
 
+from .building import build_to_count, model_config
 from .classes import FOLDERS
-from .cost import build_to_count, find_backbone
-from .elastic import ElasticBackbone
+from .elastic import ElasticBackbone, find_backbone
+from .files import write_whole
 from .ledger import Ledger
 from .plan import Plan
 from .saved_config import check_buildable, read_config
@@ -117,7 +118,7 @@ def write_published(published: Published, out: Path) -> tuple[Path, Path]:
     """
     weights = write_hashed(published.checkpoint, out)
     config = weights.with_suffix('.py')
-    _replace(config, published.config.pretty_text.encode())
+    write_whole(config, published.config.pretty_text.encode())
     return weights, config
 
 
@@ -137,17 +138,8 @@ def write_hashed(content: dict, out: Path) -> Path:
     data = buffer.getvalue()
     digest = hashlib.sha256(data).hexdigest()[:HASH_LENGTH]
     file = out.with_name(f'{out.name}-{digest}.pth')
-    _replace(file, data)
+    write_whole(file, data)
     return file
-
-
-def _replace(file: Path, data: bytes) -> None:
-    partial = file.with_name(f'{file.name}.partial')  # a kill must not leave half a file
-    try:
-        partial.write_bytes(data)
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def choose_weights(
@@ -208,9 +200,7 @@ def _plan(meta: dict[str, Any]) -> Plan:
 
 def _config_of(cfg: Config, backbone: ElasticBackbone, only: int | None) -> Config:
     """The model, and how it reads an image: what mmpretrain's inferencers ask of a config."""
-    model = cfg.model.to_dict()
-    if 'data_preprocessor' in cfg:  # mmpretrain's place for it, which only its tools know
-        model.setdefault('data_preprocessor', cfg.data_preprocessor.to_dict())
+    model = model_config(cfg)
     for part in (model, model['backbone']):
         part.pop('init_cfg', None)
     model.pop('train_cfg', None)

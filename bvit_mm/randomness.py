@@ -20,6 +20,7 @@ from mmengine.dist import get_rank
 from mmengine.runner import set_random_seed
 from torch.utils.data import DataLoader
 
+from .mmengine_gaps import restart_workers
 from .snapshot import walk
 
 GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
@@ -61,7 +62,7 @@ def seed_epoch(
             worker_init_fn,
             **{**dataloader.worker_init_fn.keywords, 'rank': get_rank(), 'seed': seed},
         )
-        dataloader._iterator = None
+        restart_workers(dataloader)
 
 
 def seed_generator(generator: Any, seed: int) -> None:

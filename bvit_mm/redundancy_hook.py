@@ -10,6 +10,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner, set_random_seed
 
 from .analysis import image_loader, measure_redundancy, observable_copy
+from .files import write_whole
 from .processes import shared_seed
 from .randomness import kept_random_state
 from .registry import HOOKS
@@ -113,6 +114,4 @@ def write_record(file: Path, record: dict[str, Any]) -> None:
     What the file has of that epoch and later ones is of a run that was broken off, and goes.
     """
     kept = [each for each in read_records(file) if each['epoch'] < record['epoch']]
-    partial = file.with_name(f'{file.name}.partial')  # a kill must not leave half a file
-    partial.write_text(''.join(f'{json.dumps(each)}\n' for each in (*kept, record)))
-    partial.replace(file)
+    write_whole(file, ''.join(f'{json.dumps(each)}\n' for each in (*kept, record)))

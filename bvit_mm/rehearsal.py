@@ -9,7 +9,6 @@ import resource
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,8 +17,10 @@ from mmengine.runner import Runner
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from .cost import find_backbone
+from .elastic import find_backbone
+from .hours import Measurement
 from .micro_batches import count_samples
+from .mmengine_gaps import restart_workers
 from .processes import Agreement, unwrapped
 from .randomness import kept_random_state
 from .snapshot import lasting_iterators, unchanged, walk
@@ -35,25 +36,6 @@ LEAST, MOST = 2, 50  # iterations that are
 WAITING, WAITING_ALONE = 0.1, 0.5
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """What an iteration of a training stage took.
-
-    Attributes:
-        seconds: On the clock.
-        waiting: Seconds of these that passed with waiting for data.
-        samples: In all processes together.
-        memory: Peak bytes: of the accelerator; without one, of this process so far.
-        data_bound: Whether loading, not computing, says how long it takes.
-    """
-
-    seconds: float
-    waiting: float
-    samples: int
-    memory: int
-    data_bound: bool
-
-
 @contextmanager
 def rehearsal(runner: Runner) -> Iterator[None]:
     """Whatever is trained within leaves all that training reads later as it was (``snapshot``).
@@ -66,7 +48,7 @@ def rehearsal(runner: Runner) -> Iterator[None]:
             yield
     finally:
         for loader in _loaders(runner):
-            loader._iterator = None  # its workers went on with their numbers
+            restart_workers(loader)  # its workers went on with their numbers
 
 
 def irreversible(runner: Runner) -> list[str]:
@@ -182,7 +164,7 @@ def measure_validation(runner: Runner, seconds: float, agree: Agreement) -> floa
             break
     took = (_now() - start) / max(1, n) * len(loader)
     runner.model.train()
-    loader._iterator = None
+    restart_workers(loader)
     return agree(0, took)[1]  # once: loaders of validation may differ in length
 
 

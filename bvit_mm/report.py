@@ -3,10 +3,9 @@
 
 from collections.abc import Iterable, Sequence
 
-from .hours import duration
+from .hours import Measurement, duration
 from .ledger import Ledger
 from .plan import Plan
-from .rehearsal import Measurement
 from .training_stages import TrainingStage
 
 

@@ -14,6 +14,7 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import MMLogger
 from mmengine.runner import find_latest_checkpoint
 
+from .files import write_whole
 from .safe_files import UnsafeFileError
 from .weights import read_checkpoint
 
@@ -183,9 +184,7 @@ def _advice(work_dir: str, problems: list[str], others: list[str]) -> str:
 
 def write_last(work_dir: str | Path, file: str | Path) -> None:
     """Notes a file as the last checkpoint, so that a kill leaves the old note or the new one."""
-    partial = Path(work_dir) / f'{LAST}.partial'
-    partial.write_text(str(file))
-    partial.replace(partial.with_name(LAST))
+    write_whole(Path(work_dir) / LAST, str(file))
 
 
 def _noted(work_dir: Path) -> tuple[str | None, list[str]]:

@@ -6,10 +6,10 @@ from itertools import chain
 from typing import Any
 
 from mmengine.hooks import ParamSchedulerHook
-from mmengine.optim.scheduler import _ParamScheduler
 from mmengine.runner import Runner
 
 from .checks import flat
+from .mmengine_gaps import SchedulerLike, is_to_resume, replace_hook, steps_done
 
 
 class BudgetSchedulerHook(ParamSchedulerHook):
@@ -63,23 +63,20 @@ class BudgetSchedulerHook(ParamSchedulerHook):
         checkpoint['meta'].setdefault('bvit_mm', {})['begun'] = self.begun
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        if runner._resume:
+        if is_to_resume(runner):
             self.begun = dict(checkpoint['meta']['bvit_mm'].get('begun', {}))
 
     @staticmethod
-    def _advance(scheduler: _ParamScheduler, before: float, now: float) -> None:
+    def _advance(scheduler: SchedulerLike, before: float, now: float) -> None:
         share = (now - before) / (1 - before) if before < 1 else 1.0
         steps = scheduler.begin + math.floor(share * (scheduler.end - scheduler.begin) + 1e-9)
-        while scheduler._global_step < steps:
+        while steps_done(scheduler) < steps:
             scheduler.step()
 
 
 def replace_scheduler_hook(runner: Runner, configs: Any) -> None:
     """Lets schedulers follow the budget, instead of mmengine's hook."""
-    for i, hook in enumerate(runner._hooks):
-        if isinstance(hook, ParamSchedulerHook):
-            runner._hooks[i] = BudgetSchedulerHook(configs)
-            runner._hooks[i].priority = hook.priority
+    replace_hook(runner, ParamSchedulerHook, BudgetSchedulerHook(configs))
 
 
 def rebuild_schedulers(runner: Runner, configs: Any) -> None:

@@ -15,6 +15,7 @@ from torch.utils.data import BatchSampler, DataLoader
 from .data_share import check_epochs
 from .gradmatch import gram_matrix, match
 from .last_layer import check_classifier, mini_batch_gradients, mini_batches
+from .mmengine_gaps import is_to_resume
 from .processes import shared_seed, unwrapped
 from .randomness import derived_seed
 from .registry import HOOKS
@@ -168,7 +169,7 @@ class SubsetHook(Hook):
         )
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        if not runner._resume:
+        if not is_to_resume(runner):
             return
         saved = checkpoint.get(KEY, {})
         if saved.get('options') != self._options():

@@ -12,7 +12,9 @@ import torch
 
 import bvit_mm.cost
 
-from .support.scripts import TOOLS, load_script
+pytest.register_assert_rewrite('tests.support')
+
+from .support.scripts import TOOLS, load_script  # noqa: E402
 
 # The networks are tiny: more threads only wait for each other, here and in what tests start.
 # BVIT_TEST_THREADS=2 has sums run in the order of two threads, to see that no test depends on it.
@@ -75,3 +77,19 @@ def digits(tmp_path_factory):
     folder = tmp_path_factory.mktemp('data') / 'digits'
     subprocess.run([sys.executable, TOOLS / 'make_digits.py', folder], check=True)
     return folder
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The clock of ``support.clock.run``."""
+    from .support.clock import patched_clock
+
+    return patched_clock(monkeypatch)
+
+
+@pytest.fixture
+def bucket(tmp_path, monkeypatch):
+    """The folder of a store whose addresses begin with s3://."""
+    from .support.store import patched_store
+
+    return patched_store(tmp_path, monkeypatch)

@@ -29,14 +29,15 @@ from bvit_mm.analysis import (
 )
 from bvit_mm.redundancy_hook import LOG, RedundancyHook, read_records, write_record
 
-from .cases import CASES, randomised
-from .closeness import assert_near, tolerance
-from .plain_pvtv2 import PlainPVTv2
-from .plain_swin import PlainSwin
-from .plain_vit import PlainViT
-from .runs import BATCHES, EPOCHS, FAMILIES, build, config
+from .support.cases import CASES, randomised
+from .support.closeness import assert_near, tolerance
+from .support.files import assert_same_run, last_file
+from .support.hooks import Stop
+from .support.plain_pvtv2 import PlainPVTv2
+from .support.plain_swin import PlainSwin
+from .support.plain_vit import PlainViT
+from .support.runs import BATCHES, EPOCHS, FAMILIES, build, config
 from .support.scripts import run_tool
-from .test_resume import Stop, assert_same_run, last_file
 
 ROOT = Path(__file__).parent.parent
 PLAIN = dict(vit=PlainViT, pvtv2=PlainPVTv2, swin=PlainSwin)
@@ -535,7 +536,7 @@ def test_hook_refuses_runs_it_cannot_measure(tmp_path):
 
 @pytest.fixture
 def analyze(capsys):
-    """Runs tools/analyze.py in this process, which knows the data set of tests/runs.py."""
+    """Runs tools/analyze.py in this process, which knows the data set of tests/support/runs.py."""
 
     def run(*args, fails=False):
         if not fails:

@@ -19,36 +19,18 @@ from mmengine.registry import DATASETS, HOOKS, OPTIM_WRAPPER_CONSTRUCTORS
 from bvit_mm.memory import fits
 from bvit_mm.rehearsal import measure
 
-from .runs import BATCHES, build
+from .support.data_sets import Untouched
+from .support.files import assert_same_run, content, last_file
+from .support.runs import BATCHES, build
 from .support.scripts import run_tool
-from .test_loop_and_hook import Untouched, log_of
-from .test_resume import EVERY_ITERATION, SWITCH, assert_same_run, last_file
+from .support.trainings import log_of, refused
+from .support.variants import EVERY_ITERATION, SHORT, SWITCH
 
 ROOT = Path(__file__).parent.parent
 DEMO = ROOT / 'configs' / 'demo' / 'deit-digits_bvit-b50.py'
-SHORT = {'train_cfg.epochs': [1, 1, 1]}
 ITERATIONS = 3 * BATCHES
 NO_VALIDATION = dict(val_cfg=None, val_dataloader=None, val_evaluator=None)
 OUR_SCHEDULER = dict(type='bvit_mm.REXLR')
-
-
-def content(folder):
-    """What lies in a folder and may not change: all but what mmengine logs of each start."""
-    files = {}
-    for path in sorted(folder.rglob('*')):
-        place = path.relative_to(folder)
-        if not re.fullmatch(r'\d{8}_\d{6}(\.py)?', place.parts[0]):
-            files[str(place)] = path.read_bytes() if path.is_file() else None
-    return files
-
-
-def refused(work_dir, message, kind=ValueError, **changes):
-    """A run is refused with a message, and leaves the folder as it was."""
-    before = content(work_dir)
-    runner = build(work_dir, **changes)
-    with pytest.raises(kind, match=message):
-        runner.train()
-    assert content(work_dir) == before
 
 
 @pytest.fixture(scope='module')

@@ -14,7 +14,7 @@ from mmpretrain.datasets import CustomDataset
 from bvit_mm.classes import check_same_classes
 from bvit_mm.publish import publish
 
-from .runs import build
+from .support.runs import build
 
 
 @pytest.fixture

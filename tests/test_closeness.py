@@ -4,7 +4,7 @@
 import pytest
 import torch
 
-from .closeness import assert_near, distance, tolerance
+from .support.closeness import assert_near, distance, tolerance
 
 
 @pytest.mark.parametrize(

@@ -31,10 +31,10 @@ from bvit_mm.compare import (
 from bvit_mm.compare.ablations import TABLE_13
 from bvit_mm.compare.figure import front, lines
 from bvit_mm.compare.runner import group
-from bvit_mm.cost import plan_of_config
 
+from .support.configs import planned
 from .support.scripts import run_tool
-from .test_tools import DEIT_S, ROOT
+from .support.tools import DEIT_S, ROOT
 
 SWIN_S = ROOT / 'configs' / 'swin' / 'swin-small_bvit-b50_16xb64_in1k.py'
 PVT = ROOT / 'configs' / 'pvtv2' / 'pvtv2-b2-linear_bvit-b50_8xb128_in1k.py'
@@ -54,18 +54,6 @@ def record(method, budget, seed, value, cost=None):
         [],
         'cpu',
     )
-
-
-def planned(file, method, share, single_labels=False):
-    """The plan of a config under a method, and the full cost of the config itself."""
-    cfg = Config.fromfile(file)
-    if single_labels:  # instead of mixed ones
-        cfg.model.train_cfg, cfg.model.head.loss = None, dict(type='CrossEntropyLoss')
-    full = plan_of_config(cfg)[0].full_cost
-    cfg.merge_from_dict({'train_cfg.budget': f'{share * full!r} GFLOPs'})
-    cfg.merge_from_dict(method(cfg, share))
-    plan, backbone = plan_of_config(cfg)
-    return plan, backbone, full, cfg
 
 
 # What methods are.

@@ -18,10 +18,10 @@ from bvit_mm.compare import ABLATIONS, METHODS
 from bvit_mm.config_types import builds, class_of, in_words, type_name
 from bvit_mm.cost import is_budgeted, plan_of_config
 
-from .runs import build
+from .support.files import assert_same_run, last_file
+from .support.runs import build
 from .support.scripts import run_tool
-from .test_resume import assert_same_run, last_file
-from .test_tools import tool
+from .support.tools import tool
 
 IMPORTS = """
 from mmengine.dataset import DefaultSampler

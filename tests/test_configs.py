@@ -1,18 +1,16 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
 """Every config parses, builds and has the plan that it names."""
 
-import functools
 import re
 import runpy
-from pathlib import Path
 
 import pytest
 from mmengine.config import Config
-from mmengine.registry import HOOKS, MODELS, PARAM_SCHEDULERS, init_default_scope
+from mmengine.registry import HOOKS, PARAM_SCHEDULERS
 
-from bvit_mm.cost import LOOP_ONLY, find_backbone, plan_for
+from .support.configs import read
+from .support.tools import ROOT
 
-ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(ROOT.glob('configs/*/*.py'))
 # GFLOPs of DeiT-T, S, B, PVTv2-b2-linear and Swin-S, each in three training stages.
 TABLE_6 = [
@@ -27,17 +25,6 @@ every_config = pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.st
 
 def test_there_are_configs():
     assert len(CONFIGS) >= 41
-
-
-@functools.cache
-def read(path):
-    """A config that builds, its plan, and the number of its model's parameters."""
-    cfg = Config.fromfile(path)
-    init_default_scope(cfg.default_scope)
-    model = MODELS.build(cfg.model)
-    options = {name: value for name, value in cfg.train_cfg.items() if name not in LOOP_ONLY}
-    assert find_backbone(model).is_whole
-    return cfg, plan_for(model, **options), sum(p.numel() for p in model.parameters())
 
 
 @every_config

@@ -6,8 +6,8 @@ import torch
 
 from bvit_mm import ElasticPVTv2
 
-from .cases import CASES, PVTV2, pvtv2, swin
-from .test_laws import dtype_of, equal
+from .support.cases import CASES, PVTV2, pvtv2, swin
+from .support.counting import dtype_of, equal
 
 DROPS = dict(drop_path_rate=0.3, drop_rate=0.2)
 CHECKPOINTED = [

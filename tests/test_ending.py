@@ -11,11 +11,11 @@ from bvit_mm.compare.runs import Run, record_of
 from bvit_mm.cost import find_backbone
 from bvit_mm.publish import publish
 
-from .runs import BATCHES, EPOCHS, build
-from .test_hours import clock  # noqa: F401  a fixture
-from .test_hours import run as run_hours
-from .test_loop_and_hook import EMA, RECORD, SWITCH, log_of, run
-from .test_resume import assert_same_run, last_file
+from .support.clock import run as run_hours
+from .support.files import assert_same_run, last_file
+from .support.runs import BATCHES, EPOCHS, build
+from .support.trainings import log_of, run
+from .support.variants import EMA, RECORD, SWITCH
 
 PLATEAU = dict(type='EarlyStoppingHook', monitor='accuracy/top1', patience=1, min_delta=200.0)
 SAVES = {'default_hooks.checkpoint.interval': 1}
@@ -127,7 +127,7 @@ def test_stage_that_something_else_has_set_is_told(tmp_path):
     ]
 
 
-def test_hours_that_hardly_come_to_the_last_stage(tmp_path, clock):  # noqa: F811
+def test_hours_that_hardly_come_to_the_last_stage(tmp_path, clock):
     """A machine that gets far slower leaves the whole network less than an epoch."""
     runner = run_hours(tmp_path, clock, '300s', slow=100, factor=8)
     epochs = runner.train_loop.ledger.epochs[2]
@@ -138,7 +138,7 @@ def test_hours_that_hardly_come_to_the_last_stage(tmp_path, clock):  # noqa: F81
     ]
 
 
-def test_hours_that_are_stopped(tmp_path, clock):  # noqa: F811
+def test_hours_that_are_stopped(tmp_path, clock):
     more = {'default_hooks.stop': dict(type='StopLoopHook', how='stop_training', epoch=3)}
     runner = run_hours(tmp_path, clock, '600s', more=more)
     planned = runner.train_loop.plan.total_epochs

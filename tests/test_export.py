@@ -4,7 +4,7 @@
 import pytest
 import torch
 
-from .cases import CASES
+from .support.cases import CASES
 
 # Those left out have other numbers of units or stages only, and compute by the same code.
 ONLY_NUMBERS = 'number', 'two', 'three', 'four', 'uneven', 'only', 'tiny', 'small', 'b2-linear'

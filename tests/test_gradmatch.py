@@ -13,7 +13,7 @@ from torch import nn
 
 from bvit_mm.gradmatch import batch_gradient, gram_matrix, match, sketch_of
 
-from .closeness import assert_near, distance
+from .support.closeness import assert_near, distance
 
 
 def rows_of(seed, n, d, dtype=torch.float64):

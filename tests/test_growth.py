@@ -21,8 +21,8 @@ from bvit_mm.growth import (
     grow_weight_,
 )
 
-from .cases import of_units, plain_mapping, pvtv2, swin, vit
-from .closeness import assert_near
+from .support.cases import of_units, plain_mapping, pvtv2, swin, vit
+from .support.closeness import assert_near
 
 CASE = vit('growth', stages=[dict(heads=3, hidden=48), dict(heads=6, hidden=96)])
 CASES = [

@@ -7,8 +7,7 @@ import re
 import pytest
 import torch
 from mmengine.hooks import Hook
-from mmengine.registry import DATASETS, HOOKS
-from mmpretrain.structures import DataSample
+from mmengine.registry import HOOKS
 from torch import nn
 
 from bvit_mm.cost import find_backbone
@@ -17,14 +16,13 @@ from bvit_mm.ledger import Ledger
 from bvit_mm.plan import make_plan
 from bvit_mm.publish import publish
 
-from .runs import BATCHES, FAMILIES, TinyDataset, build
-from .test_bad_inputs import refused
-from .test_laws import counted
-from .test_loop_and_hook import SWITCH, log_of, run
-from .test_resume import EVERY_ITERATION, assert_same_run, last_file, stop_and_resume
-from .test_subset import SUBSET
+from .support.counting import counted
+from .support.data_sets import SIZE
+from .support.files import assert_same_run, last_file
+from .support.runs import BATCHES, FAMILIES, build
+from .support.trainings import log_of, refused, run, stop_and_resume
+from .support.variants import EVERY_ITERATION, SUBSET, SWITCH
 
-SIZE = 16  # that the backbones of ``runs.FAMILIES`` are built for
 SHORT = {'train_cfg.epochs': [1, 1, 1]}
 BUDGET = {
     'train_cfg.epochs': None,
@@ -32,21 +30,6 @@ BUDGET = {
     'train_cfg.full_epochs': 6,
     'train_cfg.val_interval': 100,
 }
-
-
-@DATASETS.register_module(force=True)
-class SizedDataset(TinyDataset):
-    """Images of a height and width that a hook may change."""
-
-    def __init__(self, size=(SIZE, SIZE), noise=0.1):
-        super().__init__(noise=noise)
-        self.size = tuple(size)
-
-    def __getitem__(self, index):
-        generator = torch.Generator().manual_seed(index)
-        image = torch.randn(3, *self.size, generator=generator)
-        image += self.noise * torch.randn(image.shape)
-        return dict(inputs=image, data_samples=DataSample().set_gt_label(index % 4))
 
 
 @HOOKS.register_module(force=True)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from .test_resume import last_file
-from .test_tools import DEIT_S, DEMO, ROOT, call
+from .support.files import last_file
+from .support.tools import DEIT_S, DEMO, ROOT, call
 
 
 @pytest.fixture

@@ -7,16 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.fileio import FileClient, LocalBackend
-from mmengine.fileio.backends import backends, prefix_to_backends
 from mmengine.hooks import CheckpointHook
 
 from bvit_mm.resumable import _number, check_savers
 
-from .runs import BATCHES, build
-from .test_bad_inputs import SHORT, content, refused
-from .test_loop_and_hook import log_of
-from .test_resume import assert_same_run, last_file
+from .support.files import assert_same_run, content, last_file
+from .support.runs import BATCHES, build
+from .support.trainings import log_of, refused
+from .support.variants import SHORT
 
 TEMPLATE = 'ckpt_{:03d}.pth'
 HOOKS = {  # how checkpoints are saved, and the name of the last but one
@@ -118,43 +116,6 @@ def test_several_hooks(tmp_path):
     runner.train()
     assert runner._load_from == str(tmp_path / 'out' / 'run' / 'i14.pth')
     assert_same_run(last_file(tmp_path / 'run'), whole)
-
-
-class Bucket(LocalBackend):
-    """Stands for a store in the net: paths below a folder, without times."""
-
-    root = ''
-
-    def _local(self, path):
-        return str(path).replace('s3://', f'{self.root}/')
-
-    def get(self, filepath):
-        return super().get(self._local(filepath))
-
-    def put(self, obj, filepath):
-        super().put(obj, self._local(filepath))
-
-    def isfile(self, filepath):
-        return super().isfile(self._local(filepath))
-
-    def remove(self, filepath):
-        super().remove(self._local(filepath))
-
-    def list_dir_or_file(self, dir_path, *args, **kwargs):
-        return super().list_dir_or_file(self._local(dir_path), *args, **kwargs)
-
-
-@pytest.fixture
-def bucket(tmp_path, monkeypatch):
-    """A store whose addresses begin with s3://."""
-    monkeypatch.setattr(Bucket, 'root', str(tmp_path / 'bucket'))
-    for known in (backends, FileClient._backends):
-        monkeypatch.setitem(known, 'petrel', Bucket)
-    for known in (prefix_to_backends, FileClient._prefix_to_backends):
-        monkeypatch.setitem(known, 's3', Bucket)
-    monkeypatch.setattr(FileClient, '_instances', {})
-    monkeypatch.setattr('mmengine.fileio.io.backend_instances', {})
-    return tmp_path / 'bucket'
 
 
 def test_checkpoints_in_a_store(bucket, tmp_path):

@@ -3,19 +3,17 @@
 
 import copy
 import dataclasses
-from unittest import mock
 
 import pytest
 import torch
 import torch.nn.functional as F
 from mmengine.runner.checkpoint import load_state_dict
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from bvit_mm.growth import drawn_anew, grow_
 
-from .cases import CASES, of_units, plain_mapping
-from .closeness import assert_near, distance
+from .support.cases import CASES, of_units, plain_mapping
+from .support.closeness import assert_near
+from .support.counting import counted, dtype_of, equal
 
 every_case = pytest.mark.parametrize('case', CASES, ids=lambda case: case.name)
 every_dtype = pytest.mark.parametrize('dtype', [torch.float32, torch.float64], ids=str)
@@ -23,17 +21,6 @@ every_dtype = pytest.mark.parametrize('dtype', [torch.float32, torch.float64], i
 
 def tensors(outputs):
     return list(outputs) if isinstance(outputs, (tuple, list)) else [outputs]
-
-
-def equal(ours, theirs, case):
-    """Bit for bit, or nearly, in float64, where the case says so."""
-    if not case.tolerance:
-        return torch.equal(ours, theirs)
-    return distance(ours, theirs) <= case.tolerance
-
-
-def dtype_of(case):
-    return torch.float64 if case.tolerance else torch.float32
 
 
 # 1. At the last training stage it is the plain class, bit for bit.
@@ -156,28 +143,6 @@ def test_inactive_units_get_exactly_zero_gradients(case):
                 assert torch.count_nonzero(rest) == 0
                 used = of_units(slot, param.grad, total, range(active))
                 assert torch.count_nonzero(used) > 0
-
-
-def counted(backbone, images):
-    """Multiply-adds by torch's counter, 5 an element of layer norms, 1 of what is pooled."""
-    uncounted = []
-    handles = [
-        module.register_forward_hook(lambda m, args, out: uncounted.append(5 * out.numel()))
-        for module in backbone.modules()
-        if isinstance(module, nn.LayerNorm)
-    ]
-    pool = F.adaptive_avg_pool2d
-
-    def counted_pool(x, size):
-        uncounted.append(x.numel())
-        return pool(x, size)
-
-    counter = FlopCounterMode(display=False)
-    with counter, mock.patch.object(F, 'adaptive_avg_pool2d', counted_pool):
-        backbone(images)  # on the meta device: on the CPU fused attention counts as nothing
-    for handle in handles:
-        handle.remove()
-    return counter.get_total_flops() // 2 + sum(uncounted)
 
 
 # 4. flops(k) equals a counter and rises with k.

@@ -6,7 +6,7 @@ from mmengine.optim import build_optim_wrapper
 from mmpretrain.models import ImageClassifier
 from torch import nn
 
-from .cases import CASES
+from .support.cases import CASES
 
 LAST = 99  # a layer after all others
 CASE = {case.name: case for case in CASES}

@@ -3,57 +3,22 @@
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 import torch
-from mmengine.hooks import Hook
 from mmengine.model import MMDistributedDataParallel
-from mmengine.registry import DATASETS, HOOKS, MODEL_WRAPPERS, OPTIMIZERS
+from mmengine.registry import DATASETS, MODEL_WRAPPERS, OPTIMIZERS
 from mmengine.runner import FlexibleRunner, Runner
 from mmpretrain.models import build_classifier
 
 from bvit_mm.cost import find_backbone, stage_gflops
 
-from .optimizers import Quantised
-from .runs import BATCHES, EPOCHS, build, config
-
-
-@HOOKS.register_module(force=True)
-class RecordHook(Hook):
-    """Writes down what is active and how large the learning rate is."""
-
-    priority = 'LOWEST'
-
-    def __init__(self):
-        self.train, self.val, self.rates, self.losses = [], [], [], []
-
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        self.losses.append(outputs['loss'].item())
-
-    def before_train_iter(self, runner, batch_idx, data_batch=None):
-        self.train.append(find_backbone(runner.model).training_stage)
-        self.rates.append(runner.optim_wrapper.get_lr()['lr'][0])
-
-    def after_val_epoch(self, runner, metrics=None):
-        self.val.append(find_backbone(runner.model).training_stage)
-
-
-SWITCH = dict(type='bvit_mm.StageSwitchHook')
-RECORD = dict(type='RecordHook', priority='LOWEST')
-EMA = dict(type='EMAHook', momentum=0.1)
-
-
-def run(tmp_path, **changes):
-    changes.setdefault('custom_hooks', [SWITCH, RECORD])
-    runner = build(tmp_path, **changes)
-    runner.train()
-    record = next((h for h in runner.hooks if isinstance(h, RecordHook)), None)
-    return runner, record
-
-
-def log_of(runner):
-    return '\n'.join(p.read_text() for p in sorted(Path(runner.work_dir).glob('*/*.log')))
+from .support.data_sets import Untouched
+from .support.hooks import RecordHook
+from .support.optimizers import Quantised
+from .support.runs import BATCHES, EPOCHS, build, config
+from .support.trainings import log_of, run
+from .support.variants import EMA, RECORD, SWITCH
 
 
 def test_plan_sets_length_and_stages(tmp_path):
@@ -190,13 +155,6 @@ def test_checkpoint_is_plain_mmpretrain(tmp_path):
 
 
 # What is refused, before any data is read.
-
-
-class Untouched:
-    """A dataset that fails the test if anyone builds it."""
-
-    def __init__(self):
-        raise AssertionError('data was read')
 
 
 BAD = [

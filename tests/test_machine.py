@@ -12,7 +12,8 @@ import pytest
 
 from bvit_mm.compare import runner
 
-from .support.scripts import ROOT, load_script
+from .support.scripts import load_script
+from .support.tools import ROOT
 
 cpus = load_script(ROOT / 'tools' / '_cpus.py')
 threads = load_script(ROOT / 'tools' / '_threads.py')

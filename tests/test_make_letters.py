@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from fontTools.ttLib import TTFont
 
-from .test_tools import tool
+from .support.tools import tool
 
 FONTS = Path(matplotlib.get_data_path()) / 'fonts' / 'ttf'
 STIX = ('STIXGeneral', 'STIXGeneralBol', 'STIXGeneralItalic')

@@ -4,8 +4,9 @@
 import pytest
 from modelindex.load_model_index import load
 
-from .test_configs import ROOT, read
-from .test_transfer_configs import CONFIGS as TRANSFER
+from .support.configs import CONFIGS as TRANSFER
+from .support.configs import read
+from .support.tools import ROOT
 
 
 @pytest.fixture(scope='module')

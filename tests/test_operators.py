@@ -9,7 +9,7 @@ import json
 import subprocess
 import sys
 
-from .test_tools import ROOT
+from .support.tools import ROOT
 
 # Rows of detectors are told by their names; mmdet's backbones need no operators.
 TESTS = [

@@ -10,9 +10,9 @@ from torch import nn
 from bvit_mm.growth import grow_
 from bvit_mm.optimizer_probe import ABSENT, forget_, probe_optimizer
 
-from .cases import of_units, vit
-from .optimizers import COUNTERS, REFUSED, SERVED, WEIGHTS, Optional, Primal
-from .test_resume import differences
+from .support.cases import of_units, vit
+from .support.files import differences
+from .support.optimizers import COUNTERS, REFUSED, SERVED, WEIGHTS, Optional, Primal
 
 CASE = vit('optimizers', stages=[dict(heads=3, hidden=48), dict()])
 

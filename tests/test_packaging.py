@@ -1,7 +1,7 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
 """What wheels and source distributions hold, and that mim finds it in a wheel.
 
-tests/mim_matrix.py tries every command of mim, under either fork; this is the fast part of it.
+tests/support/mim_matrix.py tries every command of mim, under either fork; this is the fast part.
 """
 
 import shutil

@@ -11,11 +11,11 @@ import torch
 
 from bvit_mm.processes import shared_seed
 
-from .closeness import tolerance_of_training
-from .runs import BATCHES, EPOCHS, FAMILIES, build
-from .test_resume import EVERY_ITERATION, VARIANTS, last_file
-from .test_subset import SUBSET
-from .two_processes import GROWTH, PLAIN, STOPS, distance_of_weights
+from .support.closeness import tolerance_of_training
+from .support.files import last_file
+from .support.runs import BATCHES, EPOCHS, FAMILIES, build
+from .support.two_processes import GROWTH, PLAIN, STOPS, distance_of_weights
+from .support.variants import EVERY_ITERATION, SUBSET, VARIANTS
 
 ROUNDING = tolerance_of_training(sum(EPOCHS) * BATCHES)
 
@@ -24,7 +24,7 @@ ROUNDING = tolerance_of_training(sum(EPOCHS) * BATCHES)
 def two(request, tmp_path_factory):
     """What two processes found, with the folder of their runs."""
     folder = tmp_path_factory.mktemp(f'two_{request.param}')
-    command = [sys.executable, '-m', 'tests.two_processes', request.param, str(folder)]
+    command = [sys.executable, '-m', 'tests.support.two_processes', request.param, str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     results = json.loads((folder / 'results.json').read_text())

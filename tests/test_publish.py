@@ -25,8 +25,8 @@ from bvit_mm.publish import _config_of, publish, write_published
 from bvit_mm.timm_keys import to_timm
 from bvit_mm.weights import cut_prefix
 
-from .closeness import assert_near
-from .runs import FAMILIES, build
+from .support.closeness import assert_near
+from .support.runs import FAMILIES, build
 from .support.scripts import run_tool
 
 ROOT = Path(__file__).parent.parent
@@ -68,7 +68,9 @@ def work_dirs(tmp_path_factory):
         folders[family] = tmp_path_factory.mktemp(family)
         changes = {
             **changes,
-            'custom_imports': dict(imports=['bvit_mm', 'tests.runs'], allow_failed_imports=False),
+            'custom_imports': dict(
+                imports=['bvit_mm', 'tests.support.runs'], allow_failed_imports=False
+            ),
             'train_cfg.epochs': [1, 1, 1],
             'custom_hooks': [
                 dict(type='bvit_mm.StageSwitchHook'),
@@ -395,7 +397,7 @@ def test_config_keeps_what_the_model_needs(work_dirs):
     model = build_to_count(cfg.model)
     whole = _config_of(cfg, model.backbone, None)
     assert whole.model.data_preprocessor.mean == [10.0, 20.0, 30.0]
-    assert whole.custom_imports.imports == ['tests.runs']
+    assert whole.custom_imports.imports == ['tests.support.runs']
     cfg.pop('custom_imports')
     assert 'custom_imports' not in _config_of(cfg, model.backbone, None)
     assert _config_of(cfg, model.backbone, 0).custom_imports.imports == ['bvit_mm']

@@ -15,8 +15,8 @@ from mmengine.registry import HOOKS, MODELS
 from bvit_mm.cost import plan_of_config
 from bvit_mm.plan import make_plan
 
-from .added_backbone import CONFIG, PAGE
-from .test_tools import script
+from .support.added_backbone import CONFIG, PAGE
+from .support.tools import script
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / 'README.md').read_text()

@@ -27,10 +27,11 @@ from bvit_mm.loop import BudgetedTrainLoop
 from bvit_mm.rehearsal import rehearsal
 from bvit_mm.snapshot import unchanged
 
-from .optimizers import REFUSED, SERVED
-from .reachable import changes_since, fingerprint
-from .runs import TinyDataset, build
-from .test_resume import SWITCH, assert_same_run, last_file
+from .support.files import assert_same_run, last_file
+from .support.optimizers import REFUSED, SERVED
+from .support.reachable import changes_since, fingerprint
+from .support.runs import TinyDataset, build
+from .support.variants import SWITCH
 
 # An epoch of two batches: 20 images by 10.
 SHORT = {

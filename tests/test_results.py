@@ -9,9 +9,9 @@ import pytest
 from bvit_mm.compare import ABLATIONS, METHODS, by_setting, read_records
 from bvit_mm.compare.tables import OURS
 
+from .support.configs import planned
 from .support.scripts import load_script
-from .test_compare import planned
-from .test_tools import ROOT, tool
+from .support.tools import ROOT, tool
 
 page = load_script(ROOT / 'tools' / 'results_page.py')
 DATA = ('digits', 'letters')

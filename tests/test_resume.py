@@ -1,7 +1,6 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
 """Law 8: stopped and resumed at any iteration = never stopped, bit for bit."""
 
-import gc
 import json
 import os
 import signal
@@ -13,72 +12,13 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
-from .runs import BATCHES, EPOCHS, FAMILIES, build
+from .support.files import assert_same_run, last_file
+from .support.hooks import Stop
+from .support.runs import BATCHES, EPOCHS, FAMILIES, build
+from .support.trainings import resume, stop_and_resume
+from .support.variants import EMA, EVERY_ITERATION, SWITCH, VARIANTS
 
 ITERATIONS = sum(EPOCHS) * BATCHES
-SWITCH = dict(type='bvit_mm.StageSwitchHook')
-EMA = dict(type='EMAHook', momentum=0.1)
-ACCUMULATION = {'optim_wrapper.accumulative_counts': 2}
-
-VARIANTS = {
-    'neither': {'custom_hooks': [SWITCH]},
-    'ema': {'custom_hooks': [SWITCH, EMA]},
-    'accumulation': {'custom_hooks': [SWITCH], **ACCUMULATION},
-    'both': {'custom_hooks': [SWITCH, EMA], **ACCUMULATION},
-}
-
-
-class Stop(Exception):
-    """Ends a run after an iteration."""
-
-
-@HOOKS.register_module(force=True)
-class StopHook(Hook):
-    priority = 'LOWEST'
-
-    def __init__(self, at):
-        self.at = at
-
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        if runner.iter + 1 == self.at:
-            raise Stop
-
-
-def last_file(work_dir):
-    path = (work_dir / 'last_checkpoint').read_text().strip()
-    return torch.load(path, weights_only=False, map_location='cpu')
-
-
-def differences(a, b, where=''):
-    """The places where two nested structures differ, bit for bit."""
-    if isinstance(a, torch.Tensor):
-        return [] if isinstance(b, torch.Tensor) and torch.equal(a, b) else [where]
-    if isinstance(a, dict):
-        if a.keys() != b.keys():
-            return [f'{where}: {sorted(map(str, a.keys() ^ b.keys()))}']
-        return [d for key in a for d in differences(a[key], b[key], f'{where}.{key}')]
-    if isinstance(a, (list, tuple)):
-        if len(a) != len(b):
-            return [f'{where}: {len(a)} and {len(b)} long']
-        return [d for i, (x, y) in enumerate(zip(a, b)) for d in differences(x, y, f'{where}.{i}')]
-    return [] if type(a) is type(b) and a == b else [f'{where}: {a} and {b}']
-
-
-def forget_times(file):
-    """Removes from a checkpoint what differs between two runs of the same."""
-    for key in ('time', 'cfg', 'experiment_name', 'mmengine_version'):  # the last: git's commit
-        file['meta'].pop(key)
-    for key in ('seconds', 'other'):
-        file['meta']['bvit_mm']['ledger'].pop(key)
-    file.pop('message_hub')  # logged values, with times
-
-
-def assert_same_run(ours, theirs):
-    """Weights, averages, optimizer, schedulers, position, what was spent: all equal."""
-    for file in (ours, theirs):
-        forget_times(file)
-    assert not differences(ours, theirs)
-    assert ours['state_dict']._metadata == theirs['state_dict']._metadata
 
 
 @pytest.fixture(scope='module')
@@ -100,15 +40,6 @@ def uninterrupted(tmp_path_factory):
     return of
 
 
-def stop_and_resume(work_dir, at, changes):
-    stopping = {**changes, 'custom_hooks': [*changes['custom_hooks'], dict(type='StopHook', at=at)]}
-    with pytest.raises(Stop):
-        build(work_dir, **stopping).train()
-    gc.collect()  # its data workers, which would else be waited for later
-    build(work_dir, **changes, resume=True).train()
-    return last_file(work_dir)
-
-
 @pytest.mark.parametrize('name', VARIANTS)
 @pytest.mark.parametrize('epoch', [1, 2, 3, 4])
 def test_resumed_from_an_epoch(tmp_path, uninterrupted, name, epoch):
@@ -124,18 +55,6 @@ def test_stopped_and_resumed(tmp_path, uninterrupted, name):
     """In one folder, from the checkpoint that mmengine noted last."""
     resumed = stop_and_resume(tmp_path, 2 * BATCHES + 2, VARIANTS[name])
     assert_same_run(resumed, uninterrupted(name))
-
-
-EVERY_ITERATION = {
-    'default_hooks.checkpoint': dict(type='CheckpointHook', interval=1, by_epoch=False)
-}
-
-
-def resume(work_dir, whole, at, changes):
-    """Goes on from what a kill in iteration ``at`` leaves of a whole run."""
-    last = whole / f'iter_{at - 1}.pth'
-    build(work_dir, **changes, resume=True, load_from=str(last)).train()
-    return last_file(work_dir)
 
 
 @pytest.mark.parametrize('name', ['neither', 'both'])
@@ -253,7 +172,7 @@ def test_killed_at_three_points(tmp_path):
                 *changes['custom_hooks'],
                 dict(type='KillHook', at=kill_at),
             ]
-        command = [sys.executable, '-m', 'tests.runs', str(work_dir), json.dumps(changes)]
+        command = [sys.executable, '-m', 'tests.support.runs', str(work_dir), json.dumps(changes)]
         env = {**os.environ, 'OMP_NUM_THREADS': '1'}
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
         assert done.returncode == (-signal.SIGKILL if kill_at else 0), done.stderr[-2000:]

@@ -43,12 +43,11 @@ from bvit_mm.safe_files import (
 from bvit_mm.saved_config import check_buildable, read_config
 from bvit_mm.weights import read_checkpoint
 
-from .runs import build, config
+from .support.files import differences
+from .support.runs import build, config
 from .support.scripts import run_tool
-from .test_bad_inputs import SHORT
-from .test_configs import ROOT
-from .test_last_checkpoint import bucket  # noqa: F401  a fixture
-from .test_resume import VARIANTS, differences
+from .support.tools import ROOT
+from .support.variants import SHORT, VARIANTS
 
 TORCH_2_1 = ('collections.OrderedDict', 'torch.nn.parameter.', 'torch._utils.', 'torch._tensor.')
 
@@ -379,7 +378,7 @@ def test_addresses(served, whole, tmp_path):
     assert not (tmp_path / 'ran').exists()
 
 
-def test_stores(bucket, whole, tmp_path):  # noqa: F811
+def test_stores(bucket, whole, tmp_path):
     bucket.mkdir()
     os.link(whole / 'epoch_2.pth', bucket / 'whole.pth')
     as_program(whole / 'epoch_2.pth', bucket / 'program.pth', tmp_path / 'ran')

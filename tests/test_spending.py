@@ -17,10 +17,11 @@ from bvit_mm.memory import is_out_of_memory
 from bvit_mm.micro_batches import count_samples, split
 from bvit_mm.rehearsal import rehearsal
 
-from .closeness import assert_near, distance, tolerance_of_training
-from .runs import BATCHES, EPOCHS, FAMILIES, build
-from .test_loop_and_hook import EMA, RECORD, SWITCH, log_of, run
-from .test_resume import assert_same_run, differences, last_file
+from .support.closeness import assert_near, distance, tolerance_of_training
+from .support.files import assert_same_run, differences, last_file
+from .support.runs import BATCHES, EPOCHS, FAMILIES, build
+from .support.trainings import log_of, run
+from .support.variants import EMA, RECORD, SWITCH
 
 # The ledger.
 
@@ -146,7 +147,8 @@ def test_by_epoch_schedulers_follow_too(tmp_path):
 
 @pytest.mark.parametrize('at', [3, 13, 22])
 def test_resumed_schedule_over_the_budget(tmp_path, at):
-    from .test_resume import EVERY_ITERATION, stop_and_resume
+    from .support.trainings import stop_and_resume
+    from .support.variants import EVERY_ITERATION
 
     changes = {**EVERY_ITERATION, 'train_cfg.schedule': 'budget', 'custom_hooks': [SWITCH, EMA]}
     build(tmp_path / 'whole', **changes).train()

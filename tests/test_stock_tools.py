@@ -14,9 +14,9 @@ from mmengine.hooks import Hook
 
 from bvit_mm.cost import plan_of_config
 
-from .runs import BATCHES, build, config
+from .support.runs import BATCHES, build, config
 from .support.scripts import load_script, run_script
-from .test_tools import ROOT, STOCK
+from .support.tools import ROOT, STOCK
 
 vis_scheduler = load_script(ROOT / 'tools' / 'vis_scheduler.py')
 stock_tool = load_script(ROOT / 'tools' / '_stock.py').stock_tool

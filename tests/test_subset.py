@@ -24,30 +24,14 @@ from bvit_mm.ledger import Ledger
 from bvit_mm.randomness import derived_seed
 from bvit_mm.subset import random_subset, samples_of
 
-from .closeness import assert_near
-from .runs import FAMILIES, build, config
-from .test_loop_and_hook import log_of
-from .test_resume import (
-    EMA,
-    EVERY_ITERATION,
-    SWITCH,
-    assert_same_run,
-    differences,
-    last_file,
-    stop_and_resume,
-)
-from .test_tools import tool
+from .support.closeness import assert_near
+from .support.files import assert_same_run, differences, last_file
+from .support.runs import FAMILIES, build, config
+from .support.tools import tool
+from .support.trainings import log_of, stop_and_resume
+from .support.variants import EMA, EVERY_ITERATION, MATCH, SAMPLER, SUBSET, SWITCH
 
-SAMPLER = dict(_delete_=True, type='bvit_mm.SubsetSampler', share=0.5)
-MATCH = dict(type='bvit_mm.SubsetHook', selection='gradmatch', interval=2, batch_size=2)
 DRAW = dict(type='bvit_mm.SubsetHook', selection='random', interval=2)
-# 10 of 20 samples, so 3 iterations an epoch, of 4, 4 and 2 samples; and no mixed labels.
-SUBSET = {
-    'train_dataloader.sampler': SAMPLER,
-    'model.train_cfg': None,
-    'model.head.loss.use_soft': False,
-    'custom_hooks': [SWITCH, MATCH, EMA],
-}
 RANDOM = {'train_dataloader.sampler': SAMPLER, 'custom_hooks': [SWITCH, DRAW]}
 
 

@@ -12,9 +12,9 @@ from bvit_mm import ElasticSwinTransformer
 from bvit_mm.backbones.swin import _kept_mask, shift_mask
 from bvit_mm.growth import grow_
 
-from .cases import pvtv2, swin, vit
-from .closeness import assert_near
-from .test_laws import counted
+from .support.cases import pvtv2, swin, vit
+from .support.closeness import assert_near
+from .support.counting import counted
 
 SMALL = dict(embed_dims=24, depths=[2, 2], num_heads=[3, 6])
 CASE = swin('windows', stages=[dict(grid=8, window=2), dict(grid=12, window=3), dict()])

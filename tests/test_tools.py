@@ -4,49 +4,19 @@
 import json
 import re
 import shutil
-import subprocess
 import sys
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import cv2
 import pytest
 
-from . import fresh
+from .support.files import assert_same_run, last_file
 from .support.scripts import run_tool
-from .test_resume import assert_same_run, last_file
+from .support.tools import DEIT_S, DEMO, ROOT, STOCK, call, script, tool
 
-ROOT = Path(__file__).parent.parent
-DEMO = ROOT / 'configs' / 'demo' / 'deit-digits_bvit-b50.py'
-DEIT_S = ROOT / 'configs' / 'deit' / 'deit-small_bvit-b50_4xb256_in1k.py'
 SWIN_S = ROOT / 'configs' / 'swin' / 'swin-small_bvit-b50_16xb64_in1k.py'
-STOCK = Path(find_spec('mmpretrain').origin).parent / '.mim' / 'tools'
 MIM = Path(sys.executable).with_name('mim')
-
-
-def call(*command, cwd, fails=False):
-    """Runs a command; its standard output, or its standard error if it should fail."""
-    done = subprocess.run(
-        list(map(str, command)), cwd=cwd, capture_output=True, text=True, timeout=300
-    )
-    assert (done.returncode != 0) == fails, done.stdout[-3000:] + done.stderr[-3000:]
-    return done.stderr if fails else done.stdout
-
-
-def tool(name, *args, **kwargs):
-    """As ``call``, of a tool of ours."""
-    return script(ROOT / 'tools' / f'{name}.py', *args, **kwargs)
-
-
-def script(*command, cwd, fails=False):
-    """As ``call``, of a Python script."""
-    command = list(map(str, command))
-    with TemporaryDirectory() as outputs:
-        status, stdout, stderr = fresh.run(command, cwd, Path(outputs))
-    assert (status != 0) == fails, stdout[-3000:] + stderr[-3000:]
-    return stderr if fails else stdout
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from .test_configs import ROOT
+from .support.tools import ROOT
 
 
 @pytest.fixture(scope='module')

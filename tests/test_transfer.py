@@ -18,9 +18,10 @@ from mmengine.runner import Runner
 from bvit_mm.classes import check_classes
 from bvit_mm.publish import publish, write_published
 
-from .runs import build
+from .support.configs import CONFIGS, row
+from .support.runs import build
 from .support.scripts import run_tool
-from .test_transfer_configs import CONFIGS, ROOT, row
+from .support.tools import ROOT
 
 DEMOS = sorted((ROOT / 'configs' / 'demo' / 'transfer').glob('*.py'))
 CLASSES = ('cross', 'disc', 'ring', 'square', 'star', 'triangle')
@@ -87,7 +88,9 @@ def checkpoints(tmp_path_factory):
             neck = dict(type='GlobalAveragePooling')
         build(
             folder,
-            custom_imports=dict(imports=['bvit_mm', 'tests.runs'], allow_failed_imports=False),
+            custom_imports=dict(
+                imports=['bvit_mm', 'tests.support.runs'], allow_failed_imports=False
+            ),
             **{
                 'train_cfg.epochs': [1, 1],
                 'train_dataloader.batch_size': 10,

@@ -25,11 +25,10 @@ from mmengine.registry import (
     DefaultScope,
 )
 
-from .closeness import assert_near
-from .test_configs import ROOT
+from .support.closeness import assert_near
+from .support.configs import CONFIGS, FOLDER, row
+from .support.tools import ROOT
 
-FOLDER = ROOT / 'configs' / 'transfer'
-CONFIGS = sorted(p for p in FOLDER.glob('*/*.py') if p.parent.name != '_base_')
 COCO_PVTV2 = 'coco/mask-rcnn_pvtv2-b2-linear_fpn_1x_coco'
 COCO_SWIN = 'coco/mask-rcnn_swin-s_fpn_ms-crop-3x_coco'
 ADE_PVTV2 = 'ade20k/fpn_pvtv2-b2-linear_8xb4-40k_ade20k-512x512'
@@ -39,12 +38,6 @@ MMDET_SWIN = 'mmdet', 'swin/mask-rcnn_swin-s-p4-w7_fpn_amp-ms-crop-3x_coco'
 MMSEG_SWIN = 'mmseg', 'swin/swin-small-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512'
 NAMES = [str(path.relative_to(FOLDER).with_suffix('')) for path in CONFIGS]
 METAFILE = yaml.safe_load((FOLDER / 'metafile.yml').read_text())['Models']
-
-
-def row(config, *values):
-    """Parameters of a test that builds the model of a config; detectors need mmcv's operators."""
-    marks = pytest.mark.ops if 'mask-rcnn' in str(config) else ()
-    return pytest.param(config, *values, marks=marks)
 
 
 every_config = pytest.mark.parametrize('name', NAMES)

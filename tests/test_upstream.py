@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from .upstream import FOLDER
+from .support.upstream import FOLDER
 
 PASSING = """
 from mmpretrain.models.backbones import VisionTransformer
@@ -33,7 +33,7 @@ def run(checkout, **files):
     for name, text in files.items():
         (folder / f'{name}.py').write_text(text)
     return subprocess.run(
-        [sys.executable, '-m', 'tests.upstream', checkout],
+        [sys.executable, '-m', 'tests.support.upstream', checkout],
         cwd=Path(__file__).parent.parent,
         capture_output=True,
         text=True,

@@ -12,10 +12,10 @@ from mmengine.runner import save_checkpoint
 
 from bvit_mm.cost import find_backbone
 
-from .cases import CASES
-from .runs import FAMILIES, config
+from .support.cases import CASES
+from .support.runs import FAMILIES, config
 from .support.scripts import run_tool
-from .test_configs import ROOT
+from .support.tools import ROOT
 
 BASES = {case.name: case for case in CASES if case.name.endswith('-base')}
 every_base = pytest.mark.parametrize('name', BASES)

@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 
 with contextlib.redirect_stdout(sys.stderr):  # some packages talk while they are imported
     from bvit_mm.analysis import image_loader, measure_class_attention, measure_redundancy
-    from bvit_mm.cost import build_to_count
+    from bvit_mm.building import build_to_count, model_config
     from bvit_mm.publish import WEIGHTS, choose_weights
     from bvit_mm.redundancy_hook import read_records
     from bvit_mm.saved_config import check_buildable, read_config
@@ -142,9 +142,7 @@ def _trained(file: Path, args: argparse.Namespace) -> tuple[nn.Module, Config, i
         built = ('model', 'data_preprocessor', 'val_dataloader')
         check_buildable({name: cfg.get(name) for name in built}, file)
     init_default_scope(cfg.get('default_scope') or 'mmpretrain')
-    if 'data_preprocessor' in cfg:  # mmpretrain's place for it, which only its tools know
-        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    model = build_to_count(cfg.model)
+    model = build_to_count(model_config(cfg))
     _, state_dict = choose_weights(checkpoint, args.weights, str(file))
     load_strictly(model, state_dict, str(file))
     return model.to(get_device()), cfg, meta['epoch']

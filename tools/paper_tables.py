@@ -12,7 +12,9 @@ from typing import NamedTuple
 
 from mmengine.config import Config, DictAction
 
-from bvit_mm.cost import build_to_count, classifier_flops, find_backbone, plan_of_config
+from bvit_mm.building import build_to_count
+from bvit_mm.cost import classifier_flops, plan_of_config
+from bvit_mm.elastic import find_backbone
 
 CONFIGS = Path(__file__).parent.parent / 'configs'
 DEIT_T = 'deit/deit-tiny_bvit-b100_4xb256_in1k.py'

@@ -3,8 +3,10 @@
 
 from mmengine.config import Config
 
+from ..building import build_to_count
 from ..config_types import builds
-from ..cost import build_to_count, find_backbone, plan_of_config
+from ..cost import plan_of_config
+from ..elastic import find_backbone
 from ..hook import StageSwitchHook
 from ..registry import HOOKS
 from .methods import METHODS, Changes, MakesChanges, Method, methods_of, with_schedule

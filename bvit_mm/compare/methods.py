@@ -10,9 +10,11 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.optim.scheduler.lr_scheduler import LRSchedulerMixin
 
+from ..building import build_to_count, model_config
 from ..config_types import builds
-from ..cost import build_to_count, find_backbone, plan_of_config, stage_gflops
+from ..cost import plan_of_config, stage_gflops
 from ..data_share import subset_share
+from ..elastic import find_backbone
 from ..last_layer import check_classifier
 from ..registry import PARAM_SCHEDULERS
 
@@ -134,10 +136,8 @@ def subset(selection: str, **options: Any) -> MakesChanges:
         interval = min(20, max(1, epochs // 8))
         hook = dict(type='bvit_mm.SubsetHook', selection=selection, interval=interval, **options)
         if selection == 'gradmatch':
-            model = dict(cfg.model)
-            if 'data_preprocessor' in cfg:  # mmpretrain's place for it, which the runner knows
-                model.setdefault('data_preprocessor', cfg.data_preprocessor)
-            check_classifier(build_to_count(model), features=options.get('features', True))
+            model = build_to_count(model_config(cfg))
+            check_classifier(model, features=options.get('features', True))
             hook['batch_size'] = cfg.train_dataloader.batch_size
             share = subset_share(share, epochs, interval, options.get('count_selection', True))
         return {

@@ -10,10 +10,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import torch
 
+from ..files import write_whole
 from ..hours import duration
 from ..saved_config import read_config
 from .records import Record, read_records
@@ -124,7 +124,7 @@ class Comparison:
         """
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._stop)
-        write(self.settings.out / 'config.py', self.settings.base.dump())
+        write_whole(self.settings.out / 'config.py', self.settings.base.dump())
         slots = list(range(self.settings.jobs))
         try:
             while (self.left or self.running) and not self.stopped_by:
@@ -149,7 +149,7 @@ class Comparison:
     def _start(self, run: Run, slot: int) -> subprocess.Popen:
         run.config.parent.mkdir(parents=True, exist_ok=True)
         run.folder.mkdir(exist_ok=True)
-        write(run.config, run.cfg.dump())
+        write_whole(run.config, run.cfg.dump())
         with (run.folder / 'output.txt').open('a') as out:
             return subprocess.Popen(
                 command_of(self.settings, run),
@@ -171,7 +171,7 @@ class Comparison:
             return
         self.done[run.key] = record
         lines = [json.dumps(each._asdict()) + '\n' for each in self.done.values()]
-        write(self.settings.out / 'runs.jsonl', ''.join(lines))
+        write_whole(self.settings.out / 'runs.jsonl', ''.join(lines))
         if not self.settings.keep:
             for file in (*run.folder.glob('*.pth'), run.folder / 'last_checkpoint'):
                 file.unlink(missing_ok=True)
@@ -219,13 +219,6 @@ class Comparison:
             process.wait()
 
 
-def write(file: Path, text: str) -> None:
-    """Writes a file that is there whole or not at all."""
-    partial = file.with_name(f'{file.name}.partial')
-    partial.write_text(text)
-    partial.replace(file)
-
-
 def write_report(settings: Settings, records: Iterable[Record]) -> None:
     """Writes the table and the figure of what has been run, methods in the order asked for.
 
@@ -238,5 +231,5 @@ def write_report(settings: Settings, records: Iterable[Record]) -> None:
     records = list(records)
     order = list(dict.fromkeys([*settings.methods, *(record.method for record in records)]))
     records.sort(key=lambda record: order.index(record.method))
-    write(settings.out / 'table.md', tables(records))
+    write_whole(settings.out / 'table.md', tables(records))
     draw(records, settings.out / 'figure.png', settings.known)

@@ -3,8 +3,8 @@
 
 Their packages do not carry them, and they are not copied here: give a checkout of either.
 
-    python -m tests.upstream PATH/TO/mmpretrain
-    python -m tests.upstream PATH/TO/mmdetection
+    python -m tests.support.upstream PATH/TO/mmpretrain
+    python -m tests.support.upstream PATH/TO/mmdetection
 
 Each test runs twice: as the class is, and with training stages where it can be split. A failure
 ends nothing: the end counts what passed and failed, and the exit status is 1 if anything failed.

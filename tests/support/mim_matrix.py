@@ -1,7 +1,7 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
 """Measures the table of docs/mim.md for the mim of the environment that runs this.
 
-    SOME_VENV/bin/python tests/mim_matrix.py
+    SOME_VENV/bin/python tests/support/mim_matrix.py
 
 The environment holds one fork's packages and its mim; this installs bvit_mm there in each way,
 tries every command from an empty folder, and uninstalls it again.
@@ -16,7 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-ROOT = Path(__file__).parent.parent.absolute()
+ROOT = Path(__file__).parent.parent.parent.absolute()
 MIM = Path(sys.executable).with_name('mim')
 DEMO = 'deit-digits_bvit-b50.py'
 LISTED = 'deit-small_bvit-b50_4xb256_in1k'

@@ -1,5 +1,5 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
-"""Kills a run again and again, at random moments: python -m tests.kill_loop FOLDER KILLS
+"""Kills a run again and again, at random moments: python -m tests.support.kill_loop FOLDER KILLS
 
 Every iteration saves a checkpoint, so that many of the kills hit one that is being written.
 """
@@ -19,8 +19,9 @@ from mmengine.registry import HOOKS
 
 from bvit_mm.resumable import last_whole_checkpoint
 
+from .files import differences, forget_times, last_file
 from .runs import build
-from .test_resume import EVERY_ITERATION, VARIANTS, differences, forget_times, last_file
+from .variants import EVERY_ITERATION, VARIANTS
 
 CHANGES = {
     **VARIANTS['both'],

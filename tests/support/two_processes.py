@@ -1,5 +1,5 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
-"""Runs in two processes that talk through gloo: python -m tests.two_processes FAMILY FOLDER
+"""Runs in two processes that talk through gloo: python -m tests.support.two_processes FAMILY FOLDER
 
 One start serves many runs, because importing takes longer than they do. The first process writes
 what it found to FOLDER/results.json; the tests of test_processes.py read it.
@@ -22,10 +22,10 @@ from torch import distributed
 from bvit_mm.cost import find_backbone
 
 from .closeness import distance
+from .data_sets import SizedDataset  # noqa: F401  registers
+from .files import differences, forget_times, last_file
 from .runs import FAMILIES, build
-from .test_image_size import SizedDataset  # noqa: F401  registers
-from .test_resume import EVERY_ITERATION, VARIANTS, differences, forget_times, last_file
-from .test_subset import SUBSET
+from .variants import EVERY_ITERATION, SUBSET, VARIANTS
 
 PROCESSES = 2
 STOPS = dict(before=8, at=11, after=17, middle=13)  # a switch is before iterations 11 and 21

@@ -1,7 +1,9 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
 """A real Runner on tiny data, for the tests of loop and hook.
 
-As a script it trains, and can be killed on the way: python -m tests.runs WORK_DIR [OPTIONS as JSON]
+As a script it trains, and can be killed on the way:
+
+    python -m tests.support.runs WORK_DIR [OPTIONS as JSON]
 """
 
 import copy

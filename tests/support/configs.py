@@ -1,0 +1,45 @@
+# Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
+"""The configs of this repository, and what they plan."""
+
+import functools
+
+import pytest
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+
+from bvit_mm.cost import LOOP_ONLY, find_backbone, plan_for, plan_of_config
+
+from .tools import ROOT
+
+
+@functools.cache
+def read(path):
+    """A config that builds, its plan, and the number of its model's parameters."""
+    cfg = Config.fromfile(path)
+    init_default_scope(cfg.default_scope)
+    model = MODELS.build(cfg.model)
+    options = {name: value for name, value in cfg.train_cfg.items() if name not in LOOP_ONLY}
+    assert find_backbone(model).is_whole
+    return cfg, plan_for(model, **options), sum(p.numel() for p in model.parameters())
+
+
+FOLDER = ROOT / 'configs' / 'transfer'
+CONFIGS = sorted(p for p in FOLDER.glob('*/*.py') if p.parent.name != '_base_')
+
+
+def row(config, *values):
+    """Parameters of a test that builds the model of a config; detectors need mmcv's operators."""
+    marks = pytest.mark.ops if 'mask-rcnn' in str(config) else ()
+    return pytest.param(config, *values, marks=marks)
+
+
+def planned(file, method, share, single_labels=False):
+    """The plan of a config under a method, and the full cost of the config itself."""
+    cfg = Config.fromfile(file)
+    if single_labels:  # instead of mixed ones
+        cfg.model.train_cfg, cfg.model.head.loss = None, dict(type='CrossEntropyLoss')
+    full = plan_of_config(cfg)[0].full_cost
+    cfg.merge_from_dict({'train_cfg.budget': f'{share * full!r} GFLOPs'})
+    cfg.merge_from_dict(method(cfg, share) if callable(method) else method)
+    plan, backbone = plan_of_config(cfg)
+    return plan, backbone, full, cfg
