@@ -250,7 +250,7 @@ def render_table_6() -> Iterator[str]:
             tokens = stage.grid[0] * stage.grid[1]
             yield (
                 f'| {NAMES[config]} | {k} | {_numbers(stage.heads)} | {_numbers(stage.hidden)} | '
-                f'{tokens} | {stage.window or ""} | {there or ""} | {here:.4f} |'
+                f'{tokens} | {getattr(stage, "window", "")} | {there or ""} | {here:.4f} |'
             )
     yield (
         '\nTokens of a pyramid are those of its first level. Error: for PVTv2-b2-linear Table 6 '

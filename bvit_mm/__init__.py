@@ -43,11 +43,11 @@ from .backbones import (  # noqa: E402
 )
 from .classes import ClassCountHook  # noqa: E402
 from .data_share import subset_share  # noqa: E402
-from .hook import StageSwitchHook  # noqa: E402
 from .loop import BudgetedTrainLoop  # noqa: E402
 from .plan import Plan, make_plan  # noqa: E402
 from .redundancy_hook import RedundancyHook  # noqa: E402
 from .schedulers import REXLR, LinearDecayLR  # noqa: E402
+from .stage_switch_hook import StageSwitchHook  # noqa: E402
 from .subset import SubsetSampler  # noqa: E402
 from .subset_hook import SubsetHook  # noqa: E402
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from .backbones.swin import ElasticWindowMSA
-from .elastic import ElasticBackbone, ElasticFFN, ElasticModule, ElasticMultiheadAttention
+from .elastic import ElasticBackbone, ElasticFFN, ElasticModule, ElasticMultiheadAttention, Slot
 from .processes import unwrapped
 
 VARIANCE = 0.99  # share of the variance that the counted components hold (Fig. 3)
@@ -208,13 +208,14 @@ def measure_redundancy(
     network = observable_copy(model)
     similarities, shares = {}, {}
     for block, module, described in _blocks(network):
-        units = getattr(module, described.units_name)
-        if described.units_name != 'num_heads' and 'pca' in what:
+        axis = _reading_slot(described).axis
+        units = getattr(module, described.axes[axis])
+        if axis != 'heads' and 'pca' in what:
             shares[block] = ComponentShare()
             _first_layer(module, described).register_forward_hook(
                 lambda _, args, out, share=shares[block]: share.update(out)
             )
-        elif described.units_name == 'num_heads' and units > 1 and 'cka' in what:
+        elif axis == 'heads' and units > 1 and 'cka' in what:
             similarities[block] = HeadSimilarity(units)
             _last_layer(module, described).register_forward_pre_hook(
                 lambda _, args, similarity=similarities[block]: similarity.update(args[0])
@@ -332,8 +333,12 @@ def _first_layer(module: nn.Module, described: Any) -> nn.Module:
 
 def _last_layer(module: nn.Module, described: Any) -> nn.Module:
     """The linear layer that reads the units."""
+    return module.get_submodule(_reading_slot(described).param.rpartition('.')[0])
+
+
+def _reading_slot(described: Any) -> Slot:
     (slot,) = (slot for slot in described.slots if slot.out)
-    return module.get_submodule(slot.param.rpartition('.')[0])
+    return slot
 
 
 def _preprocessed(model: nn.Module, images: Sequence[Tensor]) -> Tensor:

@@ -6,6 +6,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.registry import MODELS
+from mmengine.runner import Runner
 from torch import nn
 
 
@@ -18,6 +19,11 @@ def build_to_count(model: dict) -> nn.Module:
         return MODELS.build(model)
     finally:
         logger.setLevel(level)
+
+
+def model_of(runner: Runner) -> nn.Module:
+    """The model of a runner; ``FlexibleRunner`` builds it only after the train loop."""
+    return build_to_count(runner.model) if isinstance(runner.model, dict) else runner.model
 
 
 def model_config(cfg: Config) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 """What a model costs in each training stage, and the plan that a budget buys for it."""
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from mmengine.config import Config
@@ -12,26 +12,17 @@ from mmengine.utils import import_modules_from_strings
 from torch import nn
 from torch.utils.data import DataLoader
 
+from .budget import Budget, read_budget
 from .building import build_to_count
-from .config_types import builds
-from .data_share import check_share
+from .config_types import builds, class_of
 from .elastic import ElasticBackbone, find_backbone
-from .plan import ALL_DATA, Plan, make_plan
+from .plan import Charge, Plan, make_plan
 from .processes import unwrapped
 from .registry import DATA_SAMPLERS, HOOKS, LOOPS
-from .subset import SubsetSampler
-from .subset_hook import SubsetHook
+from .training_stages import check_distinct
 
 LOOP = 'bvit_mm.BudgetedTrainLoop'
-# Its arguments that are not about the plan.
-LOOP_ONLY = (
-    'type',
-    'val_begin',
-    'val_interval',
-    'dynamic_intervals',
-    'schedule',
-    'accumulative_counts',
-)
+OF_THE_RUN = ('gflops', 'epoch_share', 'charges')  # what no config states of a plan
 
 
 def classifier_flops(model: nn.Module) -> int:
@@ -51,48 +42,65 @@ def stage_gflops(model: nn.Module) -> tuple[float, ...]:
     )
 
 
-def plan_for(model: nn.Module, subset: dict[str, Any] | None = None, /, **options: Any) -> Plan:
-    """The plan of a model.
+def budget_for(
+    model: nn.Module,
+    dataloader: DataLoader | dict | None = None,
+    hooks: Sequence[Hook] = (),
+    /,
+    **options: Any,
+) -> tuple[Budget, Plan]:
+    """The budget and the plan of a run.
 
     Args:
         model: A model with an elastic backbone.
-        subset: Of ``subset_of``; if None, all data is trained on.
-        **options: Others of ``make_plan``.
+        dataloader: Of the training data, or its config.
+        hooks: Of the run. Those that have ``charges()`` or ``recipes`` are asked for them.
+        **options: Those of ``make_plan`` that configs state.
 
     Raises:
-        ValueError: If there is no such option, or no such plan.
+        ValueError: If there is no such option, or no such plan, or two training stages differ in
+            nothing.
     """
-    subset = ALL_DATA if subset is None else subset
-    named = inspect.signature(make_plan).parameters
-    known = [name for name in named if name not in ('gflops', *ALL_DATA)]
+    known = [name for name in inspect.signature(make_plan).parameters if name not in OF_THE_RUN]
     for name, value in options.items():
         if name not in known:
             raise ValueError(
                 f'train_cfg has {name}={value!r}, which is not known; give {", ".join(known)} or '
-                f'{", ".join(LOOP_ONLY[1:])}'
+                f'{", ".join(loop_options())}'
             )
-    return make_plan(stage_gflops(model), **options, **subset)
+    stages = find_backbone(unwrapped(model)).training_stages
+    recipes = [hook.recipes for hook in hooks if hasattr(hook, 'recipes')]
+    check_distinct(stages, *(each.of_stages(len(stages)) for each in recipes[:1]))
+    of_data = dict(epoch_share=epoch_share(dataloader), charges=charges_of(hooks))
+    return read_budget(stage_gflops(model), **of_data, **options)
 
 
-def subset_of(dataloader: DataLoader | dict | None, hooks: Iterable[Hook]) -> dict[str, Any]:
-    """What of the data a run trains on, and how often it selects that at a cost.
+def loop_options() -> list[str]:
+    """The options of a budgeted ``train_cfg`` that are not about the plan."""
+    parameters = inspect.signature(LOOPS.get(LOOP)).parameters.values()
+    named = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
+    return [name for name in named if name not in ('runner', 'dataloader')]
+
+
+def epoch_share(dataloader: DataLoader | dict | None) -> float:
+    """What an epoch costs, as a share of one that reads all data; its sampler may know.
 
     Args:
         dataloader: Of the training data, or its config.
-        hooks: Of the run.
-
-    Returns:
-        ``data_share`` and ``selection_interval`` of ``make_plan``.
     """
     if isinstance(dataloader, dict):
         sampler = dataloader.get('sampler') or {}
-        is_ours = builds(sampler, DATA_SAMPLERS, SubsetSampler)
-        share = sampler.get('share') if is_ours else 1.0
+        kind = class_of(sampler, DATA_SAMPLERS)
     else:
         sampler = getattr(dataloader, 'sampler', None)
-        share = sampler.share if isinstance(sampler, SubsetSampler) else 1.0
-    charged = [hook.charged_interval for hook in hooks if isinstance(hook, SubsetHook)]
-    return dict(data_share=check_share(share), selection_interval=next(iter(charged), None))
+        kind = type(sampler)
+    share = getattr(kind, 'epoch_share', None)
+    return 1.0 if share is None else share(sampler)
+
+
+def charges_of(hooks: Iterable[Hook]) -> tuple[Charge, ...]:
+    """What the hooks of a run charge besides training; those that do have ``charges()``."""
+    return tuple(charge for hook in hooks if hasattr(hook, 'charges') for charge in hook.charges())
 
 
 def is_budgeted(cfg: Config) -> bool:
@@ -100,12 +108,15 @@ def is_budgeted(cfg: Config) -> bool:
     return builds(cfg.get('train_cfg'), LOOPS, LOOP)
 
 
-def plan_of_config(cfg: Config, **changes: Any) -> tuple[Plan, ElasticBackbone]:
-    """The plan that ``BudgetedTrainLoop`` will make of a config, and the backbone it is for.
+def budget_of_config(cfg: Config, **changes: Any) -> tuple[Budget, Plan, ElasticBackbone]:
+    """The budget and the plan that ``BudgetedTrainLoop`` will make of a config.
 
     Args:
         cfg: A training config.
         **changes: Replace options of its ``train_cfg``.
+
+    Returns:
+        The budget, the plan, and the backbone that it is for.
 
     Raises:
         ValueError: If its ``train_cfg`` is no ``BudgetedTrainLoop``, or has no such plan.
@@ -125,8 +136,15 @@ def plan_of_config(cfg: Config, **changes: Any) -> tuple[Plan, ElasticBackbone]:
     hooks = [
         HOOKS.build({name: value for name, value in hook.items() if name != 'priority'})
         for hook in cfg.get('custom_hooks') or []
-        if builds(hook, HOOKS, SubsetHook)
+        if any(hasattr(class_of(hook, HOOKS), name) for name in ('charges', 'recipes'))
     ]
-    subset = subset_of(cfg.get('train_dataloader'), hooks)
-    options = {name: value for name, value in train_cfg.items() if name not in LOOP_ONLY}
-    return plan_for(model, subset, **{**options, **changes}), find_backbone(model)
+    others = ('type', *loop_options())
+    options = {name: value for name, value in train_cfg.items() if name not in others}
+    loader = cfg.get('train_dataloader')
+    budget, plan = budget_for(model, loader, hooks, **{**options, **changes})
+    return budget, plan, find_backbone(model)
+
+
+def plan_of_config(cfg: Config, **changes: Any) -> tuple[Plan, ElasticBackbone]:
+    """The plan and the backbone of ``budget_of_config``."""
+    return budget_of_config(cfg, **changes)[1:]

@@ -6,24 +6,30 @@ Pure Python, as the planner is. Costs are in epochs on all data.
 
 import math
 
-from .figures import at_least
+from .figures import at_least, check_epochs
+from .plan import Charge
 
 # Looking at all data once: a forward pass, where training is a forward and a backward pass of
 # twice its cost.
 SELECTION_COST = 1 / 3
 
 
-def selection_epochs(epochs: int, interval: int | None) -> range:
-    """The epochs (0-based) before which data is selected by looking at all of it.
+def selection_charge(interval: int) -> Charge:
+    """What is paid every ``interval`` epochs for looking at all data to select some of it.
 
     The data of the first epochs is drawn at random, because a network that has learned nothing
     has nothing to say about it.
-
-    Args:
-        epochs: Of the run.
-        interval: Epochs from one selection to the next; None if there is none.
     """
-    return range(interval, epochs, interval) if interval else range(0)
+    return Charge(
+        'selection',
+        interval,
+        SELECTION_COST,
+        purpose='selecting it',
+        advice=(
+            ', and give the sampler the share of bvit_mm.subset_share(budget, full_epochs, '
+            'interval)'
+        ),
+    )
 
 
 def subset_share(
@@ -46,14 +52,14 @@ def subset_share(
         raise ValueError(f'budget={budget!r} must be a share of the full cost, above 0 and up to 1')
     if not count_selection:
         return float(budget)
-    selections = len(selection_epochs(full_epochs, interval))
+    selections = len(selection_charge(interval).before(full_epochs))
     cost = selections * SELECTION_COST
     if budget * full_epochs <= cost:
         enough = math.nextafter(cost / full_epochs, math.inf)
         longer = next(
             i
             for i in range(interval + 1, full_epochs + 1)
-            if len(selection_epochs(full_epochs, i)) * SELECTION_COST < budget * full_epochs
+            if len(selection_charge(i).before(full_epochs)) * SELECTION_COST < budget * full_epochs
         )
         raise ValueError(
             f'budget={budget} of {full_epochs} epochs is {budget * full_epochs:.4g} epochs on all '
@@ -71,12 +77,3 @@ def check_share(share: float) -> float:
             'such as 0.1 for a tenth of the data'
         )
     return float(share)
-
-
-def check_epochs(name: str, value: int, least: int = 1) -> None:
-    """Raises ValueError unless it is a whole number of epochs, at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        each = ', one for each training stage' if least > 1 else ''
-        raise ValueError(
-            f'{name}={value!r} must be a whole number of epochs, at least {least}{each}'
-        )

@@ -5,8 +5,10 @@ The parameters keep the names and shapes of mmpretrain's modules at every moment
 below full size slices them. So checkpoints, optimizers, EMA and DDP never see a change.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import ClassVar, final
 
 import torch
 import torch.nn.functional as F
@@ -27,68 +29,107 @@ from .training_stages import (
 from .weights import load_pretrained
 
 
-class Slot(NamedTuple):
-    """One dimension of one parameter that follows the active units of its module.
+@dataclass(frozen=True)
+class Slot(ABC):
+    """One dimension of one parameter that follows the units of its module along one axis.
 
-    The dimension holds ``blocks`` times all units side by side: 3 for packed q, k, v.
-    ``out`` marks weights that read the units, as opposed to those that produce them.
+    Units are numbered; those below the module's ``active`` number are active.
+
+    Attributes:
+        param: The name of the parameter in its module.
+        dim: The dimension.
+        axis: What the units are, such as ``'heads'``: a key of the module's ``axes``.
+        out: Whether the weights read the units, as opposed to those that produce them.
     """
 
     param: str
     dim: int
-    blocks: int = 1
-    out: bool = False
+    axis: str
+    out: bool = field(default=False, kw_only=True)
 
+    @abstractmethod
     def active(self, tensor: Tensor, total: int, active: int) -> Tensor:
-        """The part of ``tensor`` that ``active`` units use; a view unless ``blocks > 1``."""
-        units = tensor.unflatten(self.dim, (self.blocks, total, -1))
-        return units.narrow(self.dim + 1, 0, active).flatten(self.dim, self.dim + 2)
+        """What a forward with the first ``active`` of ``total`` units computes with."""
 
+    @abstractmethod
     def places(self, size: int, total: int, units: Sequence[int] | Tensor) -> Tensor:
         """Where units lie along the dimension.
 
         Args:
-            size: Of the dimension.
+            size: The length of the dimension.
             total: The number of all units.
-            units: Their numbers.
+            units: The numbers of the units.
         """
+
+    @abstractmethod
+    def sources(self, size: int, total: int, old: int, new: int) -> Tensor:
+        """Where the units lie that units ``old`` to ``new - 1`` are grown from."""
+
+    @abstractmethod
+    def grown_values(self, tensor: Tensor, total: int, old: int, new: int) -> Tensor:
+        """What units ``old`` to ``new - 1`` start from, unless an initialiser knows better."""
+
+
+@final
+@dataclass(frozen=True)
+class UnitSlot(Slot):
+    """Units that lie side by side, each with as many entries, and grow as copies.
+
+    Attributes:
+        blocks: How often the dimension holds all units: 3 times for packed q, k, v.
+    """
+
+    blocks: int = 1
+
+    def active(self, tensor: Tensor, total: int, active: int) -> Tensor:
+        """The part that ``active`` units use; a view unless ``blocks > 1``."""
+        units = tensor.unflatten(self.dim, (self.blocks, total, -1))
+        return units.narrow(self.dim + 1, 0, active).flatten(self.dim, self.dim + 2)
+
+    def places(self, size: int, total: int, units: Sequence[int] | Tensor) -> Tensor:
         places = torch.arange(size).view(self.blocks, total, -1)
         return places[:, torch.as_tensor(units, dtype=torch.long)].flatten()
 
     def sources(self, size: int, total: int, old: int, new: int) -> Tensor:
-        """Where the units lie that units ``old`` to ``new - 1`` are grown from, cyclically."""
+        """Unit ``old + i`` is grown from unit ``i mod old``."""
         return self.places(size, total, torch.arange(old, new) % old)
 
     def grown_values(self, tensor: Tensor, total: int, old: int, new: int) -> Tensor:
-        """What units ``old`` to ``new - 1`` start from: copies of the units that there were."""
         sources = self.sources(tensor.shape[self.dim], total, old, new)
         return tensor.index_select(self.dim, sources.to(tensor.device))
 
 
 class ElasticModule:
-    """Mixin of a module that can compute with its first ``active_units`` units.
+    """Mixin of a module that can compute with its first units only.
 
     A subclass declares ``slots``, the only list of what follows the units: slicing, growth,
-    moments, EMA and tests read it. It also names its attribute that says how many there are.
+    moments, EMA and tests read it.
+
+    Attributes:
+        slots: What of the module follows the units.
+        axes: Along which axes the module has units, each with the name of the module's attribute
+            that says how many there are.
+        active: How many units along each axis are active.
     """
 
-    slots: tuple[Slot, ...] = ()
-    units_name: str
-    active_units: int
+    slots: ClassVar[tuple[Slot, ...]] = ()
+    axes: ClassVar[dict[str, str]]
+    active: dict[str, int]
 
-    @property
-    def total_units(self) -> int:
-        return getattr(self, self.units_name)
+    def total(self, axis: str) -> int:
+        """The number of all units along an axis."""
+        return getattr(self, self.axes[axis])
 
     @property
     def is_whole(self) -> bool:
-        return self.active_units == self.total_units
+        """Whether all units are active."""
+        return all(active == self.total(axis) for axis, active in self.active.items())
 
-    def elastic_parameters(self) -> Iterator[tuple[Slot, nn.Parameter]]:
-        """The slots whose parameter exists (a bias may be switched off), with it."""
+    def elastic_parameters(self, axis: str) -> Iterator[tuple[Slot, nn.Parameter]]:
+        """The slots along an axis whose parameter exists (a bias may be switched off), with it."""
         parameters = dict(self.named_parameters())
         for slot in self.slots:
-            if slot.param in parameters:
+            if slot.axis == axis and slot.param in parameters:
                 yield slot, parameters[slot.param]
 
     def active_parameter(self, name: str) -> Tensor | None:
@@ -97,12 +138,13 @@ class ElasticModule:
         param = getattr(self.get_submodule(module), attribute)
         for slot in self.slots:
             if slot.param == name and param is not None:
-                return slot.active(param, self.total_units, self.active_units)
+                param = slot.active(param, self.total(slot.axis), self.active[slot.axis])
         return param
 
     def active_linear(self, name: str, x: Tensor) -> Tensor:
         """A linear layer of the module with its active units; as it is if all are."""
-        if self.is_whole:
+        axes = [slot.axis for slot in self.slots if slot.param == f'{name}.weight']
+        if all(self.active[axis] == self.total(axis) for axis in axes):
             return self.get_submodule(name)(x)
         return F.linear(
             x, self.active_parameter(f'{name}.weight'), self.active_parameter(f'{name}.bias')
@@ -111,10 +153,12 @@ class ElasticModule:
     @torch.no_grad()
     def shrink_(self) -> None:
         """Drops the weights of inactive units for good: the active units become all."""
-        for slot, param in self.elastic_parameters():
-            places = slot.places(param.shape[slot.dim], self.total_units, range(self.active_units))
-            param.data = param.index_select(slot.dim, places.to(param.device))
-        setattr(self, self.units_name, self.active_units)
+        for axis, active in self.active.items():
+            for slot, param in self.elastic_parameters(axis):
+                places = slot.places(param.shape[slot.dim], self.total(axis), range(active))
+                param.data = param.index_select(slot.dim, places.to(param.device))
+        for axis, active in self.active.items():
+            setattr(self, self.axes[axis], active)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 module.out_features, module.in_features = module.weight.shape
@@ -124,11 +168,11 @@ class ElasticMultiheadAttention(ElasticModule, MultiheadAttention):
     """mmpretrain's multi-head self-attention with its first heads active (Eq. 7)."""
 
     slots = (
-        Slot('qkv.weight', 0, blocks=3),
-        Slot('qkv.bias', 0, blocks=3),
-        Slot('proj.weight', 1, out=True),
+        UnitSlot('qkv.weight', 0, 'heads', blocks=3),
+        UnitSlot('qkv.bias', 0, 'heads', blocks=3),
+        UnitSlot('proj.weight', 1, 'heads', out=True),
     )
-    units_name = 'num_heads'
+    axes: ClassVar = dict(heads='num_heads')
 
     def shrink_(self) -> None:
         super().shrink_()
@@ -138,11 +182,12 @@ class ElasticMultiheadAttention(ElasticModule, MultiheadAttention):
         if self.is_whole:
             return super().forward(x)
         batch, tokens, _ = x.shape
-        qkv = self.active_linear('qkv', x).view(batch, tokens, 3, self.active_units, self.head_dims)
+        heads = self.active['heads']
+        qkv = self.active_linear('qkv', x).view(batch, tokens, 3, heads, self.head_dims)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (batch, heads, tokens, head_dims)
         drop = self.attn_drop if self.training else 0.0
         x = self.scaled_dot_product_attention(q, k, v, dropout_p=drop)
-        x = x.transpose(1, 2).reshape(batch, tokens, self.active_units * self.head_dims)
+        x = x.transpose(1, 2).reshape(batch, tokens, heads * self.head_dims)
         return self.out_drop(self.gamma1(self.proj_drop(self.active_linear('proj', x))))
 
 
@@ -150,11 +195,11 @@ class ElasticFFN(ElasticModule, FFN):
     """mmcv's two-layer MLP with its first hidden units active (Fig. 5)."""
 
     slots = (
-        Slot('layers.0.0.weight', 0),
-        Slot('layers.0.0.bias', 0),
-        Slot('layers.1.weight', 1, out=True),
+        UnitSlot('layers.0.0.weight', 0, 'hidden'),
+        UnitSlot('layers.0.0.bias', 0, 'hidden'),
+        UnitSlot('layers.1.weight', 1, 'hidden', out=True),
     )
-    units_name = 'feedforward_channels'
+    axes: ClassVar = dict(hidden='feedforward_channels')
 
     def forward(self, x: Tensor, identity: Tensor | None = None) -> Tensor:
         if self.is_whole:
@@ -180,7 +225,7 @@ def elasticize_(module: nn.Module, elastic_class: type) -> None:
     the same seed gives the same network as the plain class.
     """
     module.__class__ = elastic_class
-    module.active_units = module.total_units
+    module.active = {axis: module.total(axis) for axis in module.axes}
 
 
 class ElasticBackbone:
@@ -251,8 +296,8 @@ class ElasticBackbone:
             ValueError: If there is no such stage.
         """
         self._check_training_stage(k)
-        for module, active in self.units(k):
-            module.active_units = active
+        for module, axis, active in self.units(k):
+            module.active[axis] = active
         self._training_stage = k
 
     def shrink_(self, k: int) -> None:
@@ -265,13 +310,17 @@ class ElasticBackbone:
             ValueError: If there is no such stage.
         """
         self.set_training_stage(k)
-        for module, _ in self.units(k):
+        for module in dict.fromkeys(module for module, _, _ in self.units(k)):
             module.shrink_()
         self.training_stages = (self.training_stages[k],)
         self._training_stage = 0
 
-    def units(self, k: int) -> Iterator[tuple[ElasticModule, int]]:
-        """The elastic modules, each with its active units in training stage ``k``."""
+    def units(self, k: int) -> Iterator[tuple[ElasticModule, str, int]]:
+        """The elastic modules with their active units in training stage ``k``.
+
+        Yields:
+            A module, one of its axes, and how many of its units along that are active.
+        """
         raise NotImplementedError
 
     def active_grid(self, grid: tuple[int, int], k: int) -> tuple[int, int]:
@@ -308,7 +357,7 @@ class ElasticBackbone:
             if any(key.startswith(prefix) for key in state_dict):
                 self.set_training_stage(self.num_training_stages - 1)
             return
-        recorded = TrainingStage(**recorded)
+        recorded = TrainingStage.from_dict(recorded)
         if recorded not in self.training_stages:
             raise ValueError(
                 f'these weights are of an unfinished run, at a training stage with {recorded}; '
@@ -321,7 +370,7 @@ class ElasticBackbone:
 def _record_training_stage(backbone, state_dict, prefix, local_metadata) -> None:
     if not backbone.is_whole:
         stage = backbone.training_stages[backbone.training_stage]
-        local_metadata['training_stage'] = stage._asdict()
+        local_metadata['training_stage'] = stage.as_dict()
 
 
 def center_crop(tokens: Tensor, grid: tuple[int, int], crop: tuple[int, int]) -> Tensor:

@@ -6,7 +6,8 @@ Functions on tensors; ``StageSwitchHook`` decides when. Unit ``old + i`` is grow
 """
 
 import copy
-from collections.abc import Collection, Mapping, Sequence
+import functools
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,16 +16,117 @@ from torch import Tensor, nn
 from .elastic import ElasticBackbone, Slot
 from .mmengine_gaps import initialize_anew
 
-INITS = ('copy', 'random', 'half', 'noise')
 MOMENTS = ('drop', 'copy', 'drop_all', 'corrected')
 
 # Standard deviation of 'noise', as a share of the copied weights' own.
 NOISE = 0.01
 
 
+class NewUnits:
+    """Which units of a dimension of a parameter are new, and which each of them is grown from.
+
+    Args:
+        slot: The dimension.
+        size: Its length.
+        total: The number of all units.
+        old: How many there were.
+        new: How many there will be.
+    """
+
+    def __init__(self, slot: Slot, size: int, total: int, old: int, new: int) -> None:
+        self.slot, self.total, self.old, self.new = slot, total, old, new
+        self.grown = slot.places(size, total, range(old, new))
+        self.sources = slot.sources(size, total, old, new)
+
+    def of(self, tensor: Tensor, places: Tensor) -> Tensor:
+        """What lies at some places of the dimension."""
+        return tensor.index_select(self.slot.dim, places.to(tensor.device))
+
+    def copies(self, weight: Tensor) -> Tensor:
+        """What new units of a weight are as copies of those they are grown from."""
+        return self.slot.grown_values(weight, self.total, self.old, self.new)
+
+    def put_(self, tensor: Tensor, values: Tensor) -> None:
+        """Writes the new units."""
+        tensor.index_copy_(self.slot.dim, self.grown.to(tensor.device), values)
+
+
+class Material:
+    """What an initialiser may ask for besides the weight; made when one asks for it.
+
+    Args:
+        name: The name of the parameter in the backbone.
+        shape: The shape of the parameter.
+        backbone: Returns the backbone of ``drawn_anew(model)``.
+        generator: Draws the noise.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        shape: torch.Size,
+        backbone: Callable[[], ElasticBackbone],
+        generator: torch.Generator,
+    ) -> None:
+        self._name, self._shape = name, shape
+        self._backbone, self._generator = backbone, generator
+
+    @functools.cached_property
+    def fresh(self) -> Tensor:
+        """The parameter as it is drawn at the start of training."""
+        return self._backbone().get_parameter(self._name)
+
+    @functools.cached_property
+    def noise(self) -> Tensor:
+        """Standard normal numbers, the same for a weight and its averages."""
+        return torch.randn(self._shape, generator=self._generator)
+
+
+def start_as_copy_(weight: Tensor, units: NewUnits, material: Material) -> None:
+    """New units are copies."""
+    units.put_(weight, units.copies(weight))
+
+
+def start_at_random_(weight: Tensor, units: NewUnits, material: Material) -> None:
+    """New units are drawn as all were at the start of training."""
+    units.put_(weight, units.of(material.fresh.to(weight.device), units.grown))
+
+
+def start_by_halves_(weight: Tensor, units: NewUnits, material: Material) -> None:
+    """New units are copies; weights that read a unit are shared by all that there are of it."""
+    start_as_copy_(weight, units, material)
+    if not units.slot.out:
+        return
+    dim = units.slot.dim
+    family = torch.arange(units.new) % units.old
+    copies = torch.bincount(family)[family]
+    places = units.slot.places(weight.shape[dim], units.total, range(units.new))
+    copies = copies.repeat_interleave(len(places) // units.new)  # one for each place
+    shape = [1] * weight.dim()
+    shape[dim] = -1
+    shared = units.of(weight, places) / copies.to(weight).view(shape)
+    weight.index_copy_(dim, places.to(weight.device), shared)
+
+
+def start_with_noise_(weight: Tensor, units: NewUnits, material: Material) -> None:
+    """New units are copies with a little noise."""
+    values = units.copies(weight)
+    spread = NOISE * values.std(unbiased=False)
+    units.put_(weight, values + spread * units.of(material.noise.to(weight), units.grown))
+
+
+# What new units start from: each writes those of a weight of full shape, in place.
+INITS: dict[str, Callable[[Tensor, NewUnits, Material], None]] = dict(
+    copy=start_as_copy_,
+    random=start_at_random_,
+    half=start_by_halves_,
+    noise=start_with_noise_,
+)
+
+
 def check_growth(init: str, moments: str) -> None:
     """Raises ValueError if there is no such initialiser or rule for moments."""
-    for name, value, known in (('init', init, INITS), ('moments', moments, MOMENTS)):
+    for name, value, known in (('init', init, tuple(INITS)), ('moments', moments, MOMENTS)):
         if value not in known:
             raise ValueError(f'{name}={value!r} is not known; give one of {known}')
 
@@ -38,7 +140,7 @@ def grow_(
     states: Mapping[nn.Parameter, dict[str, Any]] | None = None,
     averages: Mapping[nn.Parameter, Collection[str]] | None = None,
     twins: Sequence[ElasticBackbone] = (),
-    fresh: ElasticBackbone | None = None,
+    fresh: Callable[[], ElasticBackbone] | None = None,
     seed: int = 0,
 ) -> None:
     """Grows a backbone in place from its training stage to a later one, and activates that.
@@ -48,7 +150,8 @@ def grow_(
         stage: The training stage to grow to, 0-based.
         init: New weights are a ``'copy'``; ``'random'``, those of ``fresh``; a copy with
             ``'noise'``; or copied with the weights that read a unit divided by
-            how often there is one (``'half'``), which leaves the function as it was [1].
+            how often there is one (``'half'``), which leaves the function as it was [1]. A
+            name in ``INITS``.
         moments: Optimizer moments of new units are zero (``'drop'``) or a ``'copy'``;
             ``'drop_all'`` forgets all state of a parameter that grows, its steps as well;
             ``'corrected'`` is ``'drop'`` with the new units counting their own steps
@@ -57,12 +160,12 @@ def grow_(
         averages: Names of state that follows the weights (``probe_optimizer``). It grows as they
             do; unless copied, that of new units begins with their weights, as a first step would.
         twins: Backbones that follow this one, such as its exponential moving average.
-        fresh: The backbone of ``drawn_anew(model)``, for ``'random'``.
+        fresh: Returns the backbone of ``drawn_anew(model)``; called if an initialiser needs it.
         seed: Draws the noise; the same on every rank.
 
     Raises:
-        ValueError: If the stage is before the present one, an option is not known, or
-            ``'random'`` has no ``fresh``.
+        ValueError: If the stage is before the present one, an option is not known, or the
+            initialiser needs ``fresh``.
 
     [1] Chen et al., Net2Net: Accelerating Learning via Knowledge Transfer, 2016.
     """
@@ -72,90 +175,56 @@ def grow_(
             f'training stage {stage + 1} is before training stage {backbone.training_stage + 1}, '
             'which the backbone is at; a backbone only grows'
         )
-    if init == 'random' and fresh is None:
-        raise ValueError("init='random' needs fresh, the backbone of drawn_anew(model)")
+    names = {param: name for name, param in backbone.named_parameters()}
+    fresh = functools.cache(fresh or functools.partial(_refuse_without_fresh, init))
     generator = torch.Generator().manual_seed(seed)
-    relatives = (fresh or backbone, *twins)
-    for (module, new), *others in zip(*(b.units(stage) for b in (backbone, *relatives))):
-        old = module.active_units
+    for module, axis, new in backbone.units(stage):
+        old = module.active[axis]
         if new == old:
             continue
-        fresh_parameters, *twin_parameters = (dict(m.named_parameters()) for m, _ in others)
-        for slot, param in module.elastic_parameters():
-            units = _Units(slot, param.shape[slot.dim], module.total_units, old, new)
-            noise = torch.randn(param.shape, generator=generator) if init == 'noise' else None
-            for weight in (param, *(p[slot.param] for p in twin_parameters)):
-                grow_weight_(weight, units, init, fresh_parameters[slot.param], noise)
+        for slot, param in module.elastic_parameters(axis):
+            units = NewUnits(slot, param.shape[slot.dim], module.total(axis), old, new)
+            material = Material(names[param], param.shape, fresh, generator)
+            start_ = functools.partial(INITS[init], units=units, material=material)
+            for each in (backbone, *twins):
+                start_(each.get_parameter(names[param]))
             if param.grad is not None:  # accumulated so far; old units keep theirs
                 grow_moment_(param.grad, units, moments == 'copy')
             state = (states or {}).get(param, {})
-            if moments == 'drop_all':
-                state.clear()  # the next step begins it anew
-            for name, value in state.items():
-                if not isinstance(value, Tensor) or value.shape != param.shape:
-                    continue
-                if name in (averages or {}).get(param, ()):
-                    grow_weight_(value, units, init, fresh_parameters[slot.param], noise)
-                    if moments != 'copy':
-                        units.put_(value, units.of(param, units.grown))
-                else:
-                    grow_moment_(value, units, moments == 'copy')
-            if moments == 'corrected' and 'step' in state:
-                _record_birth(state, param, units)
+            _grow_state_(state, param, units, moments, (averages or {}).get(param, ()), start_)
     for each in (backbone, *twins):
         each.set_training_stage(stage)
 
 
-class _Units:
-    """Which units of a dimension are new, and which each of them is grown from."""
-
-    def __init__(self, slot: Slot, size: int, total: int, old: int, new: int) -> None:
-        self.slot, self.total, self.old, self.new = slot, total, old, new
-        self.grown = slot.places(size, total, range(old, new))
-        self.sources = slot.sources(size, total, old, new)
-
-    def of(self, tensor: Tensor, places: Tensor) -> Tensor:
-        return tensor.index_select(self.slot.dim, places.to(tensor.device))
-
-    def put_(self, tensor: Tensor, values: Tensor) -> None:
-        """Writes the new units."""
-        tensor.index_copy_(self.slot.dim, self.grown.to(tensor.device), values)
+def _refuse_without_fresh(init: str) -> ElasticBackbone:
+    raise ValueError(f'init={init!r} needs fresh, which returns the backbone of drawn_anew(model)')
 
 
-def grow_weight_(
-    weight: Tensor, units: _Units, init: str, fresh: Tensor, noise: Tensor | None
+def _grow_state_(
+    state: dict[str, Any],
+    param: Tensor,
+    units: NewUnits,
+    moments: str,
+    averages: Collection[str],
+    start_: Callable[[Tensor], None],
 ) -> None:
-    """Writes the new units of a weight in place.
-
-    Args:
-        weight: Of full shape.
-        units: Which units are new.
-        init: See ``grow_``.
-        fresh: A newly initialised weight of the same shape, for ``'random'``.
-        noise: Standard normal numbers of the same shape, for ``'noise'``.
-    """
-    if init == 'random':
-        units.put_(weight, units.of(fresh.to(weight.device), units.grown))
-        return
-    values = units.slot.grown_values(weight, units.total, units.old, units.new)
-    if init == 'noise':
-        spread = NOISE * values.std(unbiased=False)
-        values = values + spread * units.of(noise.to(weight), units.grown)
-    units.put_(weight, values)
-    if init == 'half' and units.slot.out:
-        dim = units.slot.dim
-        family = torch.arange(units.new) % units.old
-        copies = torch.bincount(family)[family]
-        places = units.slot.places(weight.shape[dim], units.total, range(units.new))
-        copies = copies.repeat_interleave(len(places) // units.new)  # one for each place
-        shape = [1] * weight.dim()
-        shape[dim] = -1
-        places = places.to(weight.device)
-        shared = weight.index_select(dim, places) / copies.to(weight).view(shape)
-        weight.index_copy_(dim, places, shared)
+    """Grows the optimizer's state of a parameter whose weights are grown."""
+    if moments == 'drop_all':
+        state.clear()  # the next step begins it anew
+    for name, value in state.items():
+        if not isinstance(value, Tensor) or value.shape != param.shape:
+            continue
+        if name in averages:
+            start_(value)
+            if moments != 'copy':
+                units.put_(value, units.of(param, units.grown))
+        else:
+            grow_moment_(value, units, moments == 'copy')
+    if moments == 'corrected' and 'step' in state:
+        _record_birth(state, param, units)
 
 
-def grow_moment_(moment: Tensor, units: _Units, is_copied: bool) -> None:
+def grow_moment_(moment: Tensor, units: NewUnits, is_copied: bool) -> None:
     """Writes the new units of an optimizer moment, or pending gradient, in place."""
     values = units.of(moment, units.sources if is_copied else units.grown)
     units.put_(moment, values if is_copied else torch.zeros_like(values))
@@ -177,7 +246,7 @@ def drawn_anew(model: nn.Module, seed: int) -> nn.Module:
     return fresh
 
 
-def _record_birth(state: dict[str, Any], param: Tensor, units: _Units) -> None:
+def _record_birth(state: dict[str, Any], param: Tensor, units: NewUnits) -> None:
     """Notes, along the dimension that grew, after how many steps its new units joined."""
     births = state.setdefault('births', {})
     dim, step = units.slot.dim, int(state['step'])

@@ -1,20 +1,17 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
-"""A budget in hours: its text, and stage lengths that keep it while the speed changes.
+"""Hours: their text, what was measured, and stage lengths that keep them at any speed.
 
 Pure Python, like ``plan``: how fast a machine is comes in as numbers.
 """
 
 import math
 import re
-from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 _NUMBER = r'(\d+(?:\.\d*)?|\.\d+)\s*'
 _DURATION = re.compile(rf'\s*(?:{_NUMBER}h)?\s*(?:{_NUMBER}min)?\s*(?:{_NUMBER}s)?\s*', re.I)
-
-RECENT = 5  # times that say how long a thing takes
 
 
 def parse_duration(budget: Any) -> float | None:
@@ -44,7 +41,7 @@ def duration(seconds: float) -> str:
 
 @dataclass(frozen=True)
 class Pace:
-    """How long things take on the machine that trains.
+    """How long things take on the machine that trains, or what else a meter counts of them.
 
     Attributes:
         train: Seconds that an epoch trains, of each training stage.
@@ -85,6 +82,7 @@ class Measurement:
 
     Attributes:
         seconds: On the clock.
+        amount: By the meter of the budget (``budget.Meter``); for hours, the seconds.
         waiting: Seconds of these that passed with waiting for data.
         samples: In all processes together.
         memory: Peak bytes: of the accelerator; without one, of this process so far.
@@ -92,6 +90,7 @@ class Measurement:
     """
 
     seconds: float
+    amount: float
     waiting: float
     samples: int
     memory: int
@@ -99,102 +98,41 @@ class Measurement:
 
 
 def stage_lengths(
-    weights: Sequence[float],
+    proportions: Sequence[float],
     seconds: Sequence[float],
     done: Sequence[int],
     left: float,
 ) -> tuple[int, ...]:
     """Epochs of each training stage, those done included, that the time left is enough for.
 
-    The lengths of all stages keep the proportions of ``weights`` as far as stages that are over
+    The lengths of all stages keep the proportions of ``proportions`` as far as stages that are over
     allow. The last stage takes the time that rounding leaves, so its last epoch may be one that
     the time ends within.
 
     Args:
-        weights: Relative lengths of the stages.
+        proportions: Relative lengths of the stages.
         seconds: Of an epoch of each stage.
         done: Epochs that were trained so far, of each stage.
         left: Seconds that are left for training.
     """
-    last = len(weights) - 1
+    last = len(proportions) - 1
     stage = max((k for k, n in enumerate(done) if n), default=0)  # the one in progress
 
     def needed(scale: float) -> float:
         return math.fsum(
             s * max(0.0, scale * w - n)
-            for w, s, n in zip(weights[stage:], seconds[stage:], done[stage:])
+            for w, s, n in zip(proportions[stage:], seconds[stage:], done[stage:])
         )
 
-    low, high = 0.0, (left + sum(done) * max(seconds)) / (min(weights) * min(seconds)) + 1
+    low, high = 0.0, (left + sum(done) * max(seconds)) / (min(proportions) * min(seconds)) + 1
     for _ in range(100):  # halves the uncertainty each time
         middle = (low + high) / 2
         low, high = (middle, high) if needed(middle) <= left else (low, middle)
     lengths = list(done)
     for k in range(stage, last):
         least = 0 if done[k] else 1
-        lengths[k] += max(least, round(low * weights[k] - done[k]))
+        lengths[k] += max(least, round(low * proportions[k] - done[k]))
         left -= seconds[k] * (lengths[k] - done[k])
     more = max(0 if done[last] else 1, math.ceil(left / seconds[last] - 1e-9))
     lengths[last] += more
     return tuple(lengths)
-
-
-class TimeBudget:
-    """A budget in hours, and the pace that its plan follows.
-
-    Args:
-        text: The budget, such as ``'8h'``.
-        weights: Relative lengths of the training stages.
-        pace: How long things take; None until it was measured.
-    """
-
-    def __init__(self, text: str, weights: Sequence[float], pace: Pace | None = None) -> None:
-        self.text = text
-        self.seconds = parse_duration(text)
-        self.weights = tuple(weights)
-        self.pace = pace
-        self._recent: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=RECENT))
-
-    def learn(self, name: str, seconds: float) -> None:
-        """Keeps how long ``'validation'`` or ``'saving'`` took.
-
-        The second longest of the last few counts: more than the usual, for a run must not end
-        late; but one late time alone changes nothing.
-        """
-        recent = self._recent[name]
-        recent.append(seconds)
-        self.pace = replace(self.pace, **{name: sorted(recent)[-2:][0]})
-
-    @property
-    def end(self) -> float:
-        """When training must be over, so that closing fits; seconds from the beginning."""
-        return self.seconds - self.pace.closing
-
-    def lengths(self, done: Sequence[int], elapsed: float) -> tuple[int, ...]:
-        """Epochs of each training stage, of which ``done`` are over; see ``stage_lengths``."""
-        return stage_lengths(self.weights, self.pace.epochs(), done, self.end - elapsed)
-
-    def deadline(self, stage: int) -> float:
-        """When an epoch of a stage must end, finished or not.
-
-        The last stage keeps time for one epoch, however slow the earlier ones became.
-        """
-        is_last = stage == len(self.weights) - 1
-        return self.end - (0.0 if is_last else self.pace.epochs()[-1])
-
-    def has_time_to_validate(self, elapsed: float) -> bool:
-        """Whether validating now, and not only at the end, leaves time to train any more."""
-        return elapsed + self.pace.validation < self.end
-
-
-def check_enough(budget: TimeBudget, elapsed: float) -> None:
-    """Raises ValueError unless what is left of a budget buys an epoch of each training stage."""
-    pace = budget.pace
-    least, left = math.fsum(pace.epochs()), budget.end - elapsed
-    if left < least:
-        enough = (least + budget.seconds - left) * 1.05  # speed varies
-        raise ValueError(
-            f'budget={budget.text!r} leaves {duration(max(0.0, left))} for training here, but one '
-            f'epoch of each training stage takes {duration(least)} '
-            f"({', '.join(map(duration, pace.epochs()))}); give at least '{math.ceil(enough)}s'"
-        )

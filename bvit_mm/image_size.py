@@ -3,13 +3,17 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from logging import Logger
 from statistics import fmean
 from typing import Any
 
+from mmengine.dist import all_gather_object
 from torch import nn
 
+from .budget import Budget
 from .elastic import ElasticBackbone
 from .plan import Plan
+from .processes import Agreement
 
 Size = tuple[int, int]
 
@@ -32,9 +36,9 @@ class SeenSize:
 
 
 @contextmanager
-def watched(module: nn.Module) -> Iterator[SeenSize]:
+def watched(module: nn.Module, seen: SeenSize | None = None) -> Iterator[SeenSize]:
     """Notes the size of the images that reach a module within."""
-    seen = SeenSize()
+    seen = seen or SeenSize()
     # a method, so that a trial does not take back what was seen (snapshot)
     handle = module.register_forward_pre_hook(seen.note, with_kwargs=True)
     try:
@@ -79,14 +83,51 @@ def differs(backbone: ElasticBackbone, plan: Plan, stage: int, sizes: Sequence[S
     )
 
 
+class SizeLedger:
+    """What images of another size cost beyond the plan, with one warning of them in a run.
+
+    Args:
+        backbone: The backbone.
+        agree: So that all processes book the same.
+        logger: Where to warn.
+    """
+
+    def __init__(self, backbone: ElasticBackbone, agree: Agreement, logger: Logger) -> None:
+        self.backbone, self.agree, self.logger = backbone, agree, logger
+        self.seen = SeenSize()
+        self._has_warned = False
+
+    def check(self, plan: Plan, budget: Budget, size: Size | None, is_new: bool) -> None:
+        """Looks at the images of the batch that was tried (``check_image_size``)."""
+        sizes = all_gather_object(size)
+        self._warn(check_image_size(self.backbone, plan, budget, sizes, is_new))
+
+    def extra(self, plan: Plan, epoch: int) -> float:
+        """GFLOPs of each of the last images beyond the plan's; the mean over the processes."""
+        stage, size = self.backbone.training_stage, self.seen.size
+        extra = extra_gflops(self.backbone, stage, size)
+        if extra and not self._has_warned:
+            problem = differs(self.backbone, plan, stage, [size])
+            self._warn(
+                problem and f'in epoch {epoch + 1}, {problem}. The ledger books what is trained'
+            )
+        return self.agree.mean(extra)
+
+    def _warn(self, warning: str | None) -> None:
+        if warning:
+            self.logger.warning(warning)
+            self._has_warned = True
+
+
 def check_image_size(
-    backbone: ElasticBackbone, plan: Plan, sizes: Sequence[Size], is_new: bool
+    backbone: ElasticBackbone, plan: Plan, budget: Budget, sizes: Sequence[Size], is_new: bool
 ) -> str | None:
     """What to warn of before a run whose images are of these sizes; None if nothing.
 
     Args:
         backbone: The backbone.
         plan: What is planned for it.
+        budget: The budget of the plan.
         sizes: Height and width of the images of the batch that was tried, in each process.
         is_new: Whether nothing is trained yet.
 
@@ -99,7 +140,7 @@ def check_image_size(
     if not is_new:  # with another plan it could not go on
         return f'{problem}. The ledger books what is trained'
     right = f'model.backbone.img_size={_option(max(sizes))}'
-    if plan.budget is None:
+    if not budget.refuses_other_sizes:
         return f'{problem}. The ledger books what is trained; to plan it too, give {right}'
     raise ValueError(
         f'{problem}, so the budget would not be kept. Give {right}, with grids of that size where '

@@ -4,8 +4,9 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from .data_share import SELECTION_COST
+from .plan import Plan
 
+LEDGER_FILE = 'ledger.json'
 OTHER = ('setup', 'rehearsal', 'compilation', 'validation', 'saving')
 
 
@@ -21,11 +22,11 @@ class Ledger:
         samples: Of each training stage, in all processes together.
         seconds: Of training in each training stage, on the clock: waiting for data included.
         other: Seconds of what is no training, by name.
-        data_share: The share of the data that an epoch reads, and costs.
-        selection: Cost of looking at all data to select some of it, as far as it is charged, in
-            GFLOPs x epochs.
+        epoch_share: What an epoch costs, as a share of one that reads all data.
+        charges: Costs besides training, by name, in GFLOPs x epochs (``plan.Charge``).
         extra: Cost in each training stage beyond the plan's, of images of another size than it is
             for, in GFLOPs x epochs; below 0 of smaller ones.
+        metered: What the meter of the budget has counted, where that is not the clock.
     """
 
     gflops: tuple[float, ...]
@@ -35,9 +36,10 @@ class Ledger:
     samples: list[int] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     other: dict[str, float] = field(default_factory=lambda: dict.fromkeys(OTHER, 0.0))
-    data_share: float = 1.0
-    selection: float = 0.0
+    epoch_share: float = 1.0
+    charges: dict[str, float] = field(default_factory=dict)
     extra: list[float] = field(default_factory=list)
+    metered: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ('iterations', 'samples', 'seconds', 'extra'):
@@ -55,16 +57,16 @@ class Ledger:
 
     @property
     def cost(self) -> float:
-        return sum(self.costs) + self.selection
+        return sum(self.costs) + sum(self.charges.values())
 
     @property
     def planned_cost(self) -> float:
         """What the plan counts for what was trained so far, whatever the size of the images."""
-        return sum(self._planned) + self.selection
+        return sum(self._planned) + sum(self.charges.values())
 
     @property
     def _planned(self) -> tuple[float, ...]:
-        return tuple(g * n * self.data_share for g, n in zip(self.gflops, self.epochs))
+        return tuple(g * n * self.epoch_share for g, n in zip(self.gflops, self.epochs))
 
     @property
     def elapsed(self) -> float:
@@ -81,20 +83,38 @@ class Ledger:
         """
         self.iterations[stage] += 1
         self.samples[stage] += samples
-        self.extra[stage] += extra_gflops * self.data_share / self.length
+        self.extra[stage] += extra_gflops * self.epoch_share / self.length
 
-    def select(self, stage: int, extra_gflops: float = 0.0) -> None:
-        """Books a look at all data by the network of a training stage; see ``train``."""
-        self.selection += SELECTION_COST * self.gflops[stage]
-        self.extra[stage] += SELECTION_COST * extra_gflops
+    def charge(self, name: str, stage: int, share: float, extra_gflops: float = 0.0) -> None:
+        """Books a cost besides training.
 
-    def charge(self, name: str, seconds: float) -> None:
+        Args:
+            name: Of what it is for.
+            stage: The training stage of the network that it needed.
+            share: Of the cost of an epoch on all data.
+            extra_gflops: As of ``train``.
+        """
+        self.charges[name] = self.charges.get(name, 0.0) + share * self.gflops[stage]
+        self.extra[stage] += share * extra_gflops
+
+    def pass_time(self, name: str, seconds: float) -> None:
         """Books time that was no training."""
         self.other[name] = self.other.get(name, 0.0) + seconds
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers, for checkpoints."""
         return {**asdict(self), 'gflops': list(self.gflops)}
+
+    @classmethod
+    def of_run(cls, plan: Plan, length: int, batch: int) -> 'Ledger':
+        """The ledger of a run that begins.
+
+        Args:
+            plan: What is planned.
+            length: Iterations of an epoch.
+            batch: Samples of an iteration, in all processes together.
+        """
+        return cls(plan.gflops, length, batch, epoch_share=plan.epoch_share)
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> 'Ledger':

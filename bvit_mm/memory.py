@@ -67,7 +67,7 @@ def find_parts(
         n = parts[stage]
         while True:
             failed = not fits(runner, train, batch, stage, n)
-            if not agree(failed, 0.0)[0]:  # in any process
+            if not agree.largest(failed):  # in any process
                 return n
             if n >= size or not divides:
                 return NEVER

@@ -4,13 +4,15 @@
 Nothing else reaches into their privates, so a new release of theirs has this file to check.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from mmengine.hooks import Hook
+from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModule
 from mmengine.optim import OptimWrapper
 from mmengine.optim.scheduler import _ParamScheduler
-from mmengine.runner import BaseLoop, Runner
+from mmengine.runner import BaseLoop, CheckpointLoader, Runner
 from mmpretrain.models.losses import LabelSmoothLoss
 from torch import nn
 from torch.utils.data import DataLoader
@@ -85,3 +87,18 @@ def initialize_anew(module: nn.Module) -> None:
 def smoothing(loss: Any) -> float:
     """What a loss takes from a label for the other classes."""
     return loss._eps if isinstance(loss, LabelSmoothLoss) else 0.0
+
+
+def is_compiled(model: nn.Module) -> bool:
+    """Whether the runner has put a compiled ``train_step`` over that of the model's class."""
+    return 'train_step' in vars(model)
+
+
+def checkpoint_loaders() -> dict[str, Callable[..., Any]]:
+    """What reads checkpoints, by how their addresses begin."""
+    return dict(CheckpointLoader._schemes)
+
+
+def history_methods() -> dict[str, Callable[..., Any]]:
+    """The methods that all history buffers share, by name; changes of it are theirs."""
+    return HistoryBuffer._statistics_methods

@@ -8,16 +8,10 @@ every resume and on every machine.
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise, product
 
-from .data_share import SELECTION_COST, check_epochs, selection_epochs
-from .figures import at_least
-from .hours import parse_duration
-
-Budget = float | str
-# What plans say of the data that they train on, if it is all of it.
-ALL_DATA = dict(data_share=1.0, selection_interval=None)
+from .figures import at_least, check_epochs
 
 
 def _exponential(numbers: list[float], alpha: float) -> list[float]:
@@ -33,6 +27,8 @@ FAMILIES: dict[str, Callable[[list[float], float], list[float]]] = {
     'linear_down': lambda numbers, alpha: [1 - s for s in numbers],
 }
 
+ALPHA, FAMILY = 2.0, 'exponential'  # the paper's
+
 
 def _reach(exact: float, k: int) -> float:
     """How far a later stage may stand from its exact length: half of it, from 2 to 8 epochs.
@@ -43,6 +39,33 @@ def _reach(exact: float, k: int) -> float:
     """
     most = max(0.5, (5000 ** (1 / max(1, k - 1)) - 1) / 2)
     return min(8.0, most, max(2.0, exact / 2))
+
+
+@dataclass(frozen=True)
+class Charge:
+    """A cost besides training that comes back: that of looking at data, for instance.
+
+    Attributes:
+        name: Of what it is for.
+        interval: Epochs from one to the next; the first epochs have none before them.
+        share: Of the cost of an epoch on all data, at the training stage of that moment.
+        purpose: What is done, as in "when ``purpose`` every 20 epochs is charged".
+        advice: What else to give where epochs must be stated.
+    """
+
+    name: str
+    interval: int
+    share: float
+    purpose: str = ''
+    advice: str = ''
+
+    def before(self, epochs: int) -> range:
+        """The epochs (0-based) that it comes before, in a run of ``epochs``."""
+        return range(self.interval, epochs, self.interval)
+
+    def as_dict(self) -> dict[str, str | int | float]:
+        """What runs are compared by."""
+        return dict(name=self.name, interval=self.interval, share=self.share)
 
 
 @dataclass(frozen=True)
@@ -57,20 +80,16 @@ class Plan:
         epochs: Epochs of each training stage.
         full_cost: What ``full_epochs`` of the whole network cost.
         budget: What the plan may cost; None when the epochs were stated.
-        seconds: The budget of a plan in hours, whose epochs follow the speed of the machine.
-        weights: Relative lengths of the training stages, of a plan in hours.
-        data_share: The share of the data that an epoch reads (``SubsetSampler``).
-        selection_interval: Epochs from one selection of data to the next, if that is charged.
+        epoch_share: What an epoch costs, as a share of one that reads all data.
+        charges: Costs besides training.
     """
 
     gflops: tuple[float, ...]
     epochs: tuple[int, ...]
     full_cost: float
     budget: float | None = None
-    seconds: float | None = None
-    weights: tuple[float, ...] | None = None
-    data_share: float = 1.0
-    selection_interval: int | None = None
+    epoch_share: float = 1.0
+    charges: tuple[Charge, ...] = ()
 
     @property
     def total_epochs(self) -> int:
@@ -79,16 +98,16 @@ class Plan:
     @property
     def costs(self) -> tuple[float, ...]:
         """Cost of training in each stage."""
-        return tuple(c * n * self.data_share for c, n in zip(self.gflops, self.epochs))
+        return tuple(c * n * self.epoch_share for c, n in zip(self.gflops, self.epochs))
 
     @property
-    def selection_cost(self) -> float:
-        """Cost of looking at all data to select some of it, as far as it is charged."""
-        return self._selection_cost(self.total_epochs)
+    def charged(self) -> dict[str, float]:
+        """What the charges cost, by name."""
+        return self._charged(self.total_epochs)
 
     @property
     def cost(self) -> float:
-        return math.fsum((*self.costs, self.selection_cost))
+        return math.fsum((*self.costs, *self.charged.values()))
 
     def stage_at(self, epoch: int) -> int:
         """The training stage (0-based) that trains in ``epoch`` (0-based)."""
@@ -109,58 +128,21 @@ class Plan:
         return tuple(done)
 
     def spent(self, epoch: int) -> float:
-        """Cost of the first ``epoch`` epochs, with the selections before them."""
+        """Cost of the first ``epoch`` epochs, with the charges before them."""
         trained = sum(gflops * epochs for gflops, epochs in zip(self.gflops, self.done(epoch)))
-        return trained * self.data_share + self._selection_cost(epoch)
+        return trained * self.epoch_share + sum(self._charged(epoch).values())
 
-    def _selection_cost(self, epochs: int) -> float:
-        """Of the first ``epochs`` epochs; a stage begins only after the selection before it."""
-        before = selection_epochs(epochs, self.selection_interval)
-        return SELECTION_COST * math.fsum(self.gflops[self.stage_at(n - 1)] for n in before)
-
-    def check_same(self, other: dict, where: str) -> None:
-        """Raises ValueError if ``other``, a plan's ``as_dict``, trains other stages or epochs.
-
-        Of plans in hours the budget must be the same, not the epochs.
-        """
-        epochs = [stage['epochs'] for stage in other['stages']]
-        gflops = [stage['gflops'] for stage in other['stages']]
-        seconds = other.get('seconds')
-        if seconds != self.seconds:
-            theirs, ours = (
-                'a plan in epochs' if each is None else f'a budget of {each:.6g} s'
-                for each in (seconds, self.seconds)
-            )
-            raise ValueError(
-                f'{where} with {theirs}, and this one has {ours}; give another work_dir, or the '
-                'options of that run'
-            )
-        if seconds is not None and other.get('weights') != list(self.weights):
-            raise ValueError(
-                f'{where} with stages of other relative lengths ({other.get("weights")}) than this '
-                f'one ({list(self.weights)}); give another work_dir, or its alpha, seed and family'
-            )
-        for name, ours in self._subset().items():
-            theirs = other.get(name, ALL_DATA[name])
-            if theirs != ours:
-                raise ValueError(
-                    f'{where} with {name}={theirs}, and this one has {ours}; give another '
-                    'work_dir, or the sampler and SubsetHook of that run'
-                )
-        if (seconds is None and epochs != list(self.epochs)) or gflops != list(self.gflops):
-            theirs, ours = ([float(f'{g:.6g}') for g in each] for each in (gflops, self.gflops))
-            raise ValueError(
-                f'{where} with another plan: epochs={epochs} at {theirs} GFLOPs, and this one is '
-                f'epochs={list(self.epochs)} at {ours} GFLOPs; give another work_dir, or the '
-                'options of that run'
-            )
+    def _charged(self, epochs: int) -> dict[str, float]:
+        """Of the first ``epochs`` epochs; a stage begins only after the charge before it."""
+        return {
+            charge.name: charge.share
+            * math.fsum(self.gflops[self.stage_at(n - 1)] for n in charge.before(epochs))
+            for charge in self.charges
+        }
 
     def as_dict(self) -> dict:
         """Plain numbers, as ``tools/plan.py --json`` prints and checkpoints keep them."""
-        hours = {}
-        if self.seconds is not None:
-            hours = dict(seconds=self.seconds, weights=list(self.weights))
-        return dict(
+        values = dict(
             stages=[
                 dict(gflops=g, epochs=n, cost=c)
                 for g, n, c in zip(self.gflops, self.epochs, self.costs)
@@ -169,35 +151,34 @@ class Plan:
             cost=self.cost,
             budget=self.budget,
             full_cost=self.full_cost,
-            **hours,
-            **(self._subset() if self._subset() != ALL_DATA else {}),
         )
-
-    def _subset(self) -> dict[str, float | int | None]:
-        """What of the data is trained on."""
-        return dict(data_share=self.data_share, selection_interval=self.selection_interval)
+        if self.epoch_share != 1 or self.charges:
+            values.update(
+                epoch_share=self.epoch_share, charges=[each.as_dict() for each in self.charges]
+            )
+        return values
 
 
 def make_plan(
     gflops: Sequence[float],
-    budget: Budget | None = None,
+    budget: float | str | None = None,
     full_epochs: int = 300,
-    alpha: float = 2.0,
+    alpha: float = ALPHA,
     seed: int = 0,
     epochs: Sequence[int] | None = None,
     max_epochs: int | None = None,
-    family: str = 'exponential',
-    data_share: float = 1.0,
-    selection_interval: int | None = None,
+    family: str = FAMILY,
+    epoch_share: float = 1.0,
+    charges: Sequence[Charge] = (),
 ) -> Plan:
     """Turns a budget into epochs per training stage, or prices stated epochs.
 
     Args:
-        gflops: Forward GFLOPs of each training stage, rising, classifier included.
+        gflops: Forward GFLOPs of each training stage, rising, classifier included. Stages that
+            differ in their recipe only cost the same.
         budget: A share of the full cost in (0, 1]; or an absolute cost in GFLOPs x epochs,
-            as a number above 1 or as text such as ``'691.2 GFLOPs'``; or a time such as
-            ``'8h'`` or ``'90min'``, for which the plan is one of the full cost until
-            ``BudgetedTrainLoop`` has measured how long epochs take.
+            as a number above 1 or as text such as ``'691.2 GFLOPs'``. Times such as ``'8h'``
+            are budgets of ``budget.read_budget``, whose plans follow the speed of the machine.
         full_epochs: Epochs of the whole network that are the full cost.
         alpha: Bias of the exponential family: above 0 later stages are longer, below 0
             earlier ones, at 0 all are equal (Table 4).
@@ -205,15 +186,15 @@ def make_plan(
         epochs: States the schedule instead of a budget.
         max_epochs: A cap on the total epochs (Table 2).
         family: ``'exponential'``, ``'linear_up'`` or ``'linear_down'`` (Table 5).
-        data_share: The share of the data that an epoch reads, and costs; the full cost is of all.
-        selection_interval: Epochs from one selection of the data to the next, where that is
-            charged; its epochs must be stated (``data_share.subset_share`` says which share fits).
+        epoch_share: What an epoch costs, as a share of one that reads all data; the full cost is
+            of all.
+        charges: Costs besides training; epochs must be stated then.
 
     Raises:
         ValueError: If the inputs mean no plan; the text says what would.
     """
     gflops = tuple(float(g) for g in gflops)
-    if not gflops or min(gflops) <= 0 or any(b <= a for a, b in pairwise(gflops)):
+    if not gflops or min(gflops) <= 0 or any(b < a for a, b in pairwise(gflops)):
         raise ValueError(f'gflops={gflops} of the training stages must be positive and rising')
     check_epochs('full_epochs', full_epochs)
     if max_epochs is not None:
@@ -231,46 +212,33 @@ def make_plan(
             gflops,
             _check_epochs(epochs, len(gflops), max_epochs),
             full_cost,
-            data_share=data_share,
-            selection_interval=selection_interval,
+            epoch_share=epoch_share,
+            charges=tuple(charges),
         )
     if budget is None:
         raise ValueError('give a budget, or epochs to state a schedule')
-    if selection_interval is not None:
+    for charge in charges:
         stated = [*(0 for _ in gflops[1:]), min(full_epochs, max_epochs or full_epochs)]
         raise ValueError(
-            f'budget={budget!r} does not say how much of the data to train on when selecting it '
-            f'every {selection_interval} epochs is charged; state epochs, such as {stated}, '
-            'and give the sampler the share of bvit_mm.subset_share(budget, full_epochs, interval)'
+            f'budget={budget!r} does not say how much of the data to train on when '
+            f'{charge.purpose} every {charge.interval} epochs is charged; state epochs, such as '
+            f'{stated}{charge.advice}'
         )
-    seconds = parse_duration(budget)
-    if seconds is not None:
-        if max_epochs is not None:
-            raise ValueError(
-                f'budget={budget!r} is spent to the end, whatever the epochs; '
-                f'give max_epochs={max_epochs} with a budget in GFLOPs, or none'
-            )
-        whole = make_plan(
-            gflops, 1.0, full_epochs, alpha, seed, family=family, data_share=data_share
-        )
-        weights = tuple(stage_weights(len(gflops), alpha, seed, family))
-        return replace(whole, budget=None, seconds=seconds, weights=weights)
-
     cost = parse_budget(budget, full_cost, full_epochs)
-    least = math.fsum(gflops) * data_share
+    least = math.fsum(gflops) * epoch_share
     if cost < least:
         enough = _enough(least, full_cost, full_epochs)
         raise ValueError(
             f'budget={budget} of {full_epochs} epochs is {_cost(cost)} GFLOPs x epochs, less '
             f'than one epoch of each stage ({_cost(least)}); {enough}'
         )
-    weights = stage_weights(len(gflops), alpha, seed, family)
-    reachable = cost / data_share  # an epoch on all data costs as many on a part of it
-    spends = _spend(gflops, weights, reachable, max_epochs)
-    return Plan(gflops, spends, full_cost, cost, data_share=data_share)
+    proportions = proportions_of(len(gflops), alpha, seed, family)
+    reachable = cost / epoch_share  # an epoch on all data costs as many on a part of it
+    spends = _spend(gflops, proportions, reachable, max_epochs)
+    return Plan(gflops, spends, full_cost, cost, epoch_share=epoch_share)
 
 
-def parse_budget(budget: Budget, full_cost: float, full_epochs: int) -> float:
+def parse_budget(budget: float | str, full_cost: float, full_epochs: int) -> float:
     """Reads a budget as a cost in GFLOPs x epochs.
 
     Raises:
@@ -307,7 +275,7 @@ def parse_budget(budget: Budget, full_cost: float, full_epochs: int) -> float:
 
 def _spend(
     gflops: tuple[float, ...],
-    weights: list[float],
+    proportions: list[float],
     cost: float,
     max_epochs: int | None,
 ) -> tuple[int, ...]:
@@ -321,7 +289,7 @@ def _spend(
     (docs/planner.md). Where there is a gap between plans, epochs of the first stage fill it.
     """
     slack = 1e-12 * cost  # sums are rounded, the budget is exact
-    for exact in _steps(gflops, weights, cost, max_epochs):
+    for exact in _steps(gflops, proportions, cost, max_epochs):
         begin = math.fsum(c * x for c, x in zip(gflops, exact)) - slack
         n = round(math.fsum(exact))
         plan = _dearest(gflops, n, exact, begin, cost + slack)
@@ -344,6 +312,8 @@ def _moved_on(gflops: tuple[float, ...], plan: tuple[int, ...], left: float) -> 
     *early, last = plan
     for i, epochs in enumerate(early):
         more = gflops[-1] - gflops[i]
+        if more <= 0:  # as dear as the last: nothing is gained
+            break
         early[i] = max(1, epochs - math.floor(left / more))
         moved = epochs - early[i]
         last, left = last + moved, left - moved * more
@@ -353,25 +323,25 @@ def _moved_on(gflops: tuple[float, ...], plan: tuple[int, ...], left: float) -> 
 
 
 def _steps(
-    gflops: tuple[float, ...], weights: list[float], cost: float, max_epochs: int | None
+    gflops: tuple[float, ...], proportions: list[float], cost: float, max_epochs: int | None
 ) -> Iterator[list[float]]:
     """Exact plans that ``cost`` pays, from the dearest to one epoch of each stage.
 
-    A step is one epoch more by the weights. At the cap, it is a part of what is above one epoch
+    A step is one epoch more by the proportions. At the cap, it is a part of what is above one epoch
     of each stage that moves to the last stage, until that has all of it (Table 2).
     """
     k = len(gflops)
-    mean = math.fsum(w * c for w, c in zip(weights, gflops))  # cost of one more epoch
+    mean = math.fsum(w * c for w, c in zip(proportions, gflops))  # cost of one more epoch
     left = cost - math.fsum(gflops)
     most = math.floor(left / mean + 1e-9)
     room = most if max_epochs is None else min(most, max_epochs - k)
     if room < most and gflops[-1] > mean:
         moved = min(room, math.floor((left - room * mean) / (gflops[-1] - mean) + 1e-9))
         for step in range(moved, 0, -1):
-            parts = [(room - step) * w for w in weights[:-1]]
+            parts = [(room - step) * w for w in proportions[:-1]]
             yield [*(1 + x for x in parts), 1 + room - math.fsum(parts)]
     for n in range(room, -1, -1):
-        yield [1 + n * w for w in weights]
+        yield [1 + n * w for w in proportions]
 
 
 def _dearest(
@@ -395,7 +365,9 @@ def _dearest(
     return min(found)[-1] if found else None
 
 
-def stage_weights(k: int, alpha: float, seed: int, family: str) -> list[float]:
+def proportions_of(
+    k: int, alpha: float = ALPHA, seed: int = 0, family: str = FAMILY
+) -> list[float]:
     """Relative durations of ``k`` stages, summing to 1 (Section 4.3)."""
     if not isinstance(family, str) or family not in FAMILIES:
         raise ValueError(f'family={family!r} is not known; give one of {sorted(FAMILIES)}')

@@ -1,6 +1,9 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
 """What several processes of one run must see alike."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from mmengine.dist import all_reduce, get_rank, get_world_size
 from mmengine.model import is_model_wrapper
@@ -44,27 +47,30 @@ class Agreement:
         several = get_world_size() > 1
         self.group = distributed.new_group(backend='gloo') if several else None
 
-    def __call__(self, stop: int, seconds: float) -> tuple[int, float]:
-        """The largest ``stop`` (0: none), and the ``seconds`` of the first process."""
-        if self.group is None:
-            return stop, seconds
-        seconds = seconds if get_rank() == 0 else 0.0
-        both = torch.tensor([stop, seconds], dtype=torch.float64)
-        distributed.all_reduce(both, distributed.ReduceOp.MAX, group=self.group)
-        return int(both[0]), both[1].item()
+    def first(self, *values: float) -> tuple[float, ...]:
+        """The values of the first process."""
+        ours = values if get_rank() == 0 else [0.0] * len(values)
+        return self._reduced(ours, distributed.ReduceOp.SUM)
+
+    def largest(self, value: int) -> int:
+        """The largest of the processes' values."""
+        return int(self._reduced([value], distributed.ReduceOp.MAX)[0])
 
     def mean(self, value: float) -> float:
         """The mean of the processes' values, bit for bit the same in all of them."""
-        if self.group is None:
-            return value
-        total = torch.tensor(value, dtype=torch.float64)
-        distributed.all_reduce(total, group=self.group)
-        return total.item() / get_world_size()
+        return self._reduced([value], distributed.ReduceOp.SUM)[0] / get_world_size()
 
     def wait(self) -> None:
         """Until all processes are here."""
         if self.group is not None:
             distributed.barrier(self.group)
+
+    def _reduced(self, ours: Sequence[float], how: Any) -> tuple[float, ...]:
+        if self.group is None:
+            return tuple(ours)
+        numbers = torch.tensor(ours, dtype=torch.float64)
+        distributed.all_reduce(numbers, how, group=self.group)
+        return tuple(numbers.tolist())
 
 
 def average_gradients_(model: nn.Module) -> None:

@@ -19,6 +19,7 @@ from .classes import FOLDERS
 from .elastic import ElasticBackbone, find_backbone
 from .files import write_whole
 from .ledger import Ledger
+from .old_records import ledger_of_today
 from .plan import Plan
 from .saved_config import check_buildable, read_config
 from .weights import cut_prefix, load_strictly, read_checkpoint
@@ -104,7 +105,7 @@ def publish(file: str, weights: str | None = None, stage: int | None = None) -> 
 def _spent(meta: dict[str, Any], plan: Plan) -> float:
     """What training has cost; of checkpoints without a ledger, their finished epochs."""
     ledger = meta['bvit_mm'].get('ledger')
-    return Ledger.from_dict(ledger).cost if ledger else plan.spent(meta['epoch'])
+    return Ledger.from_dict(ledger_of_today(ledger)).cost if ledger else plan.spent(meta['epoch'])
 
 
 def write_published(published: Published, out: Path) -> tuple[Path, Path]:

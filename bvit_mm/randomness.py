@@ -9,7 +9,7 @@ needs no random states, and it does not matter how many processes there were.
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -17,10 +17,11 @@ import torch
 from mmengine.dataset import worker_init_fn
 from mmengine.device import get_device
 from mmengine.dist import get_rank
-from mmengine.runner import set_random_seed
+from mmengine.runner import Runner, set_random_seed
 from torch.utils.data import DataLoader
 
-from .mmengine_gaps import restart_workers
+from .mmengine_gaps import has_seeds_by_rank, restart_workers
+from .processes import shared_seed
 from .snapshot import walk
 
 GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
@@ -63,6 +64,41 @@ def seed_epoch(
             **{**dataloader.worker_init_fn.keywords, 'rank': get_rank(), 'seed': seed},
         )
         restart_workers(dataloader)
+
+
+def has_stated_seed(dataloader: DataLoader | dict) -> bool:
+    """Whether the config of training data states the seed of its sampler."""
+    return isinstance(dataloader, dict) and 'seed' in dataloader.get('sampler', {})
+
+
+class Seeds:
+    """Seeds the epochs and iterations of a run.
+
+    Args:
+        runner: The runner.
+        dataloader: The training data.
+        is_stated: Whether its sampler has a seed of the user's.
+    """
+
+    def __init__(self, runner: Runner, dataloader: DataLoader, is_stated: bool) -> None:
+        self._runner, self._dataloader = runner, dataloader
+        self._sampler_follows = hasattr(dataloader.sampler, 'seed') and not is_stated
+
+    @cached_property
+    def _generators(self) -> list[Any]:
+        return generators_of(self._dataloader)
+
+    def epoch(self, epoch: int) -> None:
+        """Before an epoch."""
+        seed = shared_seed(self._runner)
+        by_rank = has_seeds_by_rank(self._runner)
+        seed_epoch(self._dataloader, self._generators, seed, epoch, by_rank)
+        if self._sampler_follows:  # a resumed run has the seed of its checkpoint
+            self._dataloader.sampler.seed = seed
+
+    def iteration(self, epoch: int, idx: int) -> None:
+        """Before an iteration of an epoch."""
+        seed_iteration(shared_seed(self._runner), epoch, idx, has_seeds_by_rank(self._runner))
 
 
 def seed_generator(generator: Any, seed: int) -> None:

@@ -19,7 +19,7 @@ HOOKS = Registry(
     parent=ROOT_HOOKS,
     scope='bvit_mm',
     locations=[
-        'bvit_mm.hook',
+        'bvit_mm.stage_switch_hook',
         'bvit_mm.classes',
         'bvit_mm.redundancy_hook',
         'bvit_mm.subset_hook',

@@ -6,7 +6,6 @@ whether the last and largest one fits.
 """
 
 import resource
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,17 +16,25 @@ from mmengine.runner import Runner
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from .budget import MeteredBudget
 from .elastic import find_backbone
-from .hours import Measurement
+from .hours import Measurement, Pace
+from .meter import Clock, Meter
 from .micro_batches import count_samples
 from .mmengine_gaps import restart_workers
 from .processes import Agreement, unwrapped
 from .randomness import kept_random_state
+from .saving import epoch_savers
 from .snapshot import lasting_iterators, unchanged, walk
+
+# Share of a budget that timing the stages may take, validation as well: 1.5 % in all.
+REHEARSED = 0.01
+CLOCK = Clock()
 
 LARGE = 1 << 26  # bytes of a data set that are its data, and not written to
 
 TrainStep = Callable[[Any], Any]
+StageStep = Callable[[Any, int], Any]  # trains a batch in a training stage
 
 WARM_UP = 1  # iterations that are not timed
 LEAST, MOST = 2, 50  # iterations that are
@@ -101,7 +108,12 @@ def drawn(loader: DataLoader) -> list[Any]:
 
 
 def measure(
-    runner: Runner, train_step: TrainStep, stage: int, seconds: float, agree: Agreement
+    runner: Runner,
+    train_step: TrainStep,
+    stage: int,
+    allowed: float,
+    meter: Meter,
+    agree: Agreement,
 ) -> Measurement:
     """Times iterations of a training stage, with the real data loader, optimizer and precision.
 
@@ -109,7 +121,8 @@ def measure(
         runner: Within ``rehearsal``.
         train_step: Trains a batch.
         stage: The training stage.
-        seconds: About how long it may take; at least three iterations are made.
+        allowed: About what it may take by the meter; at least three iterations are made.
+        meter: Of the budget.
         agree: So that all processes make as many.
     """
     find_backbone(runner.model).set_training_stage(stage)
@@ -117,24 +130,25 @@ def measure(
     batches = _endless(runner.train_dataloader)
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    start = _now()
+    begin = _read(meter)
     for _ in range(WARM_UP):
         train_step(next(batches))
-    first, waiting, samples, n = _now(), 0.0, 0, 0
+    first, count, waiting, samples, n = _read(CLOCK), _read(meter), 0.0, 0, 0
     while True:
-        before = time.perf_counter()
+        before = CLOCK.read()
         batch = next(batches)
-        waiting += time.perf_counter() - before
+        waiting += CLOCK.read() - before
         samples += count_samples(batch)
         train_step(batch)
         n += 1
-        _, passed = agree(0, time.perf_counter() - start)
-        if n >= MOST or (n >= LEAST and passed >= seconds):
+        (passed,) = agree.first(meter.read() - begin)
+        if n >= MOST or (n >= LEAST and passed >= allowed):
             break
-    _, took = agree(0, _now() - first)
+    took, amount = agree.first(_read(CLOCK) - first, _read(meter) - count)
     allowed = WAITING if runner.train_dataloader.num_workers else WAITING_ALONE
     return Measurement(
         seconds=took / n,
+        amount=amount / n,
         waiting=waiting / n,
         samples=round(samples * runner.world_size / n),
         memory=_peak_memory(),
@@ -143,12 +157,13 @@ def measure(
 
 
 @torch.no_grad()
-def measure_validation(runner: Runner, seconds: float, agree: Agreement) -> float:
-    """Seconds that one validation of the whole network takes, from a few batches.
+def measure_validation(runner: Runner, allowed: float, meter: Meter, agree: Agreement) -> float:
+    """What one validation of the whole network takes by the meter, from a few batches.
 
     Args:
         runner: Within ``rehearsal``.
-        seconds: About how long measuring may take.
+        allowed: About what measuring may take by the meter.
+        meter: Of the budget.
         agree: So that all processes plan alike.
     """
     if runner.val_loop is None:
@@ -156,16 +171,58 @@ def measure_validation(runner: Runner, seconds: float, agree: Agreement) -> floa
     backbone, loader = find_backbone(runner.model), runner.val_loop.dataloader
     backbone.set_training_stage(backbone.num_training_stages - 1)
     runner.model.eval()
-    start, n = _now(), 0
+    start, n = _read(meter), 0
     for batch in loader:
         runner.model.val_step(batch)
         n += 1
-        if _now() - start >= seconds:
+        if _read(meter) - start >= allowed:
             break
-    took = (_now() - start) / max(1, n) * len(loader)
+    took = (_read(meter) - start) / max(1, n) * len(loader)
     runner.model.train()
     restart_workers(loader)
-    return agree(0, took)[1]  # once: loaders of validation may differ in length
+    return agree.first(took)[0]  # once: loaders of validation may differ in length
+
+
+def time_stages(
+    runner: Runner,
+    train_step: StageStep,
+    budget: MeteredBudget,
+    val_interval: int,
+    agree: Agreement,
+) -> list[Measurement]:
+    """Times all stages, and what follows an epoch; the budget gets the pace.
+
+    Args:
+        runner: The runner; it is left as it was.
+        train_step: Trains a batch in a training stage.
+        budget: In hours, or of what else a meter counts.
+        val_interval: Epochs between validations.
+        agree: So that all processes plan alike.
+    """
+    check_reversible(runner)
+    allowed = REHEARSED * budget.amount
+    stages = range(len(budget.proportions))
+    length = len(runner.train_dataloader)
+    with rehearsal(runner):
+        measurements = [
+            measure(
+                runner,
+                lambda batch, stage=stage: train_step(batch, stage),
+                stage,
+                allowed / len(stages),
+                budget.meter,
+                agree,
+            )
+            for stage in stages
+        ]
+        validation = measure_validation(runner, allowed / 2, budget.meter, agree)
+    budget.pace = Pace(
+        train=tuple(m.amount * length for m in measurements),
+        validation=validation,
+        val_interval=val_interval,
+        save_interval=min([max(1, hook.interval) for hook in epoch_savers(runner)], default=1),
+    )
+    return measurements
 
 
 def _endless(loader: DataLoader) -> Iterator[Any]:
@@ -173,10 +230,11 @@ def _endless(loader: DataLoader) -> Iterator[Any]:
         yield from loader
 
 
-def _now() -> float:
+def _read(meter: Meter) -> float:
+    """The count when all that was asked of the accelerator is done."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter()
+    return meter.read()
 
 
 def _peak_memory() -> int:

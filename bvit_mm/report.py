@@ -3,18 +3,19 @@
 
 from collections.abc import Iterable, Sequence
 
-from .hours import Measurement, duration
+from .budget import Budget, MeteredBudget
+from .hours import Measurement
 from .ledger import Ledger
 from .plan import Plan
-from .training_stages import TrainingStage
+from .training_stages import AXES, TrainingStage
 
 
 def plan_table(plan: Plan, stages: Sequence[TrainingStage]) -> str:
     """The training stages, what each costs, and what is spent of what.
 
-    Heads and hidden units of a pyramid are listed by level; its tokens are the first level's.
+    What a pyramid has at each level is listed by level; its tokens are the first level's.
     """
-    names = ['tokens' if key == 'grid' else key for key in stages[0].keys]
+    names = [AXES[key].label for key in stages[0].keys]
     rows = [('stage', *names, 'GFLOPs', 'epochs', 'cost', 'share')]
     for k, (stage, gflops, epochs, cost) in enumerate(
         zip(stages, plan.gflops, plan.epochs, plan.costs), start=1
@@ -22,17 +23,17 @@ def plan_table(plan: Plan, stages: Sequence[TrainingStage]) -> str:
         share = f'{cost / plan.cost:.1%}'
         rows.append((k, *_sizes(stage), f'{gflops:.4g}', epochs, f'{cost:.4g}', share))
     blank = [''] * (len(names) + 1)
-    if plan.selection_cost:
-        share = f'{plan.selection_cost / plan.cost:.1%}'
-        rows.append(('selection', *blank, '', f'{plan.selection_cost:.4g}', share))
+    for name, cost in plan.charged.items():
+        if cost:
+            rows.append((name, *blank, '', f'{cost:.4g}', f'{cost / plan.cost:.1%}'))
     rows.append(('total', *blank, plan.total_epochs, f'{plan.cost:.4g}', '100.0%'))
     lines = [*_aligned(rows), summary(plan)]
-    if plan.data_share < 1:
-        lines.append(f'an epoch reads {plan.data_share:.4g} of the data')
+    if plan.epoch_share < 1:
+        lines.append(f'an epoch reads {plan.epoch_share:.4g} of the data')
     return '\n'.join(lines)
 
 
-def ledger_table(plan: Plan, ledger: Ledger) -> str:
+def ledger_table(plan: Plan, ledger: Ledger, budget: Budget) -> str:
     """What each training stage was to cost and did cost, and where the time went.
 
     Seconds are on the clock, of all sessions of the run together.
@@ -45,28 +46,30 @@ def ledger_table(plan: Plan, ledger: Ledger) -> str:
         speed = f'{samples / seconds:.4g}' if seconds else '-'
         numbers = f'{epochs:.4g}', planned, f'{cost:.4g}', f'{price:.4g}', samples
         rows.append((k, *numbers, f'{seconds:.1f}', speed))
-    if ledger.selection or plan.selection_cost:
-        blank = '', '', f'{ledger.selection:.4g}', f'{plan.selection_cost:.4g}', '', ''
-        rows.append(('selection', *blank, ''))
+    for name in dict.fromkeys([*ledger.charges, *plan.charged]):
+        spent, planned = ledger.charges.get(name, 0.0), plan.charged.get(name, 0.0)
+        if spent or planned:
+            rows.append((name, '', '', f'{spent:.4g}', f'{planned:.4g}', '', '', ''))
     total = f'{sum(ledger.epochs):.4g}', plan.total_epochs, f'{ledger.cost:.4g}', f'{plan.cost:.4g}'
     rows.append(('total', *total, sum(ledger.samples), f'{sum(ledger.seconds):.1f}', ''))
     other = ', '.join(f'{name} {seconds:.1f} s' for name, seconds in ledger.other.items())
-    line = f'and {other}; in all {ledger.elapsed:.1f} s'
-    if plan.seconds:
-        line += f', {ledger.elapsed / plan.seconds:.2%} of the budget of {duration(plan.seconds)}'
+    line = f'and {other}; in all {ledger.elapsed:.1f} s{budget.used(ledger)}'
     return '\n'.join([*_aligned(rows), line])
 
 
-def measurement_table(plan: Plan, measurements: Sequence[Measurement], length: int) -> str:
+def measurement_table(
+    plan: Plan, budget: MeteredBudget, measurements: Sequence[Measurement], length: int
+) -> str:
     """What each training stage takes on this machine, with the epochs that a budget buys.
 
     Args:
-        plan: In hours.
+        plan: What the budget buys.
+        budget: In hours.
         measurements: Of each training stage.
         length: Iterations of an epoch.
     """
     rows = [('stage', 'epochs', 'hours', 'images/s', 'waiting', 'bound by', 'peak memory')]
-    total = sum(n * length * m.seconds for n, m in zip(plan.epochs, measurements))
+    total = sum(n * length * m.amount for n, m in zip(plan.epochs, measurements))
     for k, (epochs, m) in enumerate(zip(plan.epochs, measurements), start=1):
         hours = epochs * length * m.seconds / 3600
         rows.append(
@@ -81,8 +84,8 @@ def measurement_table(plan: Plan, measurements: Sequence[Measurement], length: i
             )
         )
     line = (
-        f'training takes {duration(total)} of {duration(plan.seconds)}; the rest is for '
-        'validation, saving and timing the stages'
+        f'training takes {budget.meter.text(total)} of {budget.meter.text(budget.amount)}; the '
+        'rest is for validation, saving and timing the stages'
     )
     return '\n'.join([*_aligned(rows), line])
 
@@ -94,13 +97,9 @@ def _aligned(rows: Iterable[Sequence[object]]) -> list[str]:
 
 
 def _sizes(stage: TrainingStage) -> list[str]:
-    """Heads, hidden units, tokens and, if there is one, the window of a training stage."""
-    rows, columns = stage.grid
-    sizes = stage._replace(grid=rows * columns)._asdict()
-    return [
-        ','.join(map(str, sizes[key])) if isinstance(sizes[key], tuple) else str(sizes[key])
-        for key in stage.keys
-    ]
+    """What a training stage sets, such as heads, hidden units and tokens."""
+    cells = (AXES[name].cell(getattr(stage, name)) for name in stage.keys)
+    return [','.join(map(str, cell)) if isinstance(cell, tuple) else str(cell) for cell in cells]
 
 
 def summary(plan: Plan) -> str:

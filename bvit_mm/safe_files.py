@@ -33,6 +33,8 @@ from mmengine.runner import CheckpointLoader
 from mmengine.utils import digit_version
 from torch import _weights_only_unpickler
 
+from .mmengine_gaps import checkpoint_loaders, history_methods
+
 TRUST = 'BVIT_MM_TRUST'
 # Before, torch ran TorchScript in spite of weights_only, and took no names of one's own.
 TORCH_IS_SAFE = digit_version(torch.__version__) >= digit_version('2.6.0')
@@ -86,7 +88,7 @@ def load_plain(file: Any, map_location: Any = None) -> Any:
 @contextlib.contextmanager
 def _statistics_kept() -> Iterator[None]:
     """A history buffer that is read adds the methods in its state to those of all buffers."""
-    methods = HistoryBuffer._statistics_methods
+    methods = history_methods()
     before = dict(methods)
     try:
         yield
@@ -124,7 +126,7 @@ def allowed_globals() -> dict[str, Any]:
     for code in np.typecodes['AllInteger'] + np.typecodes['AllFloat'] + '?SU':
         kind = type(np.dtype(code))
         names[f'{kind.__module__}.{kind.__qualname__}'] = kind
-    for method in HistoryBuffer._statistics_methods.values():  # those that were registered here
+    for method in history_methods().values():  # those that were registered here
         names[f'{method.__module__}.{method.__qualname__}'] = method
     return names
 
@@ -230,5 +232,5 @@ def guarded(loader: Callable[..., Any]) -> Callable[..., Any]:
     return load
 
 
-for _prefix, _loader in dict(CheckpointLoader._schemes).items():
+for _prefix, _loader in checkpoint_loaders().items():
     CheckpointLoader.register_scheme(_prefix, guarded(_loader), force=True)

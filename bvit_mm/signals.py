@@ -3,7 +3,11 @@
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from logging import Logger
 from types import FrameType
+from typing import Any
 
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 
@@ -17,10 +21,12 @@ class StopSignals:
 
     Attributes:
         received: Number of the first signal; 0 if there was none.
+        have_ended_workers: Whether it has ended the data workers as well.
     """
 
     def __init__(self) -> None:
         self.received = 0
+        self.have_ended_workers = False
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> 'StopSignals':
@@ -31,6 +37,27 @@ class StopSignals:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    @contextmanager
+    def tolerated(self, logger: Logger) -> Iterator[None]:
+        """Tolerates data workers killed by the same signal; the run is about to leave."""
+        try:
+            yield
+        except Exception:  # of many kinds
+            if not self.received:
+                raise
+            self.have_ended_workers = True
+            logger.warning(
+                f'signal {self.received} has ended the data workers as well; '
+                'what they were read for is broken off'
+            )
+
+    def next_of(self, batches: Iterator[Any], logger: Logger) -> Any:
+        """The next batch; None, again and again, of workers that the signal has ended."""
+        with self.tolerated(logger):
+            if not self.have_ended_workers:
+                return next(batches)
+        return None
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = self.received or number

@@ -79,6 +79,19 @@ class SubsetSampler(DefaultSampler):
         super().__init__(range(size), shuffle=True, seed=seed)
         self.selected: tuple[Tensor, Tensor] | None = None  # samples and weights
 
+    @staticmethod
+    def epoch_share(sampler: 'SubsetSampler | dict') -> float:
+        """What an epoch costs, as a share of one on all data.
+
+        Args:
+            sampler: A sampler of this class, or the config of one.
+
+        Raises:
+            ValueError: If the config states no share of the data.
+        """
+        is_config = isinstance(sampler, dict)
+        return check_share(sampler.get('share') if is_config else sampler.share)
+
     @property
     def size(self) -> int:
         """Samples of the subset, in all processes together."""

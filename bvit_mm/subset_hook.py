@@ -2,7 +2,7 @@
 """Before some epochs, selects the data that the next ones train on."""
 
 import time
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -12,10 +12,13 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader
 
-from .data_share import check_epochs
+from .data_share import SELECTION_COST, selection_charge
+from .figures import check_epochs
 from .gradmatch import gram_matrix, match
 from .last_layer import check_classifier, mini_batch_gradients, mini_batches
+from .loop import BudgetedTrainLoop
 from .mmengine_gaps import is_to_resume
+from .plan import Charge
 from .processes import shared_seed, unwrapped
 from .randomness import derived_seed
 from .registry import HOOKS
@@ -84,10 +87,25 @@ class SubsetHook(Hook):
         """Whether losses have weights."""
         return self.selection == 'gradmatch'
 
-    @property
-    def charged_interval(self) -> int | None:
-        """Epochs from one charged selection to the next; None if none is."""
-        return self.interval if self.weighs and self.count_selection else None
+    def charges(self) -> list[Charge]:
+        """What is charged for selections."""
+        is_charged = self.weighs and self.count_selection
+        return [selection_charge(self.interval)] if is_charged else []
+
+    def check_run(self, loop: EpochBasedTrainLoop, model: nn.Module) -> None:
+        """Raises ValueError if data cannot be selected for a ``BudgetedTrainLoop``."""
+        self.check(loop.runner, model, loop.dataloader)
+        if self.weighs and loop.parts.may_divide:
+            raise ValueError(
+                "selection='gradmatch' weighs the samples of whole mini-batches, but "
+                'accumulative_counts of train_cfg divides them; leave it out, and accumulate '
+                'mini-batches with optim_wrapper.accumulative_counts'
+            )
+        if self.weighs and loop.budget.follows_pace:
+            raise ValueError(
+                "selection='gradmatch' takes time that a budget in hours does not plan; state "
+                "epochs, or give selection='random'"
+            )
 
     def check(self, runner: Runner, model: nn.Module, dataloader: DataLoader) -> None:
         """Raises ValueError if subsets cannot be selected, or not weighed."""
@@ -127,8 +145,7 @@ class SubsetHook(Hook):
         sampler, epoch = runner.train_dataloader.sampler, runner.epoch
         if epoch % self.interval == 0 and self._selected_at != epoch:  # else resumed within it
             if self.weighs and epoch:
-                book = getattr(runner.train_loop, 'selecting', lambda _: nullcontext())
-                with book(self.count_selection):
+                with self._charging(runner.train_loop):
                     subset, weights = self._match(runner)
             else:
                 seed = derived_seed(shared_seed(runner), epoch)
@@ -181,6 +198,12 @@ class SubsetHook(Hook):
         self._selected_at = saved['selected_at']
         if saved['selected'] is not None:
             runner.train_dataloader.sampler.select(*saved['selected'])
+
+    def _charging(self, loop: EpochBasedTrainLoop) -> AbstractContextManager[None]:
+        """Charges a selection, in a loop that keeps a ledger."""
+        if not isinstance(loop, BudgetedTrainLoop):
+            return nullcontext()
+        return loop.charging('selection', SELECTION_COST * self.count_selection)
 
     def _options(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in OPTIONS}

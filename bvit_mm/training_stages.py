@@ -2,36 +2,93 @@
 """What is active in each training stage, and what a backbone's ``training_stages`` may be."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
+from math import prod
 from numbers import Integral
-from typing import Any, NamedTuple
+from typing import Any
+
+import numpy as np
 
 # One number, or one for each level of a pyramid.
 PerLevel = int | tuple[int, ...]
 
 
-class TrainingStage(NamedTuple):
-    """What is active in one training stage.
+class TrainingStage:
+    """What is active in one training stage: a value for each axis that the network has.
 
-    ``grid`` is the rows and columns of tokens, of a pyramid those of its first level; ``window``
-    the side of the attention windows, None in a network without them.
+    The values are attributes. A stage never changes; stages with equal values are equal.
+
+    Args:
+        **values: What is active, by the names of ``AXES``. ``heads``, ``hidden`` and ``window``
+            (the side of the attention windows) are one number, or one for each level of a
+            pyramid; ``grid`` is the rows and columns of tokens, of a pyramid those of its first
+            level. A network without heads, or without windows, has no such value.
+
+    Raises:
+        ValueError: If there is no such axis.
     """
 
-    heads: PerLevel
-    hidden: PerLevel
-    grid: tuple[int, int]
-    window: int | None = None
+    def __init__(self, **values: Any) -> None:
+        unknown = sorted(set(values) - set(AXES))
+        if unknown:
+            raise ValueError(
+                f'a training stage with {unknown} is not known here, only with {tuple(AXES)}; '
+                'if a newer version of bvit_mm wrote it, use that version'
+            )
+        vars(self).update({name: values[name] for name in AXES if name in values})
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> 'TrainingStage':
+        """Reads what ``as_dict`` gave; None, in old checkpoints, is an axis that was not there."""
+        return cls(**{name: value for name, value in record.items() if value is not None})
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, for checkpoints."""
+        return dict(vars(self))
 
     @property
     def keys(self) -> tuple[str, ...]:
         """What a training stage of this network sets."""
-        return tuple(key for key, value in self._asdict().items() if value is not None)
+        return tuple(vars(self))
+
+    def __getattr__(self, name: str) -> Any:  # only of what is not there
+        raise AttributeError(f'this training stage has no {name!r}, but {tuple(vars(self))}')
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f'{name!r} of a training stage cannot be set; make another stage')
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TrainingStage) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash(tuple(vars(self).items()))
 
     def __str__(self) -> str:
-        values = self._asdict()
-        if self.grid[0] == self.grid[1]:
-            values['grid'] = self.grid[0]
-        return ', '.join(f'{key}={values[key]}' for key in self.keys)
+        return ', '.join(f'{name}={AXES[name].text(value)}' for name, value in vars(self).items())
+
+    def __repr__(self) -> str:
+        return f'TrainingStage({self})'
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One thing that a training stage sets; a row of ``AXES``.
+
+    Attributes:
+        read: Returns what a stage has from what a config gives. It takes the name of the axis,
+            the given value and the whole network, and raises ValueError if they do not fit.
+        default: Returns what stage k (1-based) of K has. It takes k, K and the whole network.
+        label: The heading of the column in tables.
+        cell: Returns the numbers that tables show of a value.
+        text: Returns what messages show of a value.
+    """
+
+    read: Callable[[str, Any, TrainingStage], Any]
+    default: Callable[[int, int, TrainingStage], Any]
+    label: str
+    cell: Callable[[Any], PerLevel] = lambda value: value
+    text: Callable[[Any], Any] = lambda value: value
 
 
 StagesSpec = int | Sequence[dict[str, Any]] | None
@@ -41,18 +98,20 @@ def parse_training_stages(spec: StagesSpec, whole: TrainingStage) -> tuple[Train
     """Reads the ``training_stages`` argument of a backbone.
 
     Args:
-        spec: A dict for each training stage with ``heads`` and ``hidden`` (of a pyramid one
-            number a level), ``grid`` (tokens per side, or rows and columns; of a pyramid at its
-            first level) and, if the network has windows, ``window``, a key left out being whole;
+        spec: A dict for each training stage with what the network has of ``heads`` and
+            ``hidden`` (of a pyramid one number a level), ``grid`` (tokens per side, or rows and
+            columns; of a pyramid at its first level) and ``window`` (one number, or one a
+            level), a key left out being whole;
             or the number K of stages: heads k/K of all, tokens linearly from a half to all (in
             a network with windows, the nearest whole window and as many of them), hidden units
             doubling up to all (Appendix A; for K = 3 it is Table 6, except for the heads of
-            PVTv2); or None for the whole network only.
+            PVTv2); or None for the whole network only. Two stages may be the same
+            (``check_distinct``).
         whole: What the whole network has.
 
     Raises:
-        ValueError: If a stage is no part of the network, smaller than the one before it or the
-            same, or if the last is not the whole network.
+        ValueError: If a stage is no part of the network or smaller than the one before it, or if
+            the last is not the whole network.
     """
     if spec is None:
         return (whole,)
@@ -67,22 +126,35 @@ def parse_training_stages(spec: StagesSpec, whole: TrainingStage) -> tuple[Train
     for k, (smaller, larger) in enumerate(pairwise(stages), start=2):
         for name in whole.keys:
             before, now = getattr(smaller, name), getattr(larger, name)
-            pairs = zip(before, now) if isinstance(now, tuple) else [(before, now)]
-            if any(b < a for a, b in pairs):
+            if np.any(np.less(now, before)):
                 raise ValueError(
                     f'training stage {k}: {name}={now} is less than {before} in training stage '
                     f'{k - 1}; stages may only grow'
                 )
-        if smaller == larger:
-            raise ValueError(
-                f'training stage {k}: {larger} is the same as training stage {k - 1}; drop one'
-            )
     if stages[-1] != whole:
         raise ValueError(
             f'training stage {len(stages)} is the last and must be the whole network '
             f'({whole}), but has {stages[-1]}'
         )
     return tuple(stages)
+
+
+def check_distinct(stages: Sequence[TrainingStage], recipes: Sequence[object] = ()) -> None:
+    """Checks that each training stage differs from the one before, in its shape or its recipe.
+
+    Args:
+        stages: The training stages of a backbone.
+        recipes: How each of them is trained; if none are given, all are trained alike.
+
+    Raises:
+        ValueError: If two consecutive stages are the same.
+    """
+    recipes = recipes or [None] * len(stages)
+    for k, (before, now) in enumerate(pairwise(zip(stages, recipes, strict=True)), start=2):
+        if before == now:
+            raise ValueError(
+                f'training stage {k}: {now[0]} is the same as training stage {k - 1}; drop one'
+            )
 
 
 def _parse_stage(k: int, given: dict[str, Any], whole: TrainingStage) -> TrainingStage:
@@ -93,17 +165,44 @@ def _parse_stage(k: int, given: dict[str, Any], whole: TrainingStage) -> Trainin
         raise ValueError(
             f'training stage {k}: {sorted(map(str, unknown))} is not known; give {whole.keys}'
         )
-    given = {**whole._asdict(), **given}
-    return TrainingStage(
-        heads=_units(k, 'heads', given['heads'], whole.heads),
-        hidden=_units(k, 'hidden', given['hidden'], whole.hidden),
-        grid=_grid(k, given['grid'], whole.grid),
-        window=None if whole.window is None else _window(k, given['window'], whole.window),
-    )
+    given = {**whole.as_dict(), **given}
+    try:
+        return TrainingStage(**{name: AXES[name].read(name, given[name], whole) for name in given})
+    except ValueError as error:
+        raise ValueError(f'training stage {k}: {error}') from None
 
 
-def _units(k: int, name: str, value: Any, total: PerLevel) -> PerLevel:
-    place = f'training stage {k}: {name}={value!r}'
+def _stages_of_number(count: Any, whole: TrainingStage) -> tuple[TrainingStage, ...]:
+    if not is_whole_number(count) or count < 1:
+        raise ValueError(f'training_stages={count!r} must be a number of stages, at least 1')
+    stages = [
+        {name: AXES[name].default(k, count, whole) for name in whole.keys}
+        for k in range(1, count + 1)
+    ]
+    return parse_training_stages(stages, whole)
+
+
+def is_whole_number(value: Any) -> bool:
+    """NumPy's are; True and False are not."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def per_level(value: PerLevel, levels: int) -> tuple[int, ...]:
+    """One number for each level, from one number for all of them or for each."""
+    return value if isinstance(value, tuple) else (value,) * levels
+
+
+def alike(values: tuple[int, ...]) -> PerLevel:
+    """One number if all levels have the same, else one for each."""
+    return values[0] if len(set(values)) == 1 else values
+
+
+def _each(units: PerLevel, function: Callable[[int], int]) -> PerLevel:
+    return tuple(map(function, units)) if isinstance(units, tuple) else function(units)
+
+
+def _read_units(name: str, value: Any, whole: TrainingStage) -> PerLevel:
+    place, total = f'{name}={value!r}', getattr(whole, name)
     if isinstance(total, int):
         if not is_whole_number(value):
             raise ValueError(f'{place} is not a whole number of {name}')
@@ -114,7 +213,7 @@ def _units(k: int, name: str, value: Any, total: PerLevel) -> PerLevel:
         raise ValueError(
             f'{place} must be one number for each of {len(total)} levels, such as {total}'
         )
-    place = f'training stage {k}: {name}={tuple(value)}'
+    place = f'{name}={tuple(value)}'
     for level, (units, of_level) in enumerate(zip(value, total), start=1):
         if not is_whole_number(units):
             raise ValueError(f'{place}, but {units!r} of level {level} is not a whole number')
@@ -125,21 +224,27 @@ def _units(k: int, name: str, value: Any, total: PerLevel) -> PerLevel:
     return tuple(map(int, value))
 
 
-def _window(k: int, value: Any, total: int) -> int:
-    if not is_whole_number(value) or not 1 <= value <= total:
+def _read_window(name: str, value: Any, whole: TrainingStage) -> PerLevel:
+    total = whole.window
+    levels = len(per_level(total if isinstance(total, tuple) else whole.hidden, 1))
+    if isinstance(value, (tuple, list)) and len(value) != levels:
         raise ValueError(
-            f'training stage {k}: window={value!r}, but the model has windows of {total}x{total} '
-            f'tokens; give 1..{total}'
+            f'{name}={value!r} must be one number, or one for each of {levels} levels, such as '
+            f'{per_level(total, levels)}'
         )
-    return int(value)
+    sides = per_level(tuple(value) if isinstance(value, list) else value, levels)
+    for level, (side, of_level) in enumerate(zip(sides, per_level(total, levels)), start=1):
+        if not is_whole_number(side) or not 1 <= side <= of_level:
+            is_one = not isinstance(value, (tuple, list)) and not isinstance(total, tuple)
+            raise ValueError(
+                f'{name}={value!r}, but {"the model" if is_one else f"level {level}"} has windows '
+                f'of {of_level}x{of_level} tokens; give 1..{of_level}'
+            )
+    return alike(tuple(map(int, sides)))
 
 
-def is_whole_number(value: Any) -> bool:
-    """NumPy's are; True and False are not."""
-    return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-def _grid(k: int, value: Any, total: tuple[int, int]) -> tuple[int, int]:
+def _read_grid(name: str, value: Any, whole: TrainingStage) -> tuple[int, int]:
+    total = whole.grid
     pair = (value, value) if isinstance(value, Integral) else value
     whole_numbers = (
         isinstance(pair, Sequence) and len(pair) == 2 and all(map(is_whole_number, pair))
@@ -150,44 +255,60 @@ def _grid(k: int, value: Any, total: tuple[int, int]) -> tuple[int, int]:
             allowed[0] if allowed[0] == allowed[1] else f'rows {allowed[0]}, columns {allowed[1]}'
         )
         raise ValueError(
-            f'training stage {k}: grid={value!r} is no centre crop of the {total[0]}x{total[1]} '
+            f'{name}={value!r} is no centre crop of the {total[0]}x{total[1]} '
             f'patch grid (the same number of patches must be left out on both sides); '
             f'give one of {choice}'
         )
     return tuple(map(int, pair))
 
 
-def _stages_of_number(count: Any, whole: TrainingStage) -> tuple[TrainingStage, ...]:
-    if not is_whole_number(count) or count < 1:
-        raise ValueError(f'training_stages={count!r} must be a number of stages, at least 1')
-    halvings = 2 ** (count - 1)
-    for hidden in whole.hidden if isinstance(whole.hidden, tuple) else [whole.hidden]:
-        if hidden % halvings:
+def _default_heads(k: int, count: int, whole: TrainingStage) -> PerLevel:
+    return _each(whole.heads, lambda heads: max(1, int(heads * k / count + 0.5)))
+
+
+def _default_hidden(k: int, count: int, whole: TrainingStage) -> PerLevel:
+    for hidden in per_level(whole.hidden, 1):
+        if hidden % 2 ** (count - 1):
             raise ValueError(
                 f'training_stages={count} doubles the hidden units up to {hidden}, which cannot '
                 f'be halved {count - 1} times; give the stages one by one'
             )
-    stages: list[dict[str, Any]] = []
-    for k in range(1, count + 1):
-        tokens = 1.0 if count == 1 else 0.5 + 0.5 * (k - 1) / (count - 1)
-        side = tokens**0.5
-        stage: dict[str, Any] = {}
-        if whole.window is not None:  # as many windows as the whole network has
-            stage['window'] = max(1, round(whole.window * side))
-            side = stage['window'] / whole.window
-        stage.update(
-            heads=_each(whole.heads, lambda heads, k=k: max(1, int(heads * k / count + 0.5))),
-            hidden=_each(whole.hidden, lambda hidden, k=k: hidden // 2 ** (count - k)),
-            grid=tuple(centred(n, n * side) for n in whole.grid),
+    return _each(whole.hidden, lambda hidden: hidden // 2 ** (count - k))
+
+
+def _default_window(k: int, count: int, whole: TrainingStage) -> PerLevel:
+    side = _share_of_tokens(k, count) ** 0.5
+    return _each(whole.window, lambda window: max(1, round(window * side)))
+
+
+def _default_grid(k: int, count: int, whole: TrainingStage) -> tuple[int, int]:
+    side = _share_of_tokens(k, count) ** 0.5
+    if 'window' in whole.keys:  # as many windows as the whole network has
+        window, of_all = (
+            per_level(each, 1)[0] for each in (_default_window(k, count, whole), whole.window)
         )
-        stages.append(stage)
-    return parse_training_stages(stages, whole)
+        side = window / of_all
+    return tuple(centred(n, n * side) for n in whole.grid)
 
 
-def _each(units: PerLevel, function: Callable[[int], int]) -> PerLevel:
-    return tuple(map(function, units)) if isinstance(units, tuple) else function(units)
+def _share_of_tokens(k: int, count: int) -> float:
+    return 1.0 if count == 1 else 0.5 + 0.5 * (k - 1) / (count - 1)
 
 
 def centred(total: int, size: float) -> int:
     """The number nearest to ``size`` that leaves as many of ``total`` out on both sides."""
     return max(total - 2 * round((total - size) / 2), 2 - total % 2)
+
+
+def _square_as_one(grid: tuple[int, int]) -> int | tuple[int, int]:
+    return grid[0] if grid[0] == grid[1] else grid
+
+
+# What a training stage may set; a network sets those that it has. Tables and messages list them
+# in this order.
+AXES: dict[str, Axis] = dict(
+    heads=Axis(_read_units, _default_heads, label='heads'),
+    hidden=Axis(_read_units, _default_hidden, label='hidden'),
+    grid=Axis(_read_grid, _default_grid, label='tokens', cell=prod, text=_square_as_one),
+    window=Axis(_read_window, _default_window, label='window'),
+)

@@ -12,7 +12,7 @@ import torch
 
 import bvit_mm.cost
 
-pytest.register_assert_rewrite('tests.support')
+pytest.register_assert_rewrite('tests.support', 'bvit_mm.testing')
 
 from .support.scripts import TOOLS, load_script  # noqa: E402
 

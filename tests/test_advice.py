@@ -10,8 +10,10 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from bvit_mm import SubsetSampler, subset_share
+from bvit_mm.budget import MeteredBudget
+from bvit_mm.data_share import selection_charge
 from bvit_mm.figures import at_least
-from bvit_mm.hours import Pace, TimeBudget, check_enough
+from bvit_mm.hours import Pace
 from bvit_mm.plan import make_plan
 
 NUMBER = r'[\d.]+(?:e[+-]?\d+)?'
@@ -85,7 +87,7 @@ def test_advice_about_plans(gflops, budget, full_epochs, cap, interval):
         budget=budget,
         full_epochs=full_epochs,
         max_epochs=cap,
-        selection_interval=interval,
+        charges=[] if interval is None else [selection_charge(interval)],
     )
     follow(make_plan, options)
 
@@ -131,13 +133,13 @@ def test_advice_about_samples(total, below):
 def test_advice_about_hours(train, validation, saving, elapsed, interval, seconds):
     """The time that is named is enough, even if the stages are timed for longer with it."""
     pace = Pace(tuple(train), validation, saving, interval, interval)
-    budget = TimeBudget(f'{seconds:.6f}s', [1.0] * len(train), pace)
+    budget = MeteredBudget(f'{seconds:.6f}s', [1.0] * len(train), pace)
     try:
-        check_enough(budget, elapsed)
+        budget.check_enough(elapsed)
     except ValueError as error:
         text = re.search(r"give at least '(.*)'$", str(error))[1]
-        more = TimeBudget(text, budget.weights, pace)
-        check_enough(more, elapsed + 0.015 * (more.seconds - budget.seconds))
+        more = MeteredBudget(text, budget.proportions, pace)
+        more.check_enough(elapsed + 0.015 * (more.amount - budget.amount))
 
 
 @given(st.floats(1e-300, 1e300), st.integers(1, 15))

@@ -28,9 +28,10 @@ from bvit_mm.analysis import (
     measure_redundancy,
 )
 from bvit_mm.redundancy_hook import LOG, RedundancyHook, read_records, write_record
+from bvit_mm.testing.case import randomised
+from bvit_mm.testing.closeness import assert_near, tolerance
 
-from .support.cases import CASES, randomised
-from .support.closeness import assert_near, tolerance
+from .support.cases import CASES
 from .support.files import assert_same_run, last_file
 from .support.hooks import Stop
 from .support.plain_pvtv2 import PlainPVTv2
@@ -41,7 +42,7 @@ from .support.scripts import run_tool
 
 ROOT = Path(__file__).parent.parent
 PLAIN = dict(vit=PlainViT, pvtv2=PlainPVTv2, swin=PlainSwin)
-every_family = pytest.mark.parametrize('family', FAMILIES)
+every_family = pytest.mark.parametrize('family', PLAIN)
 # A similarity is at most 1; four factors of what two networks in float32 compute enter it.
 ROUNDING = tolerance(torch.float32, passes=4)
 

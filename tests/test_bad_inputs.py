@@ -672,11 +672,11 @@ def test_signal_while_hours_are_timed(tmp_path, monkeypatch):
         os.kill(os.getpid(), TERM)
         return measure(*args)
 
-    monkeypatch.setattr('bvit_mm.loop.measure', interrupted)
+    monkeypatch.setattr('bvit_mm.rehearsal.measure', interrupted)
     changes = {**budget('1.5s'), **NO_VALIDATION, 'default_hooks.checkpoint.interval': 1000}
     is_interrupted(tmp_path, build(tmp_path, **changes), TERM, 0)
     saved = last_file(tmp_path)['meta']['bvit_mm']
-    monkeypatch.setattr('bvit_mm.loop.measure', lambda *_: pytest.fail('it was timed again'))
+    monkeypatch.setattr('bvit_mm.rehearsal.measure', lambda *_: pytest.fail('it was timed again'))
     runner = build(tmp_path, **changes, resume=True)
     runner.train()
     assert runner.iter > 0

@@ -4,7 +4,7 @@
 import pytest
 import torch
 
-from .support.closeness import assert_near, distance, tolerance
+from bvit_mm.testing.closeness import assert_near, distance, tolerance
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ from mmpretrain.visualization import UniversalVisualizer
 from torch.optim import AdamW
 
 from bvit_mm import ElasticVisionTransformer
-from bvit_mm.hook import StageSwitchHook
+from bvit_mm.stage_switch_hook import StageSwitchHook
 from bvit_mm.loop import BudgetedTrainLoop
 """
 # Types are marked by @.

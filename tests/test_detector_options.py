@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from bvit_mm import ElasticPVTv2
+from bvit_mm.testing.laws import equal
 
 from .support.cases import CASES, PVTV2, pvtv2, swin
-from .support.counting import dtype_of, equal
 
 DROPS = dict(drop_path_rate=0.3, drop_rate=0.2)
 CHECKPOINTED = [
@@ -25,7 +25,7 @@ def results(backbone, case):
     levels[-1].blocks[0].attn.register_forward_hook(lambda *_: calls.append(1))
     backbone.zero_grad()
     torch.manual_seed(4)
-    outputs = backbone(case.images().to(dtype_of(case)))
+    outputs = backbone(case.images().to(case.dtype))
     sum(out.square().sum() for out in outputs).backward()
     grads = {name: param.grad for name, param in backbone.named_parameters()}
     return outputs, grads, torch.get_rng_state(), len(calls)
@@ -40,7 +40,7 @@ def test_checkpointed_blocks_compute_the_same_at_every_stage(case):
         for with_cp in (False, True):
             backbone = case.build(with_cp=with_cp)
             backbone.set_training_stage(k)
-            found.append(results(backbone.train().to(dtype_of(case)), case))
+            found.append(results(backbone.train().to(case.dtype), case))
         (kept, kept_grads, kept_state, once), (again, grads, state, twice) = found
         assert (once, twice) == (1, 2)
         assert all(equal(a, b, case) for a, b in zip(again, kept))

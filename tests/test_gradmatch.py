@@ -12,8 +12,7 @@ from scipy.optimize import nnls
 from torch import nn
 
 from bvit_mm.gradmatch import batch_gradient, gram_matrix, match, sketch_of
-
-from .support.closeness import assert_near, distance
+from bvit_mm.testing.closeness import assert_near, distance
 
 
 def rows_of(seed, n, d, dtype=torch.float64):

@@ -10,19 +10,20 @@ from hypothesis import strategies as st
 from torch import nn
 
 from bvit_mm.backbones.swin import OffsetSlot
-from bvit_mm.elastic import Slot
+from bvit_mm.elastic import UnitSlot
 from bvit_mm.growth import (
-    _Units,
+    INITS,
+    NewUnits,
     check_growth,
     check_moments,
     correct_bias_,
     drawn_anew,
     grow_,
-    grow_weight_,
 )
+from bvit_mm.testing.closeness import assert_near
+from bvit_mm.testing.laws import of_units, plain_mapping
 
-from .support.cases import of_units, plain_mapping, pvtv2, swin, vit
-from .support.closeness import assert_near
+from .support.cases import pvtv2, swin, vit
 
 CASE = vit('growth', stages=[dict(heads=3, hidden=48), dict(heads=6, hidden=96)])
 CASES = [
@@ -80,8 +81,8 @@ def test_units_are_copied_cyclically(data):
     shape.insert(dim, blocks * total * size)
     before = torch.randn(shape)
     after = before.clone()
-    units = _Units(Slot('w', dim, blocks), shape[dim], total, old, new)
-    grow_weight_(after, units, 'copy', before, None)
+    units = NewUnits(UnitSlot('w', dim, 'heads', blocks), shape[dim], total, old, new)
+    INITS['copy'](after, units, None)
     for index in range(blocks * total * size):
         block, unit, entry = index // (total * size), index // size % total, index % size
         source = unit % old if old <= unit < new else unit
@@ -97,8 +98,8 @@ def test_half_divides_by_multiplicity(old, data):
     new = data.draw(st.integers(old + 1, total))
     weight = torch.randn(5, total, dtype=torch.float64)
     grown = weight.clone()
-    units = _Units(Slot('w', 1, out=True), total, total, old, new)
-    grow_weight_(grown, units, 'half', weight, None)
+    units = NewUnits(UnitSlot('w', 1, 'heads', out=True), total, total, old, new)
+    INITS['half'](grown, units, None)
     for unit in range(old):
         family = [i for i in range(new) if i % old == unit]
         assert_near(grown[:, family].sum(1), weight[:, unit])
@@ -149,15 +150,15 @@ def check_uneven_growth(case, init):
     backbone.set_training_stage(0)
     before = dict(zip(backbone.parameters(), copy.deepcopy(list(backbone.parameters()))))
     output = backbone(images)[-1]
-    sizes = {module: module.active_units for module, _ in backbone.units(0)}
+    sizes = active_units(backbone)
     last = backbone.num_training_stages - 1
     grow_(backbone, last, init=init)
     if init == 'half':
         assert_near(backbone(images)[-1], output)
         return
     expected = dict(before)
-    for module, new in backbone.units(last):
-        for slot, param, mapping in grown_entries(module, sizes[module], new):
+    for module, axis, new in backbone.units(last):
+        for slot, param, mapping in grown_entries(module, axis, sizes[module, axis], new):
             expected[param] = expected[param].index_select(slot.dim, mapping)
     assert all(torch.equal(param, value) for param, value in expected.items())
 
@@ -181,10 +182,15 @@ def test_uneven_half_growth_of_swin(stages):
     check_uneven_growth(swin('uneven', stages=stages), 'half')
 
 
-def grown_entries(module, old, new):
+def active_units(backbone):
+    """How many units are active, by module and axis."""
+    return {(module, axis): module.active[axis] for module, axis, _ in backbone.units(0)}
+
+
+def grown_entries(module, axis, old, new):
     """For each elastic parameter of a module: which entries are new, and where they came from."""
-    for slot, param in module.elastic_parameters():
-        mapping = plain_mapping(slot, param.shape[slot.dim], module.total_units, old, new)
+    for slot, param in module.elastic_parameters(axis):
+        mapping = plain_mapping(slot, param.shape[slot.dim], module.total(axis), old, new)
         yield slot, param, mapping
 
 
@@ -196,12 +202,12 @@ def test_moments_of_new_and_old_units(case, name, moments):
     before = {p: copy.deepcopy(s) for p, s in optimizer.state.items()}
     expected = copy.deepcopy(before)
     expected = dict(zip(before, expected.values()))
-    sizes = {module: module.active_units for module, _ in backbone.units(1)}
+    sizes = active_units(backbone)
     grow_(backbone, 1, moments=moments, states=optimizer.state)
-    for module, new in backbone.units(1):
-        if new == sizes[module]:
+    for module, axis, new in backbone.units(1):
+        if new == sizes[module, axis]:
             continue
-        for slot, param, mapping in grown_entries(module, sizes[module], new):
+        for slot, param, mapping in grown_entries(module, axis, sizes[module, axis], new):
             grown = (mapping != torch.arange(len(mapping))).nonzero().flatten()
             tensors = [
                 k for k, v in before[param].items() if torch.as_tensor(v).shape == param.shape
@@ -228,9 +234,9 @@ def test_moments_of_new_and_old_units(case, name, moments):
 def distance_of_copies(backbone, sizes):
     """The largest difference between a head or hidden unit and its copy, over all weights."""
     worst = 0.0
-    for module, new in backbone.units(1):
-        old, total = sizes[module], module.total_units
-        for slot, param in module.elastic_parameters():
+    for module, axis, new in backbone.units(1):
+        old, total = sizes[module, axis], module.total(axis)
+        for slot, param in module.elastic_parameters(axis):
             if isinstance(slot, OffsetSlot):
                 continue  # a new offset is no copy of one, it only starts as one
             for unit in range(old, new):
@@ -249,7 +255,7 @@ def test_only_dropped_moments_part_copies(case, moments, parted):
     """Table 11: with their moments copied, copies stay copies after 20 steps; so they do if all
     moments are dropped. Dropping those of the new units alone parts them."""
     backbone, optimizer = trained(adamw, case=case, dtype=torch.float64)
-    sizes = {module: module.active_units for module, _ in backbone.units(1)}
+    sizes = active_units(backbone)
     grow_(backbone, 1, moments=moments, states=optimizer.state)
     assert distance_of_copies(backbone, sizes) == 0
     train(backbone, optimizer, 20, case)
@@ -274,18 +280,18 @@ def first_steps(moments, steps, case=CASE):
         step()
     for state in optimizer.state.values():  # as after a long training
         state['step'].fill_(50_000)
-    sizes = {module: module.active_units for module, _ in backbone.units(1)}
+    sizes = active_units(backbone)
     grow_(backbone, 1, moments=moments, states=optimizer.state)
     means = []
     for _ in range(steps):
         before = {param: param.detach().clone() for param in backbone.parameters()}
         step()
         updates = []
-        for module, new in backbone.units(1):
-            grown = range(sizes[module], new)
-            for slot, param in module.elastic_parameters():
+        for module, axis, new in backbone.units(1):
+            grown = range(sizes[module, axis], new)
+            for slot, param in module.elastic_parameters(axis):
                 change = (param.detach() - before[param]).abs()
-                updates.append(of_units(slot, change, module.total_units, grown).flatten())
+                updates.append(of_units(slot, change, module.total(axis), grown).flatten())
         means.append(torch.cat(updates).mean().item() / 1e-4)
     return means
 
@@ -333,15 +339,15 @@ def test_pending_gradient_follows_the_moments():
 
 
 @every_case
-@pytest.mark.parametrize('init', ['copy', 'half', 'noise', 'random'])
+@pytest.mark.parametrize('init', INITS)
 def test_twin_grows_with_the_model(case, init):
     backbone, _ = trained(adamw, case=case)
     twin = case.build(seed=9)
     twin.set_training_stage(0)
     alone = copy.deepcopy(twin)
-    fresh = drawn_anew(backbone, seed=3) if init == 'random' else None
-    grow_(backbone, 1, init=init, twins=[twin], fresh=fresh, seed=3)
-    grow_(alone, 1, init=init, fresh=fresh, seed=3)
+    fresh = drawn_anew(backbone, seed=3)
+    grow_(backbone, 1, init=init, twins=[twin], fresh=lambda: fresh, seed=3)
+    grow_(alone, 1, init=init, fresh=lambda: fresh, seed=3)
     assert twin.training_stage == 1
     for (name, a), b in zip(twin.named_parameters(), alone.parameters()):
         assert torch.equal(a, b), name
@@ -383,6 +389,7 @@ def test_bad_growth():
     backbone = CASE.build()
     with pytest.raises(ValueError, match='training stage 1 is before training stage 2'):
         grow_(backbone, 0)
+    backbone.set_training_stage(0)
     with pytest.raises(ValueError, match="init='random' needs fresh"):
         grow_(backbone, 1, init='random')
     with pytest.raises(ValueError, match="init='zero' is not known; give one of"):

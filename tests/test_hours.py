@@ -10,7 +10,10 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
 from bvit_mm import make_plan
-from bvit_mm.hours import Pace, TimeBudget, check_enough, duration, parse_duration, stage_lengths
+from bvit_mm.budget import MeteredBudget, read_budget
+from bvit_mm.hours import Pace, duration, parse_duration, stage_lengths
+from bvit_mm.ledger import Ledger
+from bvit_mm.plan import Plan
 
 from .support.clock import PassTimeHook, patched_clock, run
 from .support.files import last_file
@@ -95,48 +98,50 @@ def test_simulated_runs_end_within_two_percent(stages, more, speeds, validation,
     """Epochs of 100 iterations on a machine whose speed is drawn anew for each epoch."""
     weights, seconds = stages
     budget = 50 * (sum(seconds) + len(weights) * (validation + saving)) + more
-    hours = TimeBudget(f'{budget}s', weights, Pace(tuple(seconds), validation, saving))
+    hours = MeteredBudget(f'{budget}s', weights, Pace(tuple(seconds), validation, saving))
     last, clock, done = len(weights) - 1, 0.0, [0] * len(weights)
-    plan, speed = list(hours.lengths(done, clock)), iter(speeds * 100_000)
+    ledger, speed = Ledger(tuple(seconds), 100, 1), iter(speeds * 100_000)
+
+    def at(clock):
+        ledger.other = dict(all=clock)
+        return ledger
+
+    plan = hours.plan_measured(Plan(tuple(seconds), (1,) * len(seconds), 1.0), at(clock))
     while True:
-        stage = next(k for k, n in enumerate(plan) if done[k] < n)
+        stage = next(k for k, n in enumerate(plan.epochs) if done[k] < n)
         began, iteration, trained = clock, seconds[stage] / next(speed) / 100, 0
-        while trained < 100 and (clock < hours.deadline(stage) or not trained):
+        while trained < 100 and not (trained and hours.is_over(at(clock), stage)):
             clock, trained = clock + iteration, trained + 1
         done[stage] += 1
-        pace = hours.pace.drifted(stage, (clock - began) / trained * 100)
-        hours.pace = pace
-        if clock >= hours.deadline(stage):
-            plan = [*done[: stage + 1], *(min(1, n) for n in plan[stage + 1 :])]
-        else:
-            plan = list(hours.lengths(done, clock + saving))
+        whole = (clock - began) / trained * 100
+        plan = hours.plan_again(plan, sum(done), stage, whole, trained / 100, at(clock))
         clock += saving
-        if done == plan:
+        if sum(done) == plan.total_epochs:
             break
-        clock += validation if hours.has_time_to_validate(clock) else 0.0
+        clock += validation if hours.has_time_to_validate(at(clock)) else 0.0
     clock += validation
     assert done[last] >= 1
     assert clock == pytest.approx(budget, rel=0.02)
 
 
 def test_too_few_hours_are_refused():
-    budget = TimeBudget('10s', [0.2, 0.3, 0.5], Pace((1.0, 4.0, 6.0), 1.0))
+    budget = MeteredBudget('10s', [0.2, 0.3, 0.5], Pace((1.0, 4.0, 6.0), 1.0))
     with pytest.raises(ValueError) as error:
-        check_enough(budget, 0.5)
+        budget.check_enough(0.5)
     assert str(error.value) == (
         "budget='10s' leaves 8.5 s for training here, but one epoch of each training stage takes "
         "14 s (2 s, 5 s, 7 s); give at least '17s'"
     )
-    check_enough(TimeBudget('17s', budget.weights, budget.pace), 0.5)
+    MeteredBudget('17s', budget.proportions, budget.pace).check_enough(0.5)
 
 
 def test_provisional_plan():
     """Until epochs are timed it is the plan of the full cost, with the family's proportions."""
-    plan = make_plan([1.0, 2.0, 4.0], '8h', full_epochs=100)
+    budget, plan = read_budget([1.0, 2.0, 4.0], budget='8h', full_epochs=100)
     assert plan.epochs == make_plan([1.0, 2.0, 4.0], 1.0, full_epochs=100).epochs
-    assert plan.seconds == 28800 and plan.budget is None
-    assert sum(plan.weights) == pytest.approx(1)
-    assert plan.as_dict()['seconds'] == 28800
+    assert budget.amount == 28800 and plan.budget is None
+    assert sum(budget.proportions) == pytest.approx(1)
+    assert budget.as_dict() == dict(seconds=28800, weights=list(budget.proportions))
 
 
 # The real loop, on a clock that a hook advances.
@@ -160,8 +165,9 @@ def test_budget_is_kept_when_the_speed_changes(tmp_path, clock, budget, factor):
 def test_epochs_of_the_first_stages_keep_the_proportions(tmp_path, clock):
     loop = run(tmp_path, clock, '1000s').train_loop
     first, second, last = loop.ledger.epochs
-    assert first / second == pytest.approx(loop.hours.weights[0] / loop.hours.weights[1], abs=0.2)
-    assert second / last == pytest.approx(loop.hours.weights[1] / loop.hours.weights[2], abs=0.2)
+    shares = loop.budget.proportions
+    assert first / second == pytest.approx(shares[0] / shares[1], abs=0.2)
+    assert second / last == pytest.approx(shares[1] / shares[2], abs=0.2)
 
 
 def test_rare_and_long_checkpoints_are_counted_with(tmp_path, clock):
@@ -172,7 +178,7 @@ def test_rare_and_long_checkpoints_are_counted_with(tmp_path, clock):
 
 def test_one_late_checkpoint_costs_little(tmp_path, clock):
     """Time is kept for a usual one at the end, not for the longest there was."""
-    hours = TimeBudget('900s', [0.5, 0.5], Pace((10.0, 20.0), 1.0, 1.0))
+    hours = MeteredBudget('900s', [0.5, 0.5], Pace((10.0, 20.0), 1.0, 1.0))
     for seconds in (1.0, 1.2, 30.0, 1.1):
         hours.learn('saving', seconds)
     assert hours.pace.closing == pytest.approx(1.0 + 1.2)
@@ -180,7 +186,7 @@ def test_one_late_checkpoint_costs_little(tmp_path, clock):
 
 def test_validation_that_never_comes_keeps_no_time(tmp_path, clock, monkeypatch):
     loop = run(tmp_path, clock, '400s', more={'train_cfg.val_begin': 1000}).train_loop
-    assert loop.hours.pace.validation == 0 and loop.ledger.other['validation'] == 0
+    assert loop.budget.pace.validation == 0 and loop.ledger.other['validation'] == 0
     assert clock.now - 1000 == pytest.approx(400, rel=0.02)
 
 

@@ -1,62 +1,28 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
 """The laws that hold for every elastic backbone (docs/laws.md), over the table in cases.py."""
 
-import copy
 import dataclasses
 
 import pytest
 import torch
-import torch.nn.functional as F
-from mmengine.runner.checkpoint import load_state_dict
+from torch import nn
 
-from bvit_mm.growth import drawn_anew, grow_
+from bvit_mm.elastic import ElasticFFN
+from bvit_mm.testing import LAWS, broken_laws, check_backbone
 
-from .support.cases import CASES, of_units, plain_mapping
-from .support.closeness import assert_near
-from .support.counting import counted, dtype_of, equal
-
-every_case = pytest.mark.parametrize('case', CASES, ids=lambda case: case.name)
-every_dtype = pytest.mark.parametrize('dtype', [torch.float32, torch.float64], ids=str)
+from .support import added_backbone
+from .support.cases import CASES, FAMILIES, vit
 
 
-def tensors(outputs):
-    return list(outputs) if isinstance(outputs, (tuple, list)) else [outputs]
-
-
-# 1. At the last training stage it is the plain class, bit for bit.
-
-
-@every_case
-def test_same_seed_gives_the_plain_network(case):
-    elastic, plain = case.build(), case.build_plain()
-    ours, theirs = elastic.state_dict(), plain.state_dict()
-    assert list(ours) == list(theirs)
-    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
-    elastic.load_state_dict(theirs, strict=True)
-    plain.load_state_dict(ours, strict=True)
-
-
-@every_case
-@pytest.mark.parametrize('training', [False, True])
-def test_whole_network_equals_plain_class(case, training):
-    elastic, plain = case.build(), case.build_plain()
-    results = []
-    for model in (elastic.to(dtype_of(case)), plain.to(dtype_of(case))):
-        model.train(training)
-        torch.manual_seed(5)  # drop-path
-        outputs = tensors(model(case.images().to(dtype_of(case))))
-        sum(out.square().sum() for out in outputs).backward()
-        results.append((outputs, {name: p.grad for name, p in model.named_parameters()}))
-    (ours, our_grads), (theirs, their_grads) = results
-    assert all(equal(a, b, case) for a, b in zip(ours, theirs))
-    for name, grad in their_grads.items():
-        assert equal(our_grads[name], grad, case), name
+@pytest.mark.parametrize('case', CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize('law', LAWS)
+def test_law(law, case):
+    LAWS[law](case)
 
 
 @pytest.mark.parametrize('frozen', [1, 2])
 def test_whole_network_freezes_as_the_plain_class(frozen):
-    case = dataclasses.replace(CASES[0], stages=None)
-    case.kwargs = {**case.kwargs, 'frozen_stages': frozen}
+    case = vit('frozen', stages=None, frozen_stages=frozen)
     elastic, plain = case.build(), case.build_plain()
     for model in (elastic, plain):
         model.train()
@@ -68,214 +34,102 @@ def test_whole_network_freezes_as_the_plain_class(frozen):
         assert ours.grad is None or torch.equal(ours.grad, theirs.grad)
 
 
-@every_case
-def test_whole_network_takes_other_image_sizes(case):
-    images = torch.randn(1, 3, *case.other_size, dtype=dtype_of(case))
-    elastic, plain = (model.to(images) for model in (case.build(), case.build_plain()))
-    assert equal(elastic(images)[0], plain(images)[0], case)
+# The laws find mistakes: each of these backbones is the tiny ViT with one.
+
+TINY = FAMILIES['vit']
 
 
-@every_case
-def test_every_stage_takes_other_image_sizes(case):
-    backbone, images = case.build(), torch.randn(1, 3, *case.other_size)
-    for k in range(backbone.num_training_stages):
-        backbone.set_training_stage(k)
-        assert backbone(images)[-1].isfinite().all()
+class WrongFlops(TINY.elastic):
+    def flops(self, k, input_size=None):
+        return super().flops(k, input_size) + 1
 
 
-# 2. At stage k it equals an independent network of that size.
+class IgnoresTheStage(TINY.elastic):
+    def forward(self, x):
+        stage = self.training_stage
+        self.set_training_stage(self.num_training_stages - 1)
+        try:
+            return super().forward(x)
+        finally:
+            self.set_training_stage(stage)
 
 
-@every_case
-@every_dtype
-def test_stage_equals_small_network(case, dtype):
-    backbone = case.build().to(dtype)
-    images = case.images().to(dtype)
-    for k, stage in enumerate(backbone.training_stages):
-        backbone.set_training_stage(k)
-        small = case.small(backbone, stage).to(dtype)
-        assert_near(backbone(images)[-1], small(images))
+class WrongCrop(TINY.elastic):
+    def active_grid(self, grid, k):
+        rows, columns = super().active_grid(grid, k)
+        return rows, columns if k == self.num_training_stages - 1 else columns - 2
 
 
-@every_case
-def test_stage_shrinks_to_a_network_of_its_own(case):
-    """With only that stage's weights it computes the same, and is rebuilt from its arguments.
+class MissingSlotFFN(ElasticFFN):
+    slots = ElasticFFN.slots[::2]  # without the bias
 
-    But for rounding: other steps between the rows of a matrix may choose another kernel.
-    """
-    images, stages = case.images(), case.build().training_stages
-    for k in range(len(stages)):
-        backbone = case.build()
-        backbone.set_training_stage(k)
-        expected, cost = backbone(images), backbone.flops(k)
-        whole = sum(p.numel() for p in backbone.parameters())
-        backbone.shrink_(k)
-        shrunk = sum(p.numel() for p in backbone.parameters())
-        fewer_units = stages[k]._replace(grid=stages[-1].grid) != stages[-1]
-        assert shrunk < whole if fewer_units else shrunk == whole
-        again = case.build(seed=9, only_stage=k)
-        again.load_state_dict(backbone.state_dict(), strict=True)
-        outputs = backbone(images)
-        for ours, theirs in zip(tensors(outputs), tensors(expected), strict=True):
-            assert_near(ours, theirs)
-        assert all(map(torch.equal, tensors(again(images)), tensors(outputs)))
-        for network in (backbone, again):
-            assert network.flops(0) == cost
-            assert network.num_training_stages == 1
+    def active_linear(self, name, x):
+        weight = self.active_parameter(f'{name}.weight')
+        bias = self.get_submodule(name).bias[: len(weight)]
+        return nn.functional.linear(x, weight, bias)
 
 
-# 3. Gradients have full shape, exactly 0 for inactive units; the compute shrinks.
+class NoOutFFN(ElasticFFN):
+    slots = tuple(slot._replace(out=False) for slot in ElasticFFN.slots)
 
 
-@every_case
-def test_inactive_units_get_exactly_zero_gradients(case):
-    backbone = case.build()
-    for k in range(backbone.num_training_stages):
-        backbone.set_training_stage(k)
-        backbone.zero_grad()
-        sum(out.square().sum() for out in tensors(backbone(case.images()))).backward()
-        for name, param in backbone.named_parameters():
-            assert param.grad is not None and param.grad.shape == param.shape, name
-        for module, active in backbone.units(k):
-            for slot, param in module.elastic_parameters():
-                total = module.total_units
-                rest = of_units(slot, param.grad, total, range(active, total))
-                assert torch.count_nonzero(rest) == 0
-                used = of_units(slot, param.grad, total, range(active))
-                assert torch.count_nonzero(used) > 0
+def with_ffn(ffn):
+    class Elastic(TINY.elastic):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            for layer in self.layers:
+                layer.ffn.__class__ = ffn
+
+    return Elastic
 
 
-# 4. flops(k) equals a counter and rises with k.
+class AnotherKey(TINY.elastic):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.scale = nn.Parameter(torch.ones(1))
 
 
-@every_case
-def test_flops_equal_a_counter(case):
-    backbone = case.build().to('meta')
-    counts = []
-    for k in range(backbone.num_training_stages):
-        backbone.set_training_stage(k)
-        counts.append(counted(backbone, case.images(batch=1).to('meta')))
-        assert backbone.flops(k) == counts[-1]
-    assert counts == sorted(set(counts))
+class LosesTheStage(TINY.elastic):
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, *args):
+        rest = {k: v for k, v in local_metadata.items() if k != 'training_stage'}
+        super()._load_from_state_dict(state_dict, prefix, rest, *args)
 
 
-@every_case
-def test_flops_of_other_image_sizes_equal_a_counter(case):
-    backbone = case.build().to('meta')
-    for k in range(backbone.num_training_stages):
-        backbone.set_training_stage(k)
-        images = torch.randn(1, 3, *case.other_size, device='meta')
-        assert backbone.flops(k, input_size=case.other_size) == counted(backbone, images)
+class DrawsWhenGrown(TINY.elastic):
+    def set_training_stage(self, k):
+        if 0 < k < self.num_training_stages - 1:
+            self.ln1.bias.data.add_(1.0)
+        super().set_training_stage(k)
 
 
-# 6. Growth leaves old units untouched; growing to the same size does nothing.
+@pytest.mark.parametrize(
+    'elastic, laws',
+    [  # and the laws that it must break, at least
+        (WrongFlops, {'flops_equal_a_counter', 'flops_of_other_image_sizes_equal_a_counter'}),
+        (IgnoresTheStage, {'stage_equals_small_network', 'inactive_units_get_exactly_zero'}),
+        (WrongCrop, {'stage_equals_small_network'}),
+        (with_ffn(MissingSlotFFN), {'half_growth_preserves_the_function', 'stage_shrinks'}),
+        (with_ffn(NoOutFFN), {'half_growth_preserves_the_function'}),
+        (AnotherKey, {'same_seed_gives_the_plain_network'}),
+        (LosesTheStage, {'weights_of_an_unfinished_run'}),
+        (DrawsWhenGrown, {'growth_leaves_old_units_untouched'}),
+    ],
+)
+def test_a_broken_backbone_is_found(elastic, laws):
+    case = dataclasses.replace(TINY, elastic=elastic)
+    found = broken_laws(case)
+    for law in laws:
+        assert any(name.startswith(law) for name in found), f'{law} is kept; broken: {[*found]}'
 
 
-@every_case
-@pytest.mark.parametrize('init', ['copy', 'random', 'noise'])
-def test_growth_leaves_old_units_untouched(case, init):
-    backbone = case.build()
-    backbone.set_training_stage(0)
-    for stage in range(1, backbone.num_training_stages):
-        before = copy.deepcopy(backbone)
-        fresh = drawn_anew(backbone, seed=7) if init == 'random' else None
-        grow_(backbone, stage, init=init, fresh=fresh)
-        assert backbone.training_stage == stage
-        expected = {p: old.detach().clone() for p, old in zip(*parameters(backbone, before))}
-        new = {p: torch.zeros_like(p, dtype=torch.bool) for p in expected}
-        for (module, now), (old_module, _) in zip(backbone.units(stage), before.units(stage)):
-            old, total = old_module.active_units, module.total_units
-            assert module.active_units == now
-            for slot, param in module.elastic_parameters():
-                mapping = plain_mapping(slot, param.shape[slot.dim], total, old, now)
-                expected[param] = expected[param].index_select(slot.dim, mapping)
-                grown = (mapping != torch.arange(len(mapping))).nonzero().flatten()
-                new[param].index_fill_(slot.dim, grown, True)
-        for param, value in expected.items():
-            assert torch.equal(param[~new[param]], value[~new[param]])
-            same = torch.equal(param[new[param]], value[new[param]])
-            assert same == (init == 'copy' or not new[param].any())
+def test_check_of_the_docs():
+    exec(added_backbone.CHECK, dict(T2T=added_backbone.T2T))
 
 
-def parameters(*models):
-    return [list(model.parameters()) for model in models]
-
-
-@every_case
-def test_growing_to_the_same_stage_does_nothing(case):
-    backbone = case.build()
-    for k in range(backbone.num_training_stages):
-        backbone.set_training_stage(k)
-        before = copy.deepcopy(backbone.state_dict())
-        grow_(backbone, k, moments='drop_all')
-        assert all(torch.equal(v, before[n]) for n, v in backbone.state_dict().items())
-
-
-# 7. 'half' growth leaves the output as it is.
-
-
-@every_case
-@every_dtype
-def test_half_growth_preserves_the_function(case, dtype):
-    stages = case.build().training_stages
-    # tokens stay, so that only heads and hidden units grow
-    same_grid = [dict(heads=s.heads, hidden=s.hidden) for s in stages]  # and windows
-    same_grid = [s for i, s in enumerate(same_grid) if s not in same_grid[:i]]
-    backbone, images = case.build(training_stages=same_grid).to(dtype), case.images().to(dtype)
-    backbone.set_training_stage(0)
-    expected = backbone(images)[-1]
-    for stage in range(1, backbone.num_training_stages):
-        grow_(backbone, stage, init='half')
-        assert_near(backbone(images)[-1], expected)
-
-
-# Every stage computes in half precision too.
-
-
-@every_case
-def test_stages_run_under_autocast(case):
-    backbone = case.build()
-    for k in range(backbone.num_training_stages):
-        backbone.set_training_stage(k)
-        exact = tensors(backbone(case.images()))
-        with torch.autocast('cpu', dtype=torch.bfloat16):
-            rough = tensors(backbone(case.images()))
-        sum(out.float().square().sum() for out in rough).backward()
-        for a, b in zip(rough, exact):
-            assert F.cosine_similarity(a.flatten(), b.flatten(), dim=0) > 0.9
-        assert all(p.grad.isfinite().all() for p in backbone.parameters())
-
-
-# The stage of unfinished weights travels with them.
-
-
-@every_case
-def test_weights_of_an_unfinished_run_load_as_their_stage(case, tmp_path):
-    source = case.build()
-    source.set_training_stage(0)
-    torch.save(source.state_dict(), tmp_path / 'weights.pth')
-    weights = torch.load(tmp_path / 'weights.pth', weights_only=True)
-    for load in (lambda m: m.load_state_dict(weights), lambda m: load_state_dict(m, weights)):
-        backbone = case.build(seed=3)
-        load(backbone)
-        assert backbone.training_stage == 0
-        assert torch.equal(backbone(case.images())[-1], source(case.images())[-1])
-
-
-@every_case
-def test_weights_of_an_unfinished_run_do_not_load_elsewhere(case):
-    source = case.build()
-    source.set_training_stage(0)
-    with pytest.raises(ValueError, match='unfinished run, at a training stage with heads='):
-        case.build(training_stages=None).load_state_dict(source.state_dict())
-
-
-@every_case
-def test_finished_weights_make_the_whole_network(case):
-    """Whatever was loaded before."""
-    backbone, unfinished = case.build(), case.build()
-    unfinished.set_training_stage(0)
-    backbone.load_state_dict(unfinished.state_dict())
-    assert backbone.training_stage == 0
-    backbone.load_state_dict(case.build_plain().state_dict())
-    assert backbone.is_whole
+def test_check_names_every_law_that_is_broken():
+    check_backbone(TINY)
+    with pytest.raises(AssertionError) as error:
+        check_backbone(dataclasses.replace(TINY, name='mine', elastic=WrongFlops))
+    message = str(error.value)
+    assert message.startswith(f'mine breaks 2 of {len(LAWS)} laws:\n')
+    assert "\nflops_equal_a_counter: AssertionError('flops(0) is not " in message

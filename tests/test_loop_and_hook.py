@@ -12,6 +12,7 @@ from mmengine.runner import FlexibleRunner, Runner
 from mmpretrain.models import build_classifier
 
 from bvit_mm.cost import find_backbone, stage_gflops
+from bvit_mm.growth import INITS
 
 from .support.data_sets import Untouched
 from .support.hooks import RecordHook
@@ -75,12 +76,12 @@ def test_loss_before_and_after_is_of_the_same_batch(tmp_path):
 
 def test_looking_at_the_loss_changes_nothing(tmp_path, monkeypatch):
     _, seen = run(tmp_path / 'a')
-    monkeypatch.setattr('bvit_mm.hook._loss', lambda runner, batch: 0.0)
+    monkeypatch.setattr('bvit_mm.stage_switch_hook._loss', lambda runner, batch: 0.0)
     _, blind = run(tmp_path / 'b')
     assert seen.losses == blind.losses
 
 
-@pytest.mark.parametrize('init', ['copy', 'random', 'half', 'noise'])
+@pytest.mark.parametrize('init', INITS)
 @pytest.mark.parametrize('moments', ['drop', 'copy', 'drop_all', 'corrected'])
 def test_every_initialiser_and_rule_runs(tmp_path, init, moments):
     hook = dict(type='bvit_mm.StageSwitchHook', init=init, moments=moments)

@@ -9,8 +9,9 @@ from torch import nn
 
 from bvit_mm.growth import grow_
 from bvit_mm.optimizer_probe import ABSENT, forget_, probe_optimizer
+from bvit_mm.testing.laws import of_units
 
-from .support.cases import of_units, vit
+from .support.cases import vit
 from .support.files import differences
 from .support.optimizers import COUNTERS, REFUSED, SERVED, WEIGHTS, Optional, Primal
 
@@ -82,8 +83,8 @@ def step(backbone, optimizer, steps):
 def grown_parameters(backbone):
     """Name, parameter, and a function to its old or new units, of all that grew by a half."""
     names = {param: name for name, param in backbone.named_parameters()}
-    for module, total in backbone.units(1):
-        for slot, param in module.elastic_parameters():
+    for module, axis, total in backbone.units(1):
+        for slot, param in module.elastic_parameters(axis):
             half = total // 2
 
             def part(tensor, new, slot=slot, total=total, half=half):

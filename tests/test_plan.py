@@ -310,7 +310,7 @@ def test_bad_options(options, message):
         make_plan(S, **options)
 
 
-@pytest.mark.parametrize('gflops', [(), (1.0, 1.0), (2.0, 1.0), (0.0, 1.0)])
+@pytest.mark.parametrize('gflops', [(), (2.0, 1.0), (0.0, 1.0)])
 def test_bad_costs(gflops):
     with pytest.raises(ValueError, match='must be positive and rising'):
         make_plan(gflops, 0.5)

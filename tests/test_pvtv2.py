@@ -8,9 +8,9 @@ from mmengine.registry import MODELS
 
 from bvit_mm import ElasticPVTv2
 from bvit_mm.backbones.pvtv2 import ARCHS
+from bvit_mm.testing.case import randomised
+from bvit_mm.testing.closeness import assert_near
 
-from .support.cases import randomised
-from .support.closeness import assert_near
 from .support.other_pvtv2 import mmdet_pvtv2, official_keys, timm_pvtv2
 
 # Millions of parameters and GFLOPs that the official repository prints.

@@ -1,11 +1,13 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
-"""The README: its commands run, its config builds, its files exist."""
+"""The README and the pages that begin with it: their commands run, their configs build."""
 
+import configparser
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -19,22 +21,52 @@ from .support.added_backbone import CONFIG, PAGE
 from .support.tools import script
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / 'README.md').read_text()
+README = ROOT / 'README.md'
+START = ROOT / 'docs' / 'start.md'
+OPTIONS = ROOT / 'docs' / 'options.md'
 
 
-def blocks(language):
-    return re.findall(rf'```{language}\n(.*?)```', README, flags=re.S)
+def blocks(page, language):
+    return re.findall(rf'```{language}\n(.*?)```', page.read_text(), flags=re.S)
 
 
-COMMANDS = [
-    shlex.split(line, comments=True)
-    for block in blocks('bash')
-    for line in block.replace('\\\n', ' ').splitlines()
+def commands(page):
+    for block in blocks(page, 'bash'):
+        for line in block.replace('\\\n', ' ').splitlines():
+            yield tuple(shlex.split(line, comments=True))
+
+
+COMMANDS = list(dict.fromkeys([*commands(README), *commands(START)]))
+
+
+def calls(*start):
+    return [command for command in COMMANDS if command[: len(start)] == start]
+
+
+PLANS = calls('python', 'tools/plan.py')
+DIGITS = calls('python', 'tools/make_digits.py')
+TRAININGS = calls('python', 'tools/train.py')
+COMPARISONS = calls('python', 'tools/compare.py')
+SMALL = [command for command in TRAININGS if command[2].startswith('configs/demo/')]
+LARGE = [command for command in TRAININGS if command[2].startswith('configs/deit/')]
+RUN = [*calls('make'), *calls('pip'), *PLANS, *DIGITS, *SMALL, *LARGE, *COMPARISONS]
+BRIEF = [
+    'train_cfg.budget=None',
+    'train_cfg.epochs=[1,1,1]',
+    *(f'{name}_dataloader.num_batch_per_epoch=2' for name in ('train', 'val', 'test')),
 ]
 
 
-def commands(*start):
-    return [c for c in COMMANDS if tuple(c[: len(start)]) == start]
+def test_each_command_of_the_readme_is_run_here():
+    assert len(RUN) > 12
+    assert set(commands(README)) <= set(RUN)
+
+
+def test_files_of_all_commands_exist():
+    found = [word for c in COMMANDS for word in c if word.startswith(('configs/', 'tools/'))]
+    assert len(found) > 20
+    for path in found:
+        assert (ROOT / path).is_file(), path
 
 
 def would_run(target):
@@ -43,44 +75,97 @@ def would_run(target):
     return done.stdout
 
 
-def test_make_has_the_two_commands():
+def test_make_has_the_targets():
     runs = {'demo': 'tools/train.py', 'test': '-m pytest'}
-    assert [c[1] for c in commands('make')] == list(runs)
+    assert {command[1] for command in calls('make')} == set(runs)
     for target, expected in runs.items():
         assert expected in would_run(target)
 
 
 def test_make_has_the_tests_that_need_no_operators():
-    assert '`make test-core`' in README
+    assert '`make test-core`' in README.read_text()
     core, all_ = would_run('test-core'), would_run('test')
     assert "-m 'not ops'" in core and 'compile_ops' not in core
     assert "-m 'not ops'" not in all_
     assert 'compile_ops' in all_ or (ROOT / '.venv' / 'ops').exists()
 
 
-@pytest.mark.parametrize('command', commands('python', 'tools/plan.py'), ids=' '.join)
-def test_plan_commands_run(command, tmp_path):
+@pytest.mark.parametrize('command', calls('pip'), ids=' '.join)
+def test_what_pip_installs_is_offered(command):
+    offered = configparser.ConfigParser()
+    offered.read(ROOT / 'setup.cfg')
+    (extras,) = re.fullmatch(r'\.\[(.*)\]', command[-1]).groups()
+    assert set(extras.split(',')) <= set(offered['options.extras_require'])
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """A folder that has what a clone has, for tools and configs."""
     for folder in ('configs', 'tools'):
         shutil.copytree(ROOT / folder, tmp_path / folder)
-    if '--hours' in command:  # times the stages on the data that `make demo` makes
-        make = [sys.executable, 'tools/make_digits.py', 'data/digits']
-        subprocess.run(make, cwd=tmp_path, check=True)
-    stdout = script(*command[1:], cwd=tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize('command', PLANS, ids=' '.join)
+def test_plan_commands_run(command, clone, digits):
+    (clone / 'data').mkdir()
+    (clone / 'data' / 'digits').symlink_to(digits)  # hours are timed on it
+    stdout = script(*command[1:], cwd=clone)
     if '55,55,193' in command:
-        (shown,) = blocks('text')
+        (shown,) = blocks(START, 'text')
         assert shown.strip() in stdout
-        assert (tmp_path / 'plan.png').is_file()
+        assert (clone / 'plan.png').is_file()
 
 
-def test_train_commands_name_configs_that_exist():
-    found = [word for c in COMMANDS for word in c if word.startswith(('configs/', 'tools/'))]
-    assert len(found) > 8
-    for path in found:
-        assert (ROOT / path).is_file(), path
+@pytest.mark.parametrize('command', DIGITS, ids=' '.join)
+def test_digits_are_written_where_the_demo_reads_them(command, clone):
+    script(*command[1:], cwd=clone)
+    cfg = Config.fromfile(ROOT / 'configs' / 'demo' / 'deit-digits_bvit-b50.py')
+    counts = {'train': 4000, 'val': 1000}
+    for name, count in counts.items():
+        folder = clone / cfg[f'{name}_dataloader'].dataset.data_root
+        assert len(list(folder.rglob('*.png'))) == count
 
 
-def test_config_snippet_builds():
-    snippet, _ = blocks('python')
+def few_images(digits, folder):
+    """Five classes of the digits, fourteen images each, for two batches."""
+    for part in ('train', 'val'):
+        for name in '01234':
+            (folder / part / name).mkdir(parents=True)
+            for file in islice((digits / part / name).iterdir(), 14):
+                shutil.copy(file, folder / part / name)
+
+
+@pytest.mark.parametrize('command', SMALL, ids=' '.join)
+def test_training_commands_run(command, clone, digits):
+    """As they are, for three epochs of two batches."""
+    (clone / 'data').mkdir()
+    (clone / 'data' / 'digits').symlink_to(digits)
+    few_images(digits, clone / 'MY')
+    more = BRIEF if '--cfg-options' in command else ['--cfg-options', *BRIEF]
+    script(*command[1:], *more, cwd=clone)
+    work_dirs = [file.parent for file in clone.glob('work_dirs/*/epoch_3.pth')]
+    assert [(folder / 'ledger.json').is_file() for folder in work_dirs] == [True]
+
+
+@pytest.mark.parametrize('command', LARGE, ids=' '.join)
+def test_training_commands_of_imagenet_have_plans(command):
+    cfg = Config.fromfile(ROOT / command[2])
+    options = command[command.index('--cfg-options') + 1 :] if '--cfg-options' in command else ()
+    cfg.merge_from_dict(dict(option.split('=', 1) for option in options))
+    plan, _ = plan_of_config(cfg)
+    assert 0.49 < plan.cost / plan.full_cost <= 0.5  # as the name of the config says
+
+
+@pytest.mark.parametrize('command', COMPARISONS, ids=' '.join)
+def test_comparisons_plan_their_runs(command, clone):
+    stdout = script(*command[1:], '--dry-run', cwd=clone)
+    assert all(method in stdout for method in ('bvit', 'rex', 'cosine'))
+
+
+@pytest.mark.parametrize('page', [README, OPTIONS], ids=lambda page: page.name)
+def test_config_snippet_builds(page):
+    snippet = blocks(page, 'python')[0]
     cfg = Config.fromstring(snippet, file_format='.py')
     backbone = MODELS.build(cfg.model.backbone)
     options = {
@@ -92,7 +177,7 @@ def test_config_snippet_builds():
 
 
 def test_backbones_of_the_pyramids_build():
-    _, snippet = blocks('python')
+    _, snippet = blocks(OPTIONS, 'python')
     expected = [(0.7947, 1.7876, 3.9093), (1.3173, 3.6422, 8.7678)]  # Table 6 without classifier
     for part, gflops in zip(snippet.split('backbone = ')[1:], expected):
         backbone = MODELS.build(eval(part))
@@ -108,7 +193,7 @@ def test_config_of_the_added_backbone_has_a_plan():
 
 
 def test_command_of_the_added_backbone_finds_its_laws():
-    (command,) = re.findall(r'```bash\n(.*?)\n```', PAGE.read_text(), flags=re.S)
+    (command,) = blocks(PAGE, 'bash')
     _, *arguments = shlex.split(command)
     done = subprocess.run(
         [sys.executable, *arguments, '--collect-only', '-q'],
@@ -118,12 +203,3 @@ def test_command_of_the_added_backbone_finds_its_laws():
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count('t2t]') > 8
-
-
-PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').glob('*.md'))]
-
-
-@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
-def test_links_lead_somewhere(page):
-    for target in re.findall(r'\]\((?!http)([^)#]+)\)', page.read_text()):
-        assert (page.parent / target).exists(), target

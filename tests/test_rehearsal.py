@@ -352,7 +352,7 @@ def test_a_trial_of_hours_leaves_everything_too(tmp_path, monkeypatch):
             yield
         seen.append(changes_since(before))
 
-    monkeypatch.setattr('bvit_mm.loop.rehearsal', watched_rehearsal)
+    monkeypatch.setattr('bvit_mm.rehearsal.rehearsal', watched_rehearsal)
     build(tmp_path, **changes, optim_wrapper=wrapper).train()
     assert seen == [[]]
 

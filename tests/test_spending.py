@@ -14,10 +14,11 @@ from torch.nn.utils import parameters_to_vector
 from bvit_mm.cost import find_backbone
 from bvit_mm.ledger import Ledger
 from bvit_mm.memory import is_out_of_memory
+from bvit_mm.meter import Clock
 from bvit_mm.micro_batches import count_samples, split
 from bvit_mm.rehearsal import rehearsal
+from bvit_mm.testing.closeness import assert_near, distance, tolerance_of_training
 
-from .support.closeness import assert_near, distance, tolerance_of_training
 from .support.files import assert_same_run, differences, last_file
 from .support.runs import BATCHES, EPOCHS, FAMILIES, build
 from .support.trainings import log_of, run
@@ -48,7 +49,7 @@ def test_ledger_of_a_finished_run_is_the_plan(tmp_path):
 def test_all_time_is_booked_once(tmp_path, monkeypatch):
     """The clock advances by one whenever somebody looks; what is booked adds up to it."""
     ticks = iter(range(10**6))
-    monkeypatch.setattr('bvit_mm.loop.time.perf_counter', lambda: float(next(ticks)))
+    monkeypatch.setattr(Clock, 'read', lambda _: float(next(ticks)))
     loop = run(tmp_path)[0].train_loop
     assert loop.ledger.elapsed == next(ticks) - 1
     assert sum(loop.ledger.seconds) >= sum(EPOCHS) * BATCHES
@@ -172,7 +173,7 @@ def test_parts_train_the_same(tmp_path, family):
     runner, record = run(tmp_path / 'a', **changes)
     parts = {'train_cfg.accumulative_counts': [1, 3, 4]}
     other, divided = run(tmp_path / 'b', **changes, **parts)
-    assert other.train_loop.parts == (1, 3, 4)
+    assert other.train_loop.parts.counts == (1, 3, 4)
     assert_near(torch.tensor(divided.losses), torch.tensor(record.losses))
     weights = (parameters_to_vector(r.model.parameters()) for r in (other, runner))
     assert distance(*weights) <= tolerance_of_training(sum(EPOCHS) * BATCHES)
@@ -235,7 +236,7 @@ def test_nothing_fits(tmp_path, small_memory):
 def test_auto_finds_the_fewest_parts(tmp_path, small_memory):
     small_memory(1)
     runner, record = run(tmp_path, **{'train_cfg.accumulative_counts': 'auto'})
-    assert runner.train_loop.parts == (1, 2, 4)
+    assert runner.train_loop.parts.counts == (1, 2, 4)
     assert len(record.losses) == sum(EPOCHS) * BATCHES
     assert 'divided into [1, 2, 4] parts in the training stages' in log_of(runner)
 

@@ -16,15 +16,18 @@ from mmengine.runner import Runner
 from torch import nn
 
 from bvit_mm import SubsetHook, SubsetSampler, make_plan, subset_share
+from bvit_mm.budget import StatedEpochs
 from bvit_mm.cost import plan_of_config
-from bvit_mm.data_share import SELECTION_COST, selection_epochs
+from bvit_mm.data_share import SELECTION_COST, selection_charge
 from bvit_mm.gradmatch import gram_matrix, match
 from bvit_mm.last_layer import last_layer, mini_batch_gradients, mini_batches
 from bvit_mm.ledger import Ledger
+from bvit_mm.old_records import ledger_of_today, plan_of_today
 from bvit_mm.randomness import derived_seed
+from bvit_mm.resumption import check_same
 from bvit_mm.subset import random_subset, samples_of
+from bvit_mm.testing.closeness import assert_near
 
-from .support.closeness import assert_near
 from .support.files import assert_same_run, differences, last_file
 from .support.runs import FAMILIES, build, config
 from .support.tools import tool
@@ -85,8 +88,8 @@ def test_share_spends_the_budget(budget, full_epochs, interval, counts):
         [1.5],
         epochs=[full_epochs],
         full_epochs=full_epochs,
-        data_share=share,
-        selection_interval=interval if counts else None,
+        epoch_share=share,
+        charges=[selection_charge(interval)] if counts else [],
     )
     assert plan.cost == pytest.approx(budget * plan.full_cost, rel=1e-9)
 
@@ -97,16 +100,17 @@ def cost_of_selections(epochs, interval):
 
 def test_share_of_the_paper():
     """350 epochs with a selection every 20: 17 looks at all data are a third more than 5 %."""
-    assert list(selection_epochs(350, 20)) == list(range(20, 350, 20))
-    assert len(selection_epochs(350, 20)) == 17
+    selections = selection_charge(20)
+    assert list(selections.before(350)) == list(range(20, 350, 20))
+    assert len(selections.before(350)) == 17
     assert subset_share(0.05, 350, 20, count_selection=False) == 0.05
     share = subset_share(0.05, 350, 20)
     assert share == pytest.approx(0.05 - 17 / 3 / 350)
     assert 2 - share / 0.05 == pytest.approx(1.324, abs=0.001)  # what they cost of the 5 %
-    assert list(selection_epochs(20, 20)) == [] and list(selection_epochs(5, None)) == []
+    assert list(selections.before(20)) == []
     # Table 10 prints 31.9G, 63.70G and 191.10G for 5, 10 and 30 %: 350 epochs of 1.82 GFLOPs.
     for share, printed in ((0.05, 31.9), (0.1, 63.7), (0.3, 191.1)):
-        assert make_plan([1.82], epochs=[350], data_share=share).cost == pytest.approx(
+        assert make_plan([1.82], epochs=[350], epoch_share=share).cost == pytest.approx(
             printed, abs=0.06
         )
 
@@ -138,7 +142,7 @@ def test_no_such_share(options, message):
 )
 def test_budget_of_a_subset(budget, share, gflops):
     """Law 5 of plans holds, with epochs that cost their share."""
-    plan = make_plan(gflops, budget, full_epochs=100, data_share=share)
+    plan = make_plan(gflops, budget, full_epochs=100, epoch_share=share)
     assert plan.cost <= plan.budget * (1 + 1e-9)
     assert plan.budget - plan.cost < gflops[0] * share * (1 + 1e-9)
     assert plan.budget == pytest.approx(budget * 100 * gflops[-1])
@@ -146,9 +150,9 @@ def test_budget_of_a_subset(budget, share, gflops):
 
 def test_cost_of_selections_in_stages():
     """Each costs a third of an epoch of the network that looks; a stage begins after that."""
-    plan = make_plan([1.0, 3.0], epochs=[4, 5], data_share=0.5, selection_interval=2)
+    plan = make_plan([1.0, 3.0], epochs=[4, 5], epoch_share=0.5, charges=[selection_charge(2)])
     assert plan.costs == (2.0, 7.5)
-    assert plan.selection_cost == pytest.approx((1 + 1 + 3 + 3) / 3)
+    assert plan.charged['selection'] == pytest.approx((1 + 1 + 3 + 3) / 3)
     assert plan.cost == pytest.approx(9.5 + 8 / 3)
     assert plan.spent(4) == pytest.approx(2 + 1 / 3)  # not yet the one before epoch 5
     assert plan.spent(5) == pytest.approx(3.5 + 2 / 3)
@@ -156,22 +160,39 @@ def test_cost_of_selections_in_stages():
 
 
 def test_plans_of_other_data_differ():
-    plan = make_plan([1.0], epochs=[4], data_share=0.5, selection_interval=2)
-    assert json.loads(json.dumps(plan.as_dict()))['data_share'] == 0.5
-    plan.check_same(plan.as_dict(), 'x')
+    plan = make_plan([1.0], epochs=[4], epoch_share=0.5, charges=[selection_charge(2)])
+    saved = json.loads(json.dumps(plan.as_dict()))
+    assert saved['epoch_share'] == 0.5
+    assert saved['charges'] == [dict(name='selection', interval=2, share=1 / 3)]
+    stated = StatedEpochs()
+    check_same(plan, stated, saved, 'x')
     whole = make_plan([1.0], epochs=[4])
-    assert 'data_share' not in whole.as_dict()
-    with pytest.raises(ValueError, match=r'x with data_share=1\.0, and this one has 0.5'):
-        plan.check_same(whole.as_dict(), 'x')
-    other = make_plan([1.0], epochs=[4], data_share=0.5)
-    with pytest.raises(ValueError, match='x with selection_interval=2, and this one has None'):
-        other.check_same(plan.as_dict(), 'x')
+    assert 'epoch_share' not in whole.as_dict()
+    with pytest.raises(ValueError, match=r'x with epoch_share=1\.0, and this one has 0.5'):
+        check_same(plan, stated, whole.as_dict(), 'x')
+    other = make_plan([1.0], epochs=[4], epoch_share=0.5)
+    with pytest.raises(
+        ValueError, match=r"x with charges=\[{'name': 'sele.*, and this one has \[\]"
+    ):
+        check_same(other, stated, saved, 'x')
+
+
+def test_plans_of_earlier_versions():
+    """They named what was charged after the only thing that was."""
+    plan = make_plan([1.0, 3.0], epochs=[4, 5], epoch_share=0.5, charges=[selection_charge(2)])
+    saved = {k: v for k, v in plan.as_dict().items() if k not in ('epoch_share', 'charges')}
+    saved.update(data_share=0.5, selection_interval=2)
+    assert plan_of_today(saved) == plan.as_dict()
+    saved['selection_interval'] = None
+    assert plan_of_today(saved)['charges'] == []
+    whole = make_plan([1.0, 3.0], epochs=[4, 5]).as_dict()
+    assert plan_of_today(whole) == whole
 
 
 def test_a_budget_does_not_say_the_share():
     message = r'state epochs, such as \[300\], and give the sampler the share of bvit_mm.subset_sh'
     with pytest.raises(ValueError, match=message):
-        make_plan([1.0], 0.5, selection_interval=20)
+        make_plan([1.0], 0.5, charges=[selection_charge(20)])
 
 
 # The sampler.
@@ -350,7 +371,7 @@ def test_random_run(tmp_path):
     a, b, c = seen.subsets[::2]
     assert seen.subsets == [a, a, b, b, c, c] and a != b != c != a
     ledger, plan = runner.train_loop.ledger, runner.train_loop.plan
-    assert ledger.selection == plan.selection_cost == 0 and 'selection' not in ledger.other
+    assert ledger.charges == plan.charged == {} and 'selection' not in ledger.other
     assert ledger.cost == pytest.approx(plan.cost)
 
 
@@ -415,7 +436,7 @@ def test_resumed_with_other_options(tmp_path, uninterrupted):
     with pytest.raises(ValueError, match=r"SubsetHook options .*'ridge': 0\.5.*'ridge': 0\.1"):
         build(tmp_path, **other, resume=True, load_from=source).train()
     less = {**SUBSET, 'train_dataloader.sampler': {**SAMPLER, 'share': 0.25}}
-    with pytest.raises(ValueError, match=r'a run with data_share=0\.5, and this one has 0.25'):
+    with pytest.raises(ValueError, match=r'a run with epoch_share=0\.5, and this one has 0.25'):
         build(tmp_path, **less, resume=True, load_from=source).train()
 
 
@@ -428,12 +449,12 @@ def test_ledger_is_the_plan(tmp_path, family):
     changes = {**FAMILIES[family], **SUBSET}
     runner, _ = run(tmp_path, **changes)
     plan, ledger = runner.train_loop.plan, runner.train_loop.ledger
-    assert plan.data_share == 0.5 and plan.selection_interval == 2
+    assert plan.epoch_share == 0.5 and plan.charges[0].interval == 2
     trained = sum(g * n for g, n in zip(plan.gflops, plan.epochs)) / 2
     looked = (plan.gflops[0] + plan.gflops[1]) / 3
     assert plan.cost == pytest.approx(trained + looked)
     assert ledger.cost == pytest.approx(plan.cost, rel=1e-12)
-    assert ledger.selection == pytest.approx(looked, rel=1e-12)
+    assert ledger.charges['selection'] == pytest.approx(looked, rel=1e-12)
     assert ledger.other['selection'] > 0 and runner.train_loop.spent == pytest.approx(1)
     log = log_of(runner)
     assert 'an epoch reads 0.5 of the data' in log
@@ -449,7 +470,7 @@ def test_selection_that_is_not_charged(tmp_path):
     hooks = [SWITCH, {**MATCH, 'count_selection': False}]
     runner, _ = run(tmp_path, **{**SUBSET, 'custom_hooks': hooks})
     ledger = runner.train_loop.ledger
-    assert ledger.selection == 0 and ledger.other['selection'] > 0
+    assert ledger.charges == {} and ledger.other['selection'] > 0
     assert ledger.cost == pytest.approx(runner.train_loop.plan.cost)
 
 
@@ -467,13 +488,16 @@ def test_a_run_meets_its_budget(tmp_path):
 
 def test_ledgers_of_earlier_runs_load():
     saved = Ledger((1.0, 2.0), 5, 4).as_dict()
-    for name in ('data_share', 'selection'):
+    for name in ('epoch_share', 'charges'):
         del saved[name]
-    ledger = Ledger.from_dict(saved)
-    assert ledger.data_share == 1.0 and ledger.cost == 0
-    ledger.charge('selection', 2.0)
-    ledger.select(1)
+    ledger = Ledger.from_dict(ledger_of_today(saved))
+    assert ledger.epoch_share == 1.0 and ledger.cost == 0
+    ledger.pass_time('selection', 2.0)
+    ledger.charge('selection', 1, SELECTION_COST)
     assert ledger.other['selection'] == 2 and ledger.cost == 2 * SELECTION_COST
+    selected = ledger_of_today(dict(saved, data_share=0.5, selection=ledger.cost))
+    assert Ledger.from_dict(selected).charges == ledger.charges
+    assert Ledger.from_dict(selected).epoch_share == 0.5
 
 
 # What is refused.
@@ -552,6 +576,6 @@ def test_tool_prints_the_plan(tmp_path):
     gflops = [stage['gflops'] for stage in plan['stages']]
     trained = sum(0.1 * g * n for g, n in zip(gflops, (5, 5, 10)))
     assert plan['cost'] == pytest.approx(trained + (gflops[0] + gflops[1] + gflops[2]) / 3)
-    assert plan['data_share'] == 0.1 and plan['selection_interval'] == 5
+    assert plan['epoch_share'] == 0.1 and plan['charges'][0]['interval'] == 5
     table = tool('plan', 'subset.py', cwd=tmp_path)
     assert 'an epoch reads 0.1 of the data' in table and re.search(r'selection +[\d.]+', table)

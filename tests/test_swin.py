@@ -11,10 +11,10 @@ from torch import nn
 from bvit_mm import ElasticSwinTransformer
 from bvit_mm.backbones.swin import _kept_mask, shift_mask
 from bvit_mm.growth import grow_
+from bvit_mm.testing.closeness import assert_near
+from bvit_mm.testing.counting import counted
 
 from .support.cases import pvtv2, swin, vit
-from .support.closeness import assert_near
-from .support.counting import counted
 
 SMALL = dict(embed_dims=24, depths=[2, 2], num_heads=[3, 6])
 CASE = swin('windows', stages=[dict(grid=8, window=2), dict(grid=12, window=3), dict()])
@@ -238,6 +238,14 @@ def test_stages_can_be_traced(case):
 
 BAD = [
     (dict(new_offsets='zero'), "new_offsets='zero' is not known; give one of"),
+    (
+        dict(training_stages=[dict(window=(7, 7, 8, 7)), dict()]),
+        r'training stage 1: window=\(7, 7, 8, 7\), but level 3 has windows of 7x7 tokens',
+    ),
+    (
+        dict(training_stages=[dict(window=(6, 6, 6, 7), grid=48), dict()]),
+        r'training stage 1: window=\(6, 6, 6, 7\) is larger than level 4, which has 6x6',
+    ),
     (dict(training_stages=[dict(window=8), dict()]), 'training stage 1: window=8, but the model '),
     (dict(training_stages=[dict(window=0), dict()]), r'windows of 7x7 tokens; give 1\.\.7'),
     (dict(training_stages=[dict(window='5'), dict()]), "training stage 1: window='5', but the"),

@@ -1,13 +1,21 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
 """The training_stages argument: what it means, and what it refuses at build time."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 from mmengine.registry import MODELS
 
 from bvit_mm import ElasticPVTv2, ElasticSwinTransformer, ElasticVisionTransformer
 from bvit_mm.elastic import center_crop
-from bvit_mm.training_stages import TrainingStage, centred, parse_training_stages
+from bvit_mm.training_stages import (
+    TrainingStage,
+    centred,
+    check_distinct,
+    parse_training_stages,
+)
 
 DEIT_S = TrainingStage(heads=6, hidden=1536, grid=(14, 14))
 
@@ -53,16 +61,74 @@ def test_three_stages_of_a_pyramid_are_table_6():
     assert [s.grid for s in pvtv2] == [(40, 40), (48, 48), (56, 56)]
     assert [s.heads for s in pvtv2] == [(1, 1, 2, 3), (1, 1, 3, 5), (1, 2, 5, 8)]
     assert ElasticSwinTransformer(arch='small', training_stages=3).training_stages == (
-        TrainingStage((1, 2, 4, 8), (96, 192, 384, 768), (40, 40), window=5),
-        TrainingStage((2, 4, 8, 16), (192, 384, 768, 1536), (48, 48), window=6),
-        TrainingStage((3, 6, 12, 24), (384, 768, 1536, 3072), (56, 56), window=7),
+        TrainingStage(heads=(1, 2, 4, 8), hidden=(96, 192, 384, 768), grid=(40, 40), window=5),
+        TrainingStage(heads=(2, 4, 8, 16), hidden=(192, 384, 768, 1536), grid=(48, 48), window=6),
+        TrainingStage(heads=(3, 6, 12, 24), hidden=(384, 768, 1536, 3072), grid=(56, 56), window=7),
     )
 
 
 def test_stages_in_print():
     assert str(DEIT_S) == 'heads=6, hidden=1536, grid=14'
-    swin = TrainingStage((1, 2), (96, 192), (40, 56), window=5)
+    swin = TrainingStage(heads=(1, 2), hidden=(96, 192), grid=(40, 56), window=5)
     assert str(swin) == 'heads=(1, 2), hidden=(96, 192), grid=(40, 56), window=5'
+
+
+def test_a_stage_is_a_value():
+    same = TrainingStage(grid=(14, 14), hidden=1536, heads=6)
+    assert same == DEIT_S and hash(same) == hash(DEIT_S) and same.keys == DEIT_S.keys
+    assert copy.deepcopy(DEIT_S) == DEIT_S == pickle.loads(pickle.dumps(DEIT_S))
+    assert TrainingStage(hidden=1536, grid=(14, 14)) != DEIT_S
+    with pytest.raises(AttributeError, match="'heads' of a training stage cannot be set"):
+        same.heads = 3
+    with pytest.raises(AttributeError, match="this training stage has no 'window', but"):
+        same.window  # noqa: B018
+    assert not hasattr(TrainingStage(hidden=8), 'heads')
+
+
+def test_stages_in_checkpoints_are_plain_and_old_ones_load():
+    assert DEIT_S.as_dict() == dict(heads=6, hidden=1536, grid=(14, 14))
+    assert TrainingStage.from_dict(DEIT_S.as_dict()) == DEIT_S
+    assert TrainingStage.from_dict({**DEIT_S.as_dict(), 'window': None}) == DEIT_S
+    backbone = ElasticVisionTransformer(arch='deit-tiny', training_stages=3)
+    backbone.set_training_stage(0)
+    weights = backbone.state_dict()
+    recorded = weights._metadata['']['training_stage']
+    assert recorded == dict(heads=1, hidden=192, grid=(10, 10))
+    for stage, k in ((recorded, 0), (dict(recorded, window=None), 0)):
+        weights._metadata['']['training_stage'] = stage
+        backbone.set_training_stage(2)
+        backbone.load_state_dict(weights)
+        assert backbone.training_stage == k
+    weights._metadata['']['training_stage'] = dict(recorded, view=0.5)
+    with pytest.raises(ValueError, match=r"a training stage with \['view'\] is not known here"):
+        backbone.load_state_dict(weights)
+
+
+def test_stages_of_the_same_shape_differ_in_their_recipe():
+    spec = [dict(heads=2), dict(heads=2), dict(), dict()]
+    stages = parse_training_stages(spec, DEIT_S)
+    assert stages[0] == stages[1] and stages[2] == stages[3] == DEIT_S
+    message = r'training stage 2: heads=2, .* is the same as training stage 1; drop one'
+    for recipes in ((), ['a', 'a', 'a', 'b']):
+        with pytest.raises(ValueError, match=message):
+            check_distinct(stages, recipes)
+    with pytest.raises(ValueError, match=r'training stage 4: heads=6, .* training stage 3'):
+        check_distinct(stages, [dict(lr=1), dict(lr=2), dict(), dict()])
+    check_distinct(stages, ['a', 'b', 'b', 'a'])
+    check_distinct(stages[1:3])
+
+
+def test_loaded_weights_find_the_first_stage_of_their_shape_or_the_whole():
+    backbone = ElasticVisionTransformer(
+        arch='deit-tiny', training_stages=[dict(heads=1), dict(heads=1), dict(), dict()]
+    )
+    found = []
+    for k in range(4):
+        backbone.set_training_stage(k)
+        assert backbone.is_whole == (k >= 2)
+        backbone.load_state_dict(backbone.state_dict())
+        found.append(backbone.training_stage)
+    assert found == [0, 0, 3, 3]
 
 
 def test_numbers_of_stages():
@@ -77,8 +143,8 @@ def test_numbers_of_stages():
 def test_left_out_keys_are_whole():
     spec = [dict(heads=2, grid=12), dict(heads=2), dict()]
     assert parse_training_stages(spec, DEIT_S) == (
-        TrainingStage(2, 1536, (12, 12)),
-        TrainingStage(2, 1536, (14, 14)),
+        TrainingStage(heads=2, hidden=1536, grid=(12, 12)),
+        TrainingStage(heads=2, hidden=1536, grid=(14, 14)),
         DEIT_S,
     )
 
@@ -102,10 +168,6 @@ BAD = [
         'training stage 2: heads=2 is less than 4 in training',
     ),
     ([dict(grid=12), dict(grid=10), dict()], r'training stage 2: grid=\(10, 10\) is less than'),
-    (
-        [dict(heads=2), dict(heads=2), dict()],
-        'training stage 2: .* is the same as training stage 1',
-    ),
     ([dict(heads=2), dict(heads=4)], 'training stage 2 is the last and must be the whole network'),
     ([dict(head=2), dict()], r"training stage 1: \['head'\] is not known; give"),
     ([2, 4, 6], 'training stage 1: 2 must be a dict'),
@@ -127,8 +189,53 @@ def test_bad_training_stages(spec, message):
         MODELS.build(config)
 
 
+SWIN = TrainingStage(heads=(2, 4), hidden=(64, 128), grid=(16, 16), window=8)
+OTHER_WINDOWS = TrainingStage(heads=(2, 4), hidden=(64, 128), grid=(16, 16), window=(8, 4))
+
+
+def test_windows_are_one_number_or_one_a_level():
+    def windows(spec, whole):
+        return [s.window for s in parse_training_stages(spec, whole)]
+
+    assert windows([dict(window=4), {}], SWIN) == [4, 8]
+    assert windows([dict(window=[4, 4]), dict(window=(6, 4)), dict(window=7), {}], SWIN)[:3] == [
+        4,
+        (6, 4),
+        7,
+    ]
+    assert windows([dict(window=4), dict(window=(5, 4)), {}], OTHER_WINDOWS) == [4, (5, 4), (8, 4)]
+    stages = parse_training_stages(3, OTHER_WINDOWS)
+    assert [s.window for s in stages] == [(6, 3), (7, 3), (8, 4)]
+    assert [s.grid for s in stages] == [(12, 12), (14, 14), (16, 16)]
+    assert str(stages[0]) == 'heads=(1, 1), hidden=(16, 32), grid=12, window=(6, 3)'
+
+
+@pytest.mark.parametrize(
+    'whole, window, message',
+    [
+        (SWIN, 9, r'window=9, but the model has windows of 8x8 tokens; give 1\.\.8'),
+        (SWIN, (4, 9), r'window=\(4, 9\), but level 2 has windows of 8x8 tokens; give 1\.\.8'),
+        (SWIN, (4, True), r'window=\(4, True\), but level 2 has windows of 8x8 tokens'),
+        (SWIN, (4, 4, 4), r'window=\(4, 4, 4\) must be one number, or one for each of 2 levels'),
+        (SWIN, '4', "window='4', but the model has windows of 8x8"),
+        (OTHER_WINDOWS, 5, r'window=5, but level 2 has windows of 4x4 tokens; give 1\.\.4'),
+        (OTHER_WINDOWS, (), r'one for each of 2 levels, such as \(8, 4\)'),
+    ],
+)
+def test_bad_windows(whole, window, message):
+    with pytest.raises(ValueError, match=f'training stage 1: .*{message}'):
+        parse_training_stages([dict(window=window), dict()], whole)
+
+
+def test_no_level_may_shrink():
+    spec = [dict(window=(5, 4)), dict(window=(4, 4)), dict()]
+    message = r'training stage 2: window=4 is less than \(5, 4\) in training stage 1'
+    with pytest.raises(ValueError, match=message):
+        parse_training_stages(spec, OTHER_WINDOWS)
+
+
 def test_odd_grids():
-    whole = TrainingStage(3, 96, (7, 7))
+    whole = TrainingStage(heads=3, hidden=96, grid=(7, 7))
     assert parse_training_stages([dict(grid=5), dict()], whole)[0].grid == (5, 5)
     with pytest.raises(ValueError, match=r'give one of \[1, 3, 5, 7\]'):
         parse_training_stages([dict(grid=4), dict()], whole)

@@ -25,7 +25,8 @@ from mmengine.registry import (
     DefaultScope,
 )
 
-from .support.closeness import assert_near
+from bvit_mm.testing.closeness import assert_near
+
 from .support.configs import CONFIGS, FOLDER, row
 from .support.tools import ROOT
 

@@ -23,22 +23,28 @@ from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
 with contextlib.redirect_stdout(sys.stderr):  # some packages talk while they are imported
+    from bvit_mm.budget import Budget
     from bvit_mm.compare import read_metric
-    from bvit_mm.cost import plan_of_config
-    from bvit_mm.hours import duration
+    from bvit_mm.cost import budget_of_config
+    from bvit_mm.hours import Measurement, duration
     from bvit_mm.loop import BudgetedTrainLoop
     from bvit_mm.plan import Plan
-    from bvit_mm.registry import LOOPS
-    from bvit_mm.rehearsal import Measurement
     from bvit_mm.report import measurement_table, plan_table
-    from bvit_mm.training_stages import TrainingStage
+    from bvit_mm.training_stages import AXES, TrainingStage
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 PANELS = 2  # active shares and cost; a third for accuracy with --run
-NAMES = dict(grid='tokens')  # of what is drawn, where a stage calls it otherwise
 LINES = ('-', '--', ':', '-.')
+
+
+class Planned(NamedTuple):
+    """What the flags ask for: a budget, its plan, and what is active in each training stage."""
+
+    budget: Budget
+    plan: Plan
+    stages: tuple[TrainingStage, ...]
 
 
 class Timed(NamedTuple):
@@ -118,20 +124,18 @@ def changes_of(args: argparse.Namespace) -> dict[str, Any]:
     return changes
 
 
-def planned(
-    args: argparse.Namespace,
-) -> tuple[Plan, tuple[TrainingStage, ...], Timed | None]:
-    """The plan that the flags ask for, and its stages; for hours also what was timed."""
+def planned(args: argparse.Namespace) -> tuple[Planned, Timed | None]:
+    """What the flags ask for; for a budget in hours also what was timed."""
     cfg = Config.fromfile(args.config)
     if args.cfg_options:
         cfg.merge_from_dict(args.cfg_options)
     changes = changes_of(args)
-    plan, backbone = plan_of_config(cfg, **changes)
-    if plan.seconds is None:
-        return plan, backbone.training_stages, None
-    loop = rehearsed(_config_to_time(args, changes), args.launcher)
-    timed = Timed(loop.measurements, len(loop.dataloader), loop.ledger.other['rehearsal'])
-    return loop.plan, backbone.training_stages, timed
+    budget, plan, backbone = budget_of_config(cfg, **changes)
+    if not budget.needs_pace:
+        return Planned(budget, plan, backbone.training_stages), None
+    loop, measurements = rehearsed(_config_to_time(args, changes), args.launcher)
+    timed = Timed(measurements, len(loop.dataloader), loop.ledger.other['rehearsal'])
+    return Planned(loop.budget, loop.plan, backbone.training_stages), timed
 
 
 def _config_to_time(args: argparse.Namespace, changes: dict[str, Any]) -> Config:
@@ -150,41 +154,34 @@ def _config_to_time(args: argparse.Namespace, changes: dict[str, Any]) -> Config
     return cfg
 
 
-@LOOPS.register_module(force=True)  # a notebook may run the tool again
-class RehearsalLoop(BudgetedTrainLoop):
-    """Times the training stages, and trains nothing."""
-
-    def run(self) -> None:
-        self._charge('setup')
-        self.measurements = self.rehearse()
-
-
-def rehearsed(cfg: Config, launcher: str) -> RehearsalLoop:
+def rehearsed(cfg: Config, launcher: str) -> tuple[BudgetedTrainLoop, list[Measurement]]:
     """The train loop of a config, after it has timed the stages and trained nothing.
 
     Raises:
         FileNotFoundError: If the training data is not there.
     """
-    cfg.train_cfg.type = 'bvit_mm.RehearsalLoop'
     connect_cpu_processes(cfg, launcher)
     # What mmengine logs is no answer, so it goes where errors go.
     with tempfile.TemporaryDirectory() as work_dir, contextlib.redirect_stdout(sys.stderr):
         cfg.work_dir = work_dir
         cfg.experiment_name = Path(work_dir).name  # no other's log is gone on with
         runner = Runner.from_cfg(cfg)
+        measurements: list[Measurement] = []
         try:
+            loop = runner.train_loop
+            loop.run = lambda: measurements.extend(loop.rehearse())
             runner.train()
         except FileNotFoundError as error:
             raise FileNotFoundError(
                 f'{error}; a budget in hours is timed with the training data: say where it is, '
                 'with --cfg-options train_dataloader.dataset.data_root=..., or give another budget'
             ) from None
-        return runner.train_loop
+        return loop, measurements
 
 
-def as_json(plan: Plan, timed: Timed | None) -> dict[str, Any]:
-    """The plan, and what was timed, as JSON has them."""
-    found = plan.as_dict()
+def as_json(asked: Planned, timed: Timed | None) -> dict[str, Any]:
+    """The plan and its budget, and what was timed, as JSON has them."""
+    found = {**asked.plan.as_dict(), **asked.budget.as_dict()}
     for stage, m in zip(found['stages'], timed.measurements) if timed else ():
         stage.update(
             hours=stage['epochs'] * timed.iterations * m.seconds / 3600,
@@ -195,13 +192,14 @@ def as_json(plan: Plan, timed: Timed | None) -> dict[str, Any]:
     return found
 
 
-def as_text(plan: Plan, stages: Sequence[TrainingStage], timed: Timed | None) -> str:
+def as_text(asked: Planned, timed: Timed | None) -> str:
     """The tables of the plan and of what was timed."""
-    lines = [plan_table(plan, stages)]
+    lines = [plan_table(asked.plan, asked.stages)]
     if timed is not None:
-        lines.append(measurement_table(plan, timed.measurements, timed.iterations))
-        share = timed.took / plan.seconds
-        lines.append(f'timing the stages took {duration(timed.took)}, {share:.2%} of the budget')
+        table = measurement_table(asked.plan, asked.budget, timed.measurements, timed.iterations)
+        share = timed.took / asked.budget.amount
+        took = f'timing the stages took {duration(timed.took)}, {share:.2%} of the budget'
+        lines += [table, took]
     return '\n'.join(lines)
 
 
@@ -238,15 +236,11 @@ def draw(plan: Plan, stages: Sequence[TrainingStage], file: Path, run: Path | No
 
 def active_shares(stages: Sequence[TrainingStage]) -> dict[str, list[float]]:
     """By what a stage sets: how much of the whole network's it has, in each stage."""
-    whole = stages[-1]
-    return {
-        NAMES.get(key, key): [_size(key, stage) / _size(key, whole) for stage in stages]
-        for key in whole.keys
+    sizes = {
+        axis.label: [np.sum(axis.cell(getattr(stage, key))) for stage in stages]
+        for key, axis in ((key, AXES[key]) for key in stages[-1].keys)
     }
-
-
-def _size(key: str, stage: TrainingStage) -> float:
-    return (np.prod if key == 'grid' else np.sum)(getattr(stage, key))
+    return {label: [size / each[-1] for size in each] for label, each in sizes.items()}
 
 
 def draw_shares(
@@ -293,17 +287,17 @@ def main() -> None:
     args = parser.parse_args()
     try:
         check(args)
-        plan, stages, timed = planned(args)
+        asked, timed = planned(args)
     except (KeyError, ImportError) as error:  # of a type or a module that is not there
         parser.error(f'{type(error).__name__}: {error}')
     except (ValueError, TypeError, FileNotFoundError, MemoryError, AssertionError) as error:
         parser.error(str(error))  # mmengine asserts that a device can mix precision
     if not is_main_process():
         return
-    print(json.dumps(as_json(plan, timed)) if args.json else as_text(plan, stages, timed))
+    print(json.dumps(as_json(asked, timed)) if args.json else as_text(asked, timed))
     if args.plot:
         try:
-            draw(plan, stages, args.plot, args.run)
+            draw(asked.plan, asked.stages, args.plot, args.run)
         except (OSError, ValueError) as error:  # no such folder, an unknown format
             raise SystemExit(f'--plot {args.plot} cannot be drawn: {error}') from None
         if not args.json:

@@ -14,11 +14,11 @@ from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from bvit_mm.checks import check_work_dir
 from bvit_mm.config_types import builds
-from bvit_mm.cost import is_budgeted, plan_of_config
-from bvit_mm.hook import StageSwitchHook
+from bvit_mm.cost import budget_of_config, is_budgeted
 from bvit_mm.registry import HOOKS
+from bvit_mm.resumption import check_work_dir
+from bvit_mm.stage_switch_hook import StageSwitchHook
 
 
 def main() -> None:
@@ -33,8 +33,8 @@ def main() -> None:
     cfg = stock.merge_args(cfg, args)
     hooks = cfg.get('custom_hooks') or []
     if is_budgeted(cfg) or any(builds(hook, HOOKS, StageSwitchHook) for hook in hooks):
-        plan, _ = plan_of_config(cfg)
-        check_work_dir(cfg.work_dir, plan)
+        budget, plan, _ = budget_of_config(cfg)
+        check_work_dir(cfg.work_dir, plan, budget)
     connect_cpu_processes(cfg, args.launcher)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     runner.train()

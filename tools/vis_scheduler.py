@@ -14,20 +14,22 @@ from typing import Any, NoReturn
 
 from _stock import stock_tool
 from mmengine.config import Config
+from mmengine.hooks import ParamSchedulerHook
 from mmengine.registry import init_default_scope
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
+from bvit_mm.budget import Budget
+from bvit_mm.budget_scheduler_hook import BudgetSchedulerHook
 from bvit_mm.checks import check_schedule
 from bvit_mm.classes import ClassCountHook
 from bvit_mm.config_types import class_of
-from bvit_mm.cost import is_budgeted, plan_of_config
-from bvit_mm.data_share import selection_epochs
-from bvit_mm.hook import StageSwitchHook
+from bvit_mm.cost import budget_of_config, is_budgeted
 from bvit_mm.ledger import Ledger
+from bvit_mm.mmengine_gaps import replace_hook
 from bvit_mm.plan import Plan
 from bvit_mm.redundancy_hook import RedundancyHook
 from bvit_mm.registry import HOOKS, LOOPS
-from bvit_mm.schedule import replace_scheduler_hook
+from bvit_mm.stage_switch_hook import StageSwitchHook
 from bvit_mm.subset_hook import SubsetHook
 
 # They look at the network, or at data, and there is neither.
@@ -42,15 +44,19 @@ class PlannedLoop(EpochBasedTrainLoop):
         runner: The runner.
         dataloader: Anything with the length of an epoch.
         plan: The plan.
+        budget: The budget of the plan.
         schedule: As of ``BudgetedTrainLoop``.
     """
 
-    def __init__(self, runner: Runner, dataloader: Any, plan: Plan, schedule: str | None) -> None:
+    def __init__(
+        self, runner: Runner, dataloader: Any, plan: Plan, budget: Budget, schedule: str | None
+    ) -> None:
         super().__init__(runner, dataloader, max_epochs=plan.total_epochs)
         self.plan = plan
-        self.ledger = Ledger(plan.gflops, len(dataloader), 1, data_share=plan.data_share)
-        if check_schedule(schedule, in_hours=False) == 'budget':
-            replace_scheduler_hook(runner, runner.param_schedulers)
+        self.ledger = Ledger(plan.gflops, len(dataloader), 1, epoch_share=plan.epoch_share)
+        if check_schedule(schedule, budget) == 'budget':
+            by_budget = BudgetSchedulerHook(runner.param_schedulers)
+            replace_hook(runner, ParamSchedulerHook, by_budget)
 
     @property
     def progress(self) -> float:
@@ -58,29 +64,29 @@ class PlannedLoop(EpochBasedTrainLoop):
         return min(1.0, self.ledger.cost / self.plan.cost)
 
     def run_iter(self, idx: int, data_batch: Any) -> None:
-        selections = selection_epochs(self._max_epochs, self.plan.selection_interval)
-        if idx == 0 and self._epoch in selections:
-            self.ledger.select(self.plan.stage_at(self._epoch - 1))
+        for charge in self.plan.charges:
+            if idx == 0 and self._epoch in charge.before(self._max_epochs):
+                self.ledger.charge(charge.name, self.plan.stage_at(self._epoch - 1), charge.share)
         self.runner.call_hook('before_train_iter', batch_idx=idx, data_batch=data_batch)
         self.ledger.train(self.plan.stage_at(self._epoch), 1)
         self.runner.call_hook('after_train_iter', batch_idx=idx, data_batch=data_batch, outputs={})
         self._iter += 1
 
 
-def planned(cfg: Config) -> Plan:
-    """The plan of a config.
+def planned(cfg: Config) -> tuple[Budget, Plan]:
+    """The budget and the plan of a config.
 
     Raises:
         ValueError: If its epochs are not known before they are timed.
     """
-    plan, _ = plan_of_config(cfg)
-    if plan.seconds is not None:
+    budget, plan, _ = budget_of_config(cfg)
+    if budget.needs_pace:
         raise ValueError(
             f'budget={cfg.train_cfg.budget!r} has no epochs until they are timed; see what '
             'tools/plan.py says, and give --cfg-options train_cfg.budget=None '
             'train_cfg.epochs=[1,2,3] with its epochs'
         )
-    return plan
+    return budget, plan
 
 
 def iterations(cfg: Config, gpus: int) -> int:
@@ -99,13 +105,15 @@ def iterations(cfg: Config, gpus: int) -> int:
         ) from None
 
 
-def use_plan(stock: ModuleType, plan: Plan) -> None:
+def use_plan(stock: ModuleType, budget: Budget, plan: Plan) -> None:
     """Lets the stock tool train by a plan, and draw where its stages begin."""
     simulate, plot = stock.simulate_train, stock.plot_curve
 
     def simulate_plan(data_loader: list, cfg: Config, by_epoch: bool) -> dict[str, list[float]]:
         schedule = cfg.train_cfg.get('schedule')
-        cfg.train_cfg = dict(type='bvit_mm.PlannedLoop', plan=plan, schedule=schedule)
+        cfg.train_cfg = dict(
+            type='bvit_mm.PlannedLoop', plan=plan, budget=budget, schedule=schedule
+        )
         cfg.custom_hooks = [
             hook
             for hook in cfg.get('custom_hooks') or []
@@ -145,7 +153,7 @@ def main() -> None:
         cfg.merge_from_dict(args.cfg_options or {})
         check_size(cfg, args.dataset_size, args.ngpus)
         if is_budgeted(cfg):
-            use_plan(stock, planned(cfg))
+            use_plan(stock, *planned(cfg))
             if args.dataset_size is None:
                 size = cfg.train_dataloader.batch_size * args.ngpus * iterations(cfg, args.ngpus)
                 sys.argv += ['-d', str(size)]

@@ -4,7 +4,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from numbers import Real
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .. import flops
-from ..elastic import ElasticBackbone, ElasticModule, Slot, center_crop
+from ..elastic import ElasticBackbone, ElasticModule, UnitSlot, center_crop
 from ..registry import MODELS
 from ..training_stages import StagesSpec, TrainingStage, is_whole_number
 
@@ -220,12 +220,12 @@ class ElasticPVTv2(ElasticBackbone, BaseModule):
             return before, layers
         return before + depths[level] + (level == len(depths) - 1), layers
 
-    def units(self, k: int) -> Iterator[tuple[ElasticModule, int]]:
+    def units(self, k: int) -> Iterator[tuple[ElasticModule, str, int]]:
         stage = self.training_stages[k]
         for level, heads, hidden in zip(self.levels, stage.heads, stage.hidden):
             for block in level.blocks:
-                yield block.attn, heads
-                yield block.mlp, hidden
+                yield block.attn, 'heads', heads
+                yield block.mlp, 'hidden', hidden
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Feature maps (B, C, H, W) of the levels in ``out_indices``."""
@@ -350,13 +350,13 @@ class SpatialReductionAttention(ElasticModule, BaseModule):
     """Attention to fewer keys: a strided convolution of the tokens, or their 7 x 7 pooling."""
 
     slots = (
-        Slot('q.weight', 0),
-        Slot('q.bias', 0),
-        Slot('kv.weight', 0, blocks=2),
-        Slot('kv.bias', 0, blocks=2),
-        Slot('proj.weight', 1, out=True),
+        UnitSlot('q.weight', 0, 'heads'),
+        UnitSlot('q.bias', 0, 'heads'),
+        UnitSlot('kv.weight', 0, 'heads', blocks=2),
+        UnitSlot('kv.bias', 0, 'heads', blocks=2),
+        UnitSlot('proj.weight', 1, 'heads', out=True),
     )
-    units_name = 'num_heads'
+    axes: ClassVar = dict(heads='num_heads')
 
     def __init__(
         self,
@@ -369,7 +369,7 @@ class SpatialReductionAttention(ElasticModule, BaseModule):
         drop: float,
     ) -> None:
         super().__init__()
-        self.num_heads = self.active_units = heads
+        self.num_heads, self.active = heads, dict(heads=heads)
         self.head_dims = width // heads
         self.linear, self.sr_ratio, self.attn_drop = linear, sr_ratio, attn_drop
         self.q = nn.Linear(width, width, bias=qkv_bias)
@@ -389,9 +389,10 @@ class SpatialReductionAttention(ElasticModule, BaseModule):
         return grid if self.sr is None else flops.conv_grid(self.sr, grid)
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        q = self.active_linear('q', x).unflatten(2, (self.active_units, -1)).transpose(1, 2)
+        heads = self.active['heads']
+        q = self.active_linear('q', x).unflatten(2, (heads, -1)).transpose(1, 2)
         kv = self.active_linear('kv', self._reduce(x, grid))
-        k, v = kv.unflatten(2, (2, self.active_units, -1)).permute(2, 0, 3, 1, 4)
+        k, v = kv.unflatten(2, (2, heads, -1)).permute(2, 0, 3, 1, 4)
         drop = self.attn_drop if self.training else 0.0
         x = F.scaled_dot_product_attention(q, k, v, dropout_p=drop)  # (B, heads, tokens, dims)
         return self.proj_drop(self.active_linear('proj', x.transpose(1, 2).flatten(2)))
@@ -409,17 +410,17 @@ class ConvMLP(ElasticModule, BaseModule):
     """Two linear layers with a depthwise convolution between them."""
 
     slots = (
-        Slot('fc1.weight', 0),
-        Slot('fc1.bias', 0),
-        Slot('dwconv.weight', 0),
-        Slot('dwconv.bias', 0),
-        Slot('fc2.weight', 1, out=True),
+        UnitSlot('fc1.weight', 0, 'hidden'),
+        UnitSlot('fc1.bias', 0, 'hidden'),
+        UnitSlot('dwconv.weight', 0, 'hidden'),
+        UnitSlot('dwconv.bias', 0, 'hidden'),
+        UnitSlot('fc2.weight', 1, 'hidden', out=True),
     )
-    units_name = 'hidden'
+    axes: ClassVar = dict(hidden='hidden')
 
     def __init__(self, width: int, hidden: int, linear: bool, drop: float) -> None:
         super().__init__()
-        self.hidden = self.active_units = hidden
+        self.hidden, self.active = hidden, dict(hidden=hidden)
         self.linear = linear
         self.fc1 = nn.Linear(width, hidden)
         self.dwconv = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
@@ -443,7 +444,7 @@ class ConvMLP(ElasticModule, BaseModule):
         if self.is_whole:
             return self.dwconv(x)
         weight, bias = self.active_parameter('dwconv.weight'), self.active_parameter('dwconv.bias')
-        return F.conv2d(x, weight, bias, padding=1, groups=self.active_units)
+        return F.conv2d(x, weight, bias, padding=1, groups=self.active['hidden'])
 
 
 def _parse_arch(arch: Any) -> dict[str, tuple[int, ...]]:

@@ -3,7 +3,8 @@
 
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
 
 import torch
 import torch.nn.functional as F
@@ -18,14 +19,13 @@ from ..elastic import (
     ElasticFFN,
     ElasticModule,
     Slot,
+    UnitSlot,
     center_crop,
     elasticize_,
     is_plain_ffn,
 )
 from ..registry import MODELS
-from ..training_stages import StagesSpec, TrainingStage
-
-NEW_OFFSETS = ('nearest', 'bicubic', 'initial')
+from ..training_stages import StagesSpec, TrainingStage, alike, per_level
 
 
 @MODELS.register_module()
@@ -35,7 +35,7 @@ class ElasticSwinTransformer(ElasticBackbone, SwinTransformer):
     A training stage computes with the first ``heads`` of every attention and the first
     ``hidden`` units of every MLP of a level, the central ``grid`` of the patch tokens of the
     first level, from which those of the others follow, and windows of ``window`` x ``window``
-    tokens. Widths and depths stay.
+    tokens (one number, or one for each level). Widths and depths stay.
 
     A smaller window reads the centre of the full relative position bias table: the same offsets
     with the same meaning. The paper does not say what offsets start from that appear when the
@@ -78,13 +78,14 @@ class ElasticSwinTransformer(ElasticBackbone, SwinTransformer):
         super().__init__(*args, **kwargs)
         self.img_size = self.patch_embed.init_input_size
         if new_offsets not in NEW_OFFSETS:
-            raise ValueError(f'new_offsets={new_offsets!r} is not known; give one of {NEW_OFFSETS}')
+            raise ValueError(
+                f'new_offsets={new_offsets!r} is not known; give one of {tuple(NEW_OFFSETS)}'
+            )
         for level in self.stages:
             for block in level.blocks:
                 if type(block.attn.w_msa) is WindowMSA:
                     elasticize_(block.attn, ElasticShiftWindowMSA)
-                    elasticize_(block.attn.w_msa, ElasticWindowMSA)
-                    block.attn.slots = (OffsetSlot(start=new_offsets),)
+                    elasticize_(block.attn.w_msa, NEW_OFFSETS[new_offsets])
                 if is_plain_ffn(block.ffn):
                     elasticize_(block.ffn, ElasticFFN)
         firsts = [level.blocks[0] for level in self.stages]
@@ -92,7 +93,7 @@ class ElasticSwinTransformer(ElasticBackbone, SwinTransformer):
             heads=tuple(block.attn.w_msa.num_heads for block in firsts),
             hidden=tuple(block.ffn.feedforward_channels for block in firsts),
             grid=tuple(map(int, self.patch_resolution)),
-            window=firsts[0].attn.window_size,
+            window=alike(tuple(block.attn.window_size for block in firsts)),
         )
         self.init_training_stages(training_stages, whole)
         if self.num_training_stages > 1:
@@ -109,8 +110,9 @@ class ElasticSwinTransformer(ElasticBackbone, SwinTransformer):
             reason = (
                 f'frozen_stages={self.frozen_stages} freezes weights that growing would write to'
             )
-        for i, (level, heads, hidden) in enumerate(zip(self.stages, whole.heads, whole.hidden)):
-            units = whole.window, heads, hidden
+        windows = per_level(whole.window, len(self.stages))
+        of_levels = zip(windows, whole.heads, whole.hidden)
+        for i, (level, units) in enumerate(zip(self.stages, of_levels)):
             for block in level.blocks:
                 reason = reason or _why_undivided(block, level.embed_dims, units, i + 1)
         if reason:
@@ -124,8 +126,10 @@ class ElasticSwinTransformer(ElasticBackbone, SwinTransformer):
             advice = 'a smaller window, a larger grid'
             if k == self.num_training_stages:
                 advice = 'a smaller window_size, a larger img_size'
-            for i, (level, grid) in enumerate(zip(self.stages, self._level_grids(stage.grid))):
-                if min(grid) < stage.window and not level.blocks[0].attn.pad_small_map:
+            windows = per_level(stage.window, len(self.stages))
+            grids = self._level_grids(stage.grid)
+            for i, (level, window, grid) in enumerate(zip(self.stages, windows, grids)):
+                if min(grid) < window and not level.blocks[0].attn.pad_small_map:
                     raise ValueError(
                         f'training stage {k}: window={stage.window} is larger than level {i + 1}, '
                         f'which has {grid[0]}x{grid[1]} tokens; give {advice}, or '
@@ -137,14 +141,20 @@ class ElasticSwinTransformer(ElasticBackbone, SwinTransformer):
         levels = set(self.out_indices) ^ {len(self.stages) - 1}
         return {f'norm{i}.{name}' for i in levels for name in ('weight', 'bias')}
 
-    def units(self, k: int) -> Iterator[tuple[ElasticModule, int]]:
-        stage, whole = self.training_stages[k], k == self.num_training_stages - 1
-        for level, heads, hidden in zip(self.stages, stage.heads, stage.hidden):
+    def units(self, k: int) -> Iterator[tuple[ElasticModule, str, int]]:
+        stage = self.training_stages[k]
+        is_whole = stage == self.whole  # then blocks need not be alike
+        windows = per_level(stage.window, len(self.stages))
+        for level, window, heads, hidden in zip(self.stages, windows, stage.heads, stage.hidden):
             for block in level.blocks:
-                parts = (block.attn, stage.window), (block.attn.w_msa, heads), (block.ffn, hidden)
-                for module, active in parts:
+                for module, axis, active in (
+                    (block.attn, 'window', window),
+                    (block.attn.w_msa, 'window', window),
+                    (block.attn.w_msa, 'heads', heads),
+                    (block.ffn, 'hidden', hidden),
+                ):
                     if isinstance(module, ElasticModule):
-                        yield module, module.total_units if whole else active
+                        yield module, axis, module.total(axis) if is_whole else active
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         if self.is_whole:
@@ -171,9 +181,9 @@ class ElasticSwinTransformer(ElasticBackbone, SwinTransformer):
         embed = self.patch_embed
         size = embed.init_input_size if input_size is None else to_2tuple(input_size)
         patches = flops.patch_grid(embed, size)
-        active = {module: units for module, units in self.units(k)}
-
-        if not all(block.attn in active for level in self.stages for block in level.blocks):
+        active = {(module, axis): units for module, axis, units in self.units(k)}
+        attentions = [block.attn for level in self.stages for block in level.blocks]
+        if not all((attention, 'window') in active for attention in attentions):
             raise ValueError(
                 'ElasticSwinTransformer knows the cost of the window attention WindowMSA only; '
                 "drop the other one (stage_cfgs), or use type='mmpretrain.SwinTransformer'"
@@ -184,12 +194,12 @@ class ElasticSwinTransformer(ElasticBackbone, SwinTransformer):
         for i, (level, grid, merged) in enumerate(zip(self.stages, grids, grids[1:])):
             width, tokens = level.embed_dims, grid[0] * grid[1]
             for block in level.blocks:
-                window, w_msa = active[block.attn], block.attn.w_msa
+                window, w_msa = active[block.attn, 'window'], block.attn.w_msa
                 windows = -(-grid[0] // window) * -(-grid[1] // window)  # padded to whole ones
-                inner = active[w_msa] * (w_msa.proj.in_features // w_msa.num_heads)
+                inner = active[w_msa, 'heads'] * (w_msa.proj.in_features // w_msa.num_heads)
                 total += windows * flops.attention(window**2, window**2, width, inner)
-                if block.ffn in active:
-                    total += flops.mlp(tokens, width, active[block.ffn])
+                if (block.ffn, 'hidden') in active:
+                    total += flops.mlp(tokens, width, active[block.ffn, 'hidden'])
                 else:
                     total += flops.linears(block.ffn, tokens)
                 total += _norm_flops(block.norm1, grid, width)
@@ -212,33 +222,38 @@ class ElasticSwinTransformer(ElasticBackbone, SwinTransformer):
         return grids
 
 
-class OffsetSlot(NamedTuple):
+@final
+@dataclass(frozen=True)
+class OffsetSlot(Slot):
     """The offsets of a relative position bias table, which follow the window.
 
     A window of w x w tokens knows the offsets from 1 - w to w - 1 in rows and columns. So unit u
     is the ring of offsets whose larger part is u, and w units are the centre of the table.
-    ``start`` says what new offsets start from; see ``ElasticSwinTransformer``.
+
+    Attributes:
+        start: What new offsets start from; see ``ElasticSwinTransformer``.
     """
 
-    param: str = 'w_msa.relative_position_bias_table'
-    dim: int = 0
-    out: bool = False
     start: str = 'nearest'
 
+    def active(self, tensor: Tensor, total: int, active: int) -> Tensor:
+        """The whole table: a smaller window finds its offsets by their index."""
+        return tensor
+
     def places(self, size: int, total: int, units: Sequence[int] | Tensor) -> Tensor:
-        """Where rings of offsets lie in the flat table; see ``Slot.places``."""
+        """Where rings of offsets lie in the flat table."""
         offsets = torch.arange(1 - total, total).abs()
         rings = torch.maximum(offsets[:, None], offsets).flatten()
         return torch.isin(rings, torch.as_tensor(units, dtype=torch.long)).nonzero().flatten()
 
     def sources(self, size: int, total: int, old: int, new: int) -> Tensor:
-        """Where the nearest known offsets lie; see ``Slot.sources``."""
+        """Where the nearest known offsets lie."""
         nearest = torch.arange(1 - total, total).clamp(1 - old, old - 1) + total - 1
         table = nearest[:, None] * (2 * total - 1) + nearest
         return table.flatten()[self.places(size, total, range(old, new))]
 
     def grown_values(self, tensor: Tensor, total: int, old: int, new: int) -> Tensor:
-        """What rings ``old`` to ``new - 1`` start from; see ``Slot.grown_values``."""
+        """What rings ``old`` to ``new - 1`` start from, as ``start`` says."""
         size = len(tensor)
         grown = self.places(size, total, range(old, new)).to(tensor.device)
         if self.start == 'initial':
@@ -253,18 +268,17 @@ class OffsetSlot(NamedTuple):
 
 
 class ElasticShiftWindowMSA(ElasticModule, ShiftWindowMSA):
-    """mmpretrain's window attention, in windows of its first ``active_units`` rows and columns."""
+    """mmpretrain's window attention, in windows of fewer rows and columns."""
 
-    units_name = 'window_size'
+    axes: ClassVar = dict(window='window_size')
 
     def shrink_(self) -> None:
         super().shrink_()
         if self.shift_size:
             self.shift_size = self.window_size // 2
-        self.w_msa.set_window(self.window_size)
 
     def forward(self, query: Tensor, hw_shape: tuple[int, int]) -> Tensor:
-        window, shift = self.active_units, 0
+        window, shift = self.active['window'], 0
         if min(hw_shape) < window and not self.pad_small_map:
             raise AssertionError(  # the class that mmpretrain raises
                 f'a map of {hw_shape[0]}x{hw_shape[1]} tokens is smaller than the window size '
@@ -287,19 +301,27 @@ class ElasticShiftWindowMSA(ElasticModule, ShiftWindowMSA):
         return self.drop(x[:, : hw_shape[0], : hw_shape[1]].flatten(1, 2))
 
 
+HEADS = (
+    UnitSlot('qkv.weight', 0, 'heads', blocks=3),
+    UnitSlot('qkv.bias', 0, 'heads', blocks=3),
+    UnitSlot('relative_position_bias_table', 1, 'heads'),
+    UnitSlot('proj.weight', 1, 'heads', out=True),
+)
+
+
 class ElasticWindowMSA(ElasticModule, WindowMSA):
-    """mmpretrain's attention within windows, with its first heads active."""
+    """mmpretrain's attention within windows, with its first heads active, in smaller windows."""
 
-    slots = (
-        Slot('qkv.weight', 0, blocks=3),
-        Slot('qkv.bias', 0, blocks=3),
-        Slot('relative_position_bias_table', 1),
-        Slot('proj.weight', 1, out=True),
-    )
-    units_name = 'num_heads'
+    slots = (*HEADS, OffsetSlot('relative_position_bias_table', 0, 'window'))
+    axes: ClassVar = dict(heads='num_heads', window='side')
 
-    def set_window(self, side: int) -> None:
-        """Makes ``side`` the full side of the windows; the bias table must have that size."""
+    @property
+    def side(self) -> int:
+        """Rows and columns of the full window; the bias table has the offsets of that size."""
+        return self.window_size[0]
+
+    @side.setter
+    def side(self, side: int) -> None:
         self.window_size = side, side
         index = self.double_step_seq(2 * side - 1, side, 1, side)
         index = (index + index.T).flip(1).contiguous()
@@ -315,7 +337,7 @@ class ElasticWindowMSA(ElasticModule, WindowMSA):
             mask: Added to the attention of each window, (rows * columns, window^2, window^2).
         """
         batch, rows, window, columns, _, _ = x.shape
-        count, heads, area = rows * columns, self.active_units, window**2
+        count, heads, area = rows * columns, self.active['heads'], window**2
         qkv = self.active_linear('qkv', x).unflatten(-1, (3, heads, -1))
         qkv = qkv.permute(5, 0, 1, 3, 6, 2, 4, 7)  # 3, B, rows, columns, heads, window^2, dims
         bias = self._bias(self.active_parameter('relative_position_bias_table'), window)
@@ -343,6 +365,21 @@ class ElasticWindowMSA(ElasticModule, WindowMSA):
         return table[index].permute(2, 0, 1).contiguous()
 
 
+class BicubicOffsets(ElasticWindowMSA):
+    """New offsets of larger windows start from the known table, resized."""
+
+    slots = (*HEADS, OffsetSlot('relative_position_bias_table', 0, 'window', start='bicubic'))
+
+
+class InitialOffsets(ElasticWindowMSA):
+    """New offsets of larger windows stay as they were drawn."""
+
+    slots = (*HEADS, OffsetSlot('relative_position_bias_table', 0, 'window', start='initial'))
+
+
+NEW_OFFSETS = dict(nearest=ElasticWindowMSA, bicubic=BicubicOffsets, initial=InitialOffsets)
+
+
 def shift_mask(grid: tuple[int, int], window: int, shift: int, device: torch.device) -> Tensor:
     """mmpretrain's mask of shifted windows, made once for each shape: (windows, w^2, w^2)."""
     mask = _kept_mask(grid, window, shift, device)
@@ -365,7 +402,7 @@ def _why_undivided(block: SwinBlock, width: int, units: tuple[int, ...], level: 
     if not isinstance(ffn, ElasticFFN):
         return f'{place} an MLP other than two linear layers'
     window, heads, _ = units
-    if (attn.total_units, attn.w_msa.total_units, ffn.total_units) != units:
+    if (attn.window_size, attn.w_msa.num_heads, ffn.feedforward_channels) != units:
         return 'stage_cfgs give blocks different windows, heads or hidden units'
     if width % heads:
         return f'{place} a width of {width}, which is no multiple of num_heads={heads}'

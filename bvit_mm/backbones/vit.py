@@ -93,12 +93,13 @@ class ElasticVisionTransformer(ElasticBackbone, VisionTransformer):
                 'drop that, or train the whole network only (training_stages=None)'
             )
 
-    def units(self, k: int) -> Iterator[tuple[ElasticModule, int]]:
-        stage, whole = self.training_stages[k], k == self.num_training_stages - 1
+    def units(self, k: int) -> Iterator[tuple[ElasticModule, str, int]]:
+        stage = self.training_stages[k]
+        is_whole = stage == self.whole  # then layers need not be alike
         for layer in self.layers:
-            yield layer.attn, layer.attn.total_units if whole else stage.heads
+            yield layer.attn, 'heads', layer.attn.total('heads') if is_whole else stage.heads
             if isinstance(layer.ffn, ElasticFFN):
-                yield layer.ffn, layer.ffn.total_units if whole else stage.hidden
+                yield layer.ffn, 'hidden', layer.ffn.total('hidden') if is_whole else stage.hidden
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         if self.is_whole:
@@ -142,8 +143,8 @@ class ElasticVisionTransformer(ElasticBackbone, VisionTransformer):
         if not isinstance(self.pre_norm, nn.Identity):
             total += flops.norm(tokens, width)
         total += 2 * len(self.layers) * flops.norm(tokens, width)
-        for module, active in self.units(k):
-            if isinstance(module, ElasticMultiheadAttention):
+        for module, axis, active in self.units(k):
+            if axis == 'heads':
                 total += flops.attention(tokens, tokens, width, active * module.head_dims)
             else:
                 total += flops.mlp(tokens, width, active)

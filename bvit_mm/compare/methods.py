@@ -92,7 +92,7 @@ def downsample(cfg: Config, share: float) -> Changes:
     side = min(range(step, size + 1, step), key=lambda side: abs(cost(side) / full - share))
     epochs = math.ceil(cfg.train_cfg.get('full_epochs', 300) * full / cost(side))
     changes = {**WHOLE, 'model.backbone.img_size': side, 'train_cfg.full_epochs': epochs}
-    if whole.window is not None:  # its last levels may be smaller than a window
+    if 'window' in whole.keys:  # its last levels may be smaller than a window
         changes['model.backbone.pad_small_map'] = True
     loaders = ('train_dataloader', 'val_dataloader', 'test_dataloader')
     for name in (name for name in loaders if cfg.get(name)):

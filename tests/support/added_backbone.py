@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 PAGE = Path(__file__).parent.parent.parent / 'docs' / 'add_a_backbone.md'
-CLASS, ROW, CONFIG = re.findall(r'```python\n(.*?)```', PAGE.read_text(), flags=re.S)
+CLASS, ROW, CHECK, CONFIG = re.findall(r'```python\n(.*?)```', PAGE.read_text(), flags=re.S)
 
 names = {'__name__': __name__}
 for block in (CLASS, ROW):

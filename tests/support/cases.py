@@ -1,96 +1,47 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
-"""One row a backbone: the laws in test_laws.py are parametrised over this table."""
+"""One row a backbone, or a set of its options: the laws are parametrized over this table.
 
-import itertools
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+The first row of each class is also the network that tests train where any will do.
+"""
+
+import copy
 
 import torch
 from mmpretrain.models.backbones import SwinTransformer, VisionTransformer
-from torch import nn
 
-from bvit_mm import ElasticPVTv2, ElasticSwinTransformer, ElasticVisionTransformer
-from bvit_mm.backbones.swin import OffsetSlot
+from bvit_mm import ElasticPVTv2, ElasticSwinTransformer, ElasticVisionTransformer, testing
+from bvit_mm.testing.closeness import FLOAT64
 
 from .added_backbone import T2T
-from .closeness import FLOAT64
 from .plain_pvtv2 import PlainPVTv2
 from .plain_swin import PlainSwin
 from .plain_vit import PlainViT
 
 
-@dataclass
-class Case:
-    """A small elastic backbone, the plain class it must equal, and independent small networks.
-
-    No library of OpenMMLab has PVTv2 with these names: its plain class is itself without
-    training stages, and test_pvtv2.py compares it with mmdet's and timm's.
-    """
-
-    name: str
-    elastic: type
-    plain: type
-    small: Callable[..., nn.Module]
-    stages: Any
-    kwargs: dict = field(default_factory=dict)
-    tolerance: float = 0.0  # in float64, where another arithmetic is used on purpose
-    batch: int = 2  # images at once; one for networks of full size, which take most of the time
-
-    def build(self, seed=0, **changes):
-        """An elastic backbone in eval mode, every weight drawn at random."""
-        torch.manual_seed(seed)
-        kwargs = {'training_stages': self.stages, **self.kwargs, **changes}
-        return randomised(self.elastic(**kwargs))
-
-    def build_plain(self, seed=0):
-        torch.manual_seed(seed)
-        return randomised(self.plain(**self.kwargs))
+class Case(testing.Case):
+    """A row: the laws' case, and what a run of it needs."""
 
     @property
-    def other_size(self):
-        """Height and width of images that the backbone is not built for."""
-        return tuple(n + 3 * n // 8 // 4 * 4 for n in self._size[::-1])
+    def family(self):
+        return self.name.split('-')[0]
 
-    @property
-    def _size(self):
-        size = self.kwargs['img_size']
-        return size if isinstance(size, tuple) else (size, size)
-
-    def images(self, batch=None, seed=1):
-        generator = torch.Generator().manual_seed(seed)
-        return torch.randn(batch or self.batch, 3, *self._size, generator=generator)
-
-
-def randomised(model):
-    """Draws what is zero or one at the start too, so that nothing is equal by accident."""
-    for param in model.parameters():
-        param.data.add_(0.1 * torch.randn_like(param))
-    model.eval()
-    return model
-
-
-def of_units(slot, tensor, total, units):
-    """The part of a tensor that belongs to some units."""
-    return tensor.index_select(slot.dim, slot.places(tensor.shape[slot.dim], total, units))
-
-
-def plain_mapping(slot, size, total, old, new):
-    """For each place of a dimension, the place it is grown from, itself if it is not new."""
-    if isinstance(slot, OffsetSlot):
-        side = 2 * total - 1
-        table = []
-        for dy, dx in itertools.product(range(1 - total, total), repeat=2):
-            if old <= max(abs(dy), abs(dx)) < new:
-                dy, dx = (min(max(d, 1 - old), old - 1) for d in (dy, dx))
-            table.append((dy + total - 1) * side + dx + total - 1)
-        return torch.tensor(table)
-    entries = size // slot.blocks // total
-    table = []
-    for block, unit, entry in itertools.product(*map(range, (slot.blocks, total, entries))):
-        source = unit % old if old <= unit < new else unit
-        table.append((block * total + source) * entries + entry)
-    return torch.tensor(table)
+    def run_changes(self):
+        """Changes of ``runs.config`` that train this backbone: head, neck and images fit it."""
+        with torch.random.fork_rng(), torch.no_grad():
+            features = self.build()(self.images(batch=1))[-1]
+        necks = {3: dict(type='MeanTokens'), 4: dict(type='GlobalAveragePooling')}
+        backbone = dict(type=f'bvit_mm.{self.elastic.__name__}', training_stages=self.stages)
+        changes = {
+            'model.backbone': dict(_delete_=True, **backbone, **copy.deepcopy(self.kwargs)),
+            'model.head.in_channels': features.shape[2 if features.dim() == 3 else 1],
+        }
+        if features.dim() in necks:
+            changes['model.neck'] = necks[features.dim()]
+            changes['model.head.type'] = 'LinearClsHead'
+        if self.size != (16, 16):
+            for loader in ('train', 'val'):
+                changes[f'{loader}_dataloader.dataset.size'] = self.size
+        return changes
 
 
 VIT = dict(
@@ -177,7 +128,42 @@ def swin(name, stages=SWIN_STAGES, batch=2, **changes):
     )
 
 
+# No library of OpenMMLab has PVTv2 with these names: its plain class is itself without training
+# stages, and test_pvtv2.py compares it with mmdet's and timm's. Networks of full size have one
+# image at once: they take most of the time.
 CASES = [
+    vit(
+        'tiny',
+        stages=3,
+        arch=dict(embed_dims=24, num_layers=2, num_heads=3, feedforward_channels=48),
+        img_size=16,
+        patch_size=2,
+        drop_path_rate=0.2,
+    ),
+    pvtv2(
+        'tiny',
+        stages=3,
+        arch=dict(
+            embed_dims=(16, 32),
+            depths=(1, 1),
+            num_heads=(2, 4),
+            mlp_ratios=(2, 2),
+            sr_ratios=(2, 1),
+        ),
+        img_size=16,
+        patch_sizes=(3, 3),
+        strides=(2, 2),
+        out_indices=(1,),
+        drop_path_rate=0.2,
+    ),
+    swin(
+        'tiny',
+        stages=3,
+        arch=dict(embed_dims=16, depths=[2, 1], num_heads=[2, 4]),
+        img_size=16,
+        out_indices=(1,),
+        drop_path_rate=0.2,
+    ),
     vit('base'),
     vit('number', stages=3),
     vit('two', stages=2),
@@ -229,6 +215,13 @@ CASES = [
     # windows that do not divide the map, and levels of an odd side
     swin('padded', stages=[dict(grid=10, window=3), dict(grid=14, window=4), dict()]),
     swin('small-maps', stages=[dict(grid=6, window=4), dict()], pad_small_map=True),
+    # windows of their own at each level, of a network whose windows are alike and of one without
+    swin('windows', stages=[dict(grid=8, window=(3, 2, 2)), dict(grid=12, window=(4, 3, 2)), {}]),
+    swin(
+        'levels',
+        stages=2,
+        stage_cfgs=[dict(window_size=4), dict(window_size=4), dict(window_size=3)],
+    ),
     swin('position', use_abs_pos_embed=True),
     swin('no-bias', stage_cfgs=dict(block_cfgs=dict(attn_cfgs=dict(qkv_bias=False)))),
     swin('outputs', out_indices=(0, 1, 2)),
@@ -250,3 +243,7 @@ CASES = [
     ),
     Case(**T2T),  # the worked example of docs/add_a_backbone.md
 ]
+
+FAMILIES = {}
+for _case in CASES:
+    FAMILIES.setdefault(_case.family, _case)

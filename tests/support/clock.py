@@ -7,11 +7,12 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
 from bvit_mm.hours import Pace
+from bvit_mm.meter import Clock
 
 from .runs import BATCHES, build
 
 
-class Clock:
+class DrawnClock:
     now = 1000.0
 
     def __call__(self):
@@ -49,16 +50,13 @@ class PassTimeHook(Hook):
 
 def patched_clock(monkeypatch):
     """What the loop takes for the time, also while it times the stages."""
-    clock = Clock()
-    monkeypatch.setattr('bvit_mm.loop.time.perf_counter', clock)
-    monkeypatch.setattr(
-        'bvit_mm.loop.BudgetedTrainLoop._measure',
-        lambda loop: setattr(
-            loop.hours,
-            'pace',
-            Pace(tuple(BATCHES * s for s in PassTimeHook.seconds), 0.5, val_interval=1),
-        ),
-    )
+    clock = DrawnClock()
+    monkeypatch.setattr(Clock, 'read', lambda _: clock())
+
+    def time_stages(runner, train_step, budget, *args):
+        budget.pace = Pace(tuple(BATCHES * s for s in PassTimeHook.seconds), 0.5, val_interval=1)
+
+    monkeypatch.setattr('bvit_mm.loop.time_stages', time_stages)
     return clock
 
 

@@ -149,10 +149,11 @@ class PlainSwin(nn.Module):
         if backbone.use_abs_pos_embed:
             self.pos = nn.Parameter(weights['absolute_pos_embed'][:, self.keep].clone())
 
-        attn = backbone.stages[0].blocks[0].attn
-        full_window, pad_small_map = attn.window_size, attn.pad_small_map
         levels, last = [], len(backbone.stages) - 1
         for i, level in enumerate(backbone.stages):
+            attn = level.blocks[0].attn
+            full_window, pad_small_map = attn.window_size, attn.pad_small_map
+            window = stage.window[i] if isinstance(stage.window, tuple) else stage.window
             full_heads = level.blocks[0].attn.w_msa.num_heads
             layers = []
             for j in range(len(level.blocks)):
@@ -162,15 +163,15 @@ class PlainSwin(nn.Module):
                     name + 'attn.w_msa.',
                     stage.heads[i],
                     full_heads,
-                    stage.window,
+                    window,
                     full_window,
                 )
-                shift = stage.window // 2 if j % 2 == 1 else 0
+                shift = window // 2 if j % 2 == 1 else 0
                 layers.append(
                     Block(
                         weights,
                         name,
-                        stage.window,
+                        window,
                         shift,
                         pad_small_map,
                         stage.hidden[i],

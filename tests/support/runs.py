@@ -18,10 +18,14 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import DATASETS, HOOKS
 from mmengine.runner import Runner
+from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
+from torch import nn
 from torch.utils.data import Dataset
 
 import bvit_mm  # noqa: F401  registers
+
+from . import cases
 
 # mmengine lays out the config with yapf for each checkpoint: half of the time of a run this small.
 yapf.yapflib.yapf_api.FormatCode = lambda text, style_config: (text, True)
@@ -30,68 +34,34 @@ EPOCHS = [2, 2, 2]
 BATCHES = 5  # an epoch; odd, so that accumulation over 2 straddles epochs
 
 # Changes of the config that make the backbone another family's.
-POOLED = {
-    'model.neck': dict(type='GlobalAveragePooling'),
-    'model.head.type': 'LinearClsHead',
-    'model.head.in_channels': 32,
-}
-FAMILIES = dict(
-    vit={},
-    pvtv2={
-        'model.backbone': dict(
-            _delete_=True,
-            type='bvit_mm.ElasticPVTv2',
-            arch=dict(
-                embed_dims=(16, 32),
-                depths=(1, 1),
-                num_heads=(2, 4),
-                mlp_ratios=(2, 2),
-                sr_ratios=(2, 1),
-            ),
-            img_size=16,
-            patch_sizes=(3, 3),
-            strides=(2, 2),
-            out_indices=(1,),
-            drop_path_rate=0.2,
-            training_stages=3,
-        ),
-        **POOLED,
-    },
-    swin={
-        'model.backbone': dict(
-            _delete_=True,
-            type='bvit_mm.ElasticSwinTransformer',
-            arch=dict(embed_dims=16, depths=[2, 1], num_heads=[2, 4]),
-            img_size=16,
-            patch_size=2,
-            window_size=4,
-            out_indices=(1,),
-            drop_path_rate=0.2,
-            training_stages=3,
-        ),
-        **POOLED,
-    },
-)
+FAMILIES = {name: case.run_changes() for name, case in cases.FAMILIES.items()}
+
+
+@MODELS.register_module()
+class MeanTokens(nn.Module):
+    """A neck for backbones that return all their tokens."""
+
+    def forward(self, features):
+        return (*features[:-1], features[-1].mean(1))
 
 
 @DATASETS.register_module()
 class TinyDataset(Dataset):
-    """20 random images of 4 classes, each with noise drawn when it is read."""
+    """Random images of 4 classes, each with noise drawn when it is read."""
 
     metainfo = dict(classes=list('abcd'))
 
-    def __init__(self, pipeline=(), noise=0.1):
+    def __init__(self, pipeline=(), noise=0.1, size=(16, 16), number=4 * BATCHES):
         self.pipeline = pipeline  # for published configs, which say how to read an image
         self.noise = noise
-        self.images = torch.randn(
-            4 * BATCHES, 3, 16, 16, generator=torch.Generator().manual_seed(0)
-        )
+        generator = torch.Generator().manual_seed(0)
+        self.images = torch.randn(number, 3, *size, generator=generator)
 
     def __len__(self):
         return len(self.images)
 
     def __getitem__(self, index):
-        image = self.images[index] + self.noise * torch.randn(3, 16, 16)
+        image = self.images[index] + self.noise * torch.randn(self.images.shape[1:])
         return dict(inputs=image, data_samples=DataSample().set_gt_label(index % 4))
 
 

@@ -20,20 +20,22 @@ from mmengine.registry import HOOKS
 from torch import distributed
 
 from bvit_mm.cost import find_backbone
+from bvit_mm.testing.closeness import distance
 
-from .closeness import distance
 from .data_sets import SizedDataset  # noqa: F401  registers
 from .files import differences, forget_times, last_file
 from .runs import FAMILIES, build
 from .variants import EVERY_ITERATION, SUBSET, VARIANTS
 
 PROCESSES = 2
-STOPS = dict(before=8, at=11, after=17, middle=13)  # a switch is before iterations 11 and 21
+EPOCHS = [1, 2, 1]
+STOPS = dict(before=4, at=6, middle=8, after=12)  # a switch is before iterations 6 and 16
+SHORT = {'train_cfg.epochs': EPOCHS}
 # The global batch is as with one process.
 DISTRIBUTED = {
     'launcher': 'pytorch',
     'train_dataloader.batch_size': 2,
-    'train_cfg.val_interval': 6,
+    'train_cfg.val_interval': 99,
     'default_hooks.logger.interval': 10,
     'model_wrapper_cfg': dict(type='MMDistributedDataParallel', device_ids=None),
 }
@@ -72,7 +74,7 @@ def distance_of_weights(ours, theirs):
 
 def resumed(folder, name, family):
     """A variant, resumed from what a kill at several places leaves, beside the whole run."""
-    changes = {**FAMILIES[family], **VARIANTS[name], **EVERY_ITERATION}
+    changes = {**FAMILIES[family], **VARIANTS[name], **EVERY_ITERATION, **SHORT}
     results = {'alike': train(folder / 'whole', **changes)}
     for place, at in STOPS.items():
         work_dir = folder / place
@@ -195,7 +197,7 @@ def work(rank, family, folder):
     results = {name: resumed(folder / name, name, family) for name in VARIANTS}
     results['growth'] = grown(folder / 'growth', family)
     for name in ('neither', 'both'):
-        changes = {**FAMILIES[family], **PLAIN, **VARIANTS[name]}
+        changes = {**FAMILIES[family], **PLAIN, **VARIANTS[name], **SHORT}
         results[f'plain {name}'] = train(folder / f'plain {name}', **changes)
     if family == 'vit':  # the network does not matter here
         results['matched'] = matched(folder / 'matched')

@@ -2,24 +2,23 @@
 """At each epoch, asks which training stage it is; when it changes, the weights grow."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from mmengine.config import Config
-from mmengine.hooks import CheckpointHook, EMAHook, Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import Runner
 from torch import nn
 
 from .classes import ClassCountHook
-from .config_types import in_words
 from .elastic import ElasticBackbone, find_backbone
 from .growth import check_growth, check_moments, correct_bias_, drawn_anew, grow_
 from .mmengine_gaps import has_loaded, is_to_resume, load_from
 from .optimizer_probe import OptimizerTraits, forget_, probe_optimizer
 from .plan import Plan
-from .processes import average_gradients_, optimizers, shared_seed, unwrapped
+from .processes import optimizers, shared_seed, unwrapped
 from .randomness import kept_random_state
+from .recipes import Recipes
 from .registry import HOOKS
 from .snapshot import lasting_iterators, unchanged
 
@@ -31,16 +30,14 @@ class StageSwitchHook(Hook):
     The network that trains, its exponential moving average (any of mmengine's ``EMAHook``s) and
     the optimizer's moments grow together, in place, just before the first iteration of a
     stage; the log says what grew, what is spent, and the loss of that iteration's batch before
-    and after. Each checkpoint keeps the plan, the ledger, and what mmengine's own leaves out of
-    an exact resume: the place within the epoch, and gradients that are being accumulated. At the
-    end of each stage but the last, ``stage_1.pth`` and so on keep its weights, which
-    ``tools/publish.py --stage`` makes a smaller model of.
+    and after.
 
     Args:
         init: What new weights start from: ``'copy'``, ``'random'``, ``'half'`` or ``'noise'``;
             see ``growth.grow_``.
         moments: What their optimizer moments start from: ``'drop'``, ``'copy'``,
             ``'drop_all'`` or ``'corrected'``.
+        recipes: How each training stage is trained, as changes of the config (``recipes``).
 
     Raises:
         ValueError: If an option is not known; and, before training, if there is no
@@ -48,19 +45,26 @@ class StageSwitchHook(Hook):
     """
 
     priority = 'HIGH'  # other hooks find the stage set
+    recipes = Recipes()
 
-    def __init__(self, init: str = 'copy', moments: str = 'drop') -> None:
+    def __init__(
+        self,
+        init: str = 'copy',
+        moments: str = 'drop',
+        recipes: Sequence[dict[str, Any]] | None = None,
+    ) -> None:
         check_growth(init, moments)
+        self.recipes = Recipes(recipes)
         self.init = init
         self.moments = moments
-        self._classes = ClassCountHook()
-        self._averaged_at = -1  # after which iteration processes shared their gradients
-        self._pending: dict[str, torch.Tensor] = {}
         self._traits: dict[torch.optim.Optimizer, OptimizerTraits] = {}
+
+    def before_run(self, runner: Runner) -> None:
+        if not any(isinstance(hook, ClassCountHook) for hook in runner.hooks):
+            runner.register_hook(ClassCountHook())
 
     def before_train(self, runner: Runner) -> None:
         plan = _plan(runner)
-        self._classes.before_train(runner)
         self._backbone = backbone = find_backbone(runner.model)
         self.check_optimizers(runner)
         if self.moments == 'corrected':
@@ -68,7 +72,10 @@ class StageSwitchHook(Hook):
                 optimizer.register_step_post_hook(lambda opt, *_: correct_bias_(opt))
         # Loading has made the backbone the stage of its checkpoint; a new run starts at its first.
         resumed = is_to_resume(runner) and has_loaded(runner)
-        stage = backbone.training_stage if resumed else plan.stage_at(0)
+        stage = plan.stage_at(0)
+        if resumed:
+            saved = runner.train_loop.resumed_stage
+            stage = backbone.training_stage if saved is None else saved
         if load_from(runner) and not resumed and stage < backbone.training_stage:
             runner.logger.warning(
                 f'load_from={load_from(runner)} has weights of training stage '
@@ -77,10 +84,8 @@ class StageSwitchHook(Hook):
             )
         for each in (backbone, *_twins(runner)):
             each.set_training_stage(stage)
-        for name, param in unwrapped(runner.model).named_parameters():
-            if name in self._pending:
-                param.grad = self._pending[name].to(param)
-        self._pending = {}
+        self.recipes.read(runner)
+        self.recipes.apply(runner, stage)
 
     def check_optimizers(self, runner: Runner) -> None:
         """Raises ValueError if growth cannot serve an optimizer of the runner."""
@@ -96,33 +101,7 @@ class StageSwitchHook(Hook):
         if stage != self._backbone.training_stage:
             self._switch(runner, stage, data_batch)
 
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any | None = None,
-        outputs: dict | None = None,
-    ) -> None:
-        savers = [h for h in runner.hooks if isinstance(h, CheckpointHook) and not h.by_epoch]
-        if any(h.every_n_train_iters(runner, h.interval, h.save_begin) for h in savers):
-            self.average_gradients(runner)
-
-    def after_train_epoch(self, runner: Runner) -> None:
-        self.average_gradients(runner)
-        plan, done = _plan(runner), runner.epoch + 1
-        if done < plan.total_epochs and plan.stage_at(done) != plan.stage_at(runner.epoch):
-            runner.save_checkpoint(
-                runner.work_dir,
-                f'stage_{plan.stage_at(runner.epoch) + 1}.pth',
-                save_optimizer=False,
-                save_param_scheduler=False,
-            )
-
-    def before_val(self, runner: Runner) -> None:
-        self._classes.before_val(runner)
-
     def before_test(self, runner: Runner) -> None:
-        self._classes.before_test(runner)
         backbone = find_backbone(runner.model)
         if not backbone.is_whole and backbone.num_training_stages > 1:
             k = backbone.training_stage
@@ -130,45 +109,6 @@ class StageSwitchHook(Hook):
                 f'the checkpoint is of an unfinished run: this is the network of training stage '
                 f'{k + 1} of {backbone.num_training_stages} ({backbone.training_stages[k]})'
             )
-
-    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        state = runner.train_loop.state(checkpoint['meta']['epoch'])
-        checkpoint['meta'].setdefault('bvit_mm', {}).update(state)
-        self._classes.before_save_checkpoint(runner, checkpoint)
-        cfg = runner.cfg.to_dict()
-        if (words := in_words(cfg)) != cfg:
-            checkpoint['meta']['cfg'] = Config(words).pretty_text
-        gradients = {
-            name: param.grad.detach().cpu()
-            for name, param in unwrapped(runner.model).named_parameters()
-            if param.grad is not None
-        }
-        if gradients and runner.world_size > 1 and self._averaged_at != _iterations(runner):
-            runner.logger.warning(
-                'a checkpoint is saved by one of several processes, which do not tell each other '
-                'the gradients that they accumulate; a run resumed from it goes on without them'
-            )
-        elif gradients:
-            checkpoint['accumulated_gradients'] = gradients
-
-    def average_gradients(self, runner: Runner) -> None:
-        """Before a checkpoint: all processes go on from the mean of what they accumulated."""
-        if runner.world_size > 1 and self._averaged_at != _iterations(runner):
-            average_gradients_(unwrapped(runner.model))
-            self._averaged_at = _iterations(runner)
-
-    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        self._classes.after_load_checkpoint(runner, checkpoint)
-        if not is_to_resume(runner):
-            return
-        saved = checkpoint['meta']['bvit_mm']
-        if 'optimizer' not in checkpoint:
-            runner.logger.warning(
-                'the checkpoint to resume has no optimizer state (mmengine saves best_*.pth so), '
-                'so this run will not equal the uninterrupted one; one from epoch_*.pth would'
-            )
-        runner.train_loop.load_state(saved)
-        self._pending = checkpoint.get('accumulated_gradients', {})
 
     def _switch(self, runner: Runner, stage: int, data_batch: Any) -> None:
         plan, backbone = _plan(runner), self._backbone
@@ -181,6 +121,7 @@ class StageSwitchHook(Hook):
             states.update(optimizer.state)
             averages.update(dict.fromkeys(optimizer.state, traits.weights))
         before = _loss(runner, data_batch)
+        self.recipes.apply(runner, stage)
         grow_(
             backbone,
             stage,
@@ -189,20 +130,20 @@ class StageSwitchHook(Hook):
             states=states,
             averages=averages,
             twins=list(_twins(runner)),
-            fresh=find_backbone(drawn_anew(model, seed)) if self.init == 'random' else None,
+            fresh=lambda: find_backbone(drawn_anew(model, seed)),
             seed=seed,
         )
         if self.moments == 'drop_all':
             for optimizer, traits in self._traits.items():
                 forget_(optimizer, traits.counters)
         after = _loss(runner, data_batch)
-        spent, share = runner.train_loop.ledger.cost, runner.train_loop.spent
-        budget = f'{plan.seconds:.6g} s' if plan.seconds else f'{plan.cost:.4g} GFLOPs x epochs'
+        loop = runner.train_loop
         runner.logger.info(
             f'training stage {stage + 1} of {backbone.num_training_stages} begins: '
-            f'{_what_grew(backbone, old, stage)}, '
+            f'{_what_changed(backbone, self.recipes, old, stage)}, '
             f'GFLOPs {plan.gflops[old]:.4g} -> {plan.gflops[stage]:.4g}; '
-            f'spent {spent:.4g} GFLOPs x epochs, {share:.1%} of {budget}; '
+            f'spent {loop.ledger.cost:.4g} GFLOPs x epochs, {loop.spent:.1%} of '
+            f'{loop.budget.size(plan)}; '
             + (f'loss of one batch {before:.4f} -> {after:.4f}' if before is not None else '')
         )
 
@@ -216,10 +157,6 @@ def _plan(runner: Runner) -> Plan:
             "train_cfg=dict(_delete_=True, type='bvit_mm.BudgetedTrainLoop', budget=...)"
         )
     return plan
-
-
-def _iterations(runner: Runner) -> int:
-    return sum(runner.train_loop.ledger.iterations)
 
 
 def _twins(runner: Runner) -> Iterator[ElasticBackbone]:
@@ -238,14 +175,15 @@ def _loss(runner: Runner, data_batch: Any) -> float | None:
     model = unwrapped(runner.model)
     if lasting_iterators(model):
         return None
-    with kept_random_state(), unchanged(model, runner.message_hub, runner.train_loop.images):
+    with kept_random_state(), unchanged(model, runner.message_hub, runner.train_loop.sizes.seen):
         data = model.data_preprocessor(copy.deepcopy(data_batch), True)
         model.eval()
         loss, _ = model.parse_losses(model(**data, mode='loss'))
         return loss.item()
 
 
-def _what_grew(backbone: ElasticBackbone, old: int, new: int) -> str:
+def _what_changed(backbone: ElasticBackbone, recipes: Recipes, old: int, new: int) -> str:
     before, now = backbone.training_stages[old], backbone.training_stages[new]
     pairs = ((key, getattr(before, key), getattr(now, key)) for key in now.keys)
-    return ', '.join(f'{key} {a} -> {b}' for key, a, b in pairs if a != b)
+    grew = [f'{key} {a} -> {b}' for key, a, b in pairs if a != b]
+    return ', '.join([*grew, *(f'another {name}' for name in recipes.changed(old, new))])

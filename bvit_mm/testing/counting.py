@@ -1,30 +1,21 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
-"""Multiply-adds, and whether two outputs are equal."""
+"""Multiply-adds by a counter, which ``flops(k)`` must equal."""
 
 from unittest import mock
 
-import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from .closeness import distance
 
+def counted(backbone: nn.Module, images: Tensor) -> int:
+    """Multiply-adds by torch's counter, 5 an element of layer norms, 1 of what is pooled.
 
-def equal(ours, theirs, case):
-    """Bit for bit, or nearly, in float64, where the case says so."""
-    if not case.tolerance:
-        return torch.equal(ours, theirs)
-    return distance(ours, theirs) <= case.tolerance
-
-
-def dtype_of(case):
-    return torch.float64 if case.tolerance else torch.float32
-
-
-def counted(backbone, images):
-    """Multiply-adds by torch's counter, 5 an element of layer norms, 1 of what is pooled."""
-    uncounted = []
+    Args:
+        backbone: A backbone on the meta device: on the CPU fused attention counts as nothing.
+        images: Images on the meta device.
+    """
+    uncounted: list[int] = []
     handles = [
         module.register_forward_hook(lambda m, args, out: uncounted.append(5 * out.numel()))
         for module in backbone.modules()
@@ -32,13 +23,13 @@ def counted(backbone, images):
     ]
     pool = F.adaptive_avg_pool2d
 
-    def counted_pool(x, size):
+    def counted_pool(x: Tensor, size: int | tuple[int, int]) -> Tensor:
         uncounted.append(x.numel())
         return pool(x, size)
 
     counter = FlopCounterMode(display=False)
     with counter, mock.patch.object(F, 'adaptive_avg_pool2d', counted_pool):
-        backbone(images)  # on the meta device: on the CPU fused attention counts as nothing
+        backbone(images)
     for handle in handles:
         handle.remove()
     return counter.get_total_flops() // 2 + sum(uncounted)

@@ -1,6 +1,7 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
 """Schedulers that advance with the share of the budget that is spent, not with epochs."""
 
+import copy
 import math
 from itertools import chain
 from typing import Any
@@ -8,8 +9,10 @@ from typing import Any
 from mmengine.hooks import ParamSchedulerHook
 from mmengine.runner import Runner
 
-from .checks import flat
+from .budget import Budget
+from .checks import check_schedule, check_schedulers, flat
 from .mmengine_gaps import SchedulerLike, is_to_resume, replace_hook, steps_done
+from .plan import Plan
 
 
 class BudgetSchedulerHook(ParamSchedulerHook):
@@ -74,18 +77,36 @@ class BudgetSchedulerHook(ParamSchedulerHook):
             scheduler.step()
 
 
-def replace_scheduler_hook(runner: Runner, configs: Any) -> None:
-    """Lets schedulers follow the budget, instead of mmengine's hook."""
-    replace_hook(runner, ParamSchedulerHook, BudgetSchedulerHook(configs))
+class Schedule:
+    """What the schedulers of a run go by.
 
+    Args:
+        runner: The runner.
+        schedule: ``'epochs'``, ``'budget'``, or None for the budget's default.
+        plan: What is planned.
+        budget: The budget of the plan.
 
-def rebuild_schedulers(runner: Runner, configs: Any) -> None:
-    """Builds the schedulers anew, for the length that the loop has by now."""
-    if configs is None:
-        return
-    groups = runner.optim_wrapper.param_groups  # of several optimizers: a dict of lists
-    groups = chain(*groups.values()) if isinstance(groups, dict) else groups
-    for group in groups:
-        for name in [key for key in group if key.startswith('initial_')]:
-            group[name.removeprefix('initial_')] = group[name]
-    runner.param_schedulers = runner.build_param_scheduler(configs)
+    Raises:
+        ValueError: If there is no such schedule, or a scheduler begins after the plan.
+    """
+
+    def __init__(self, runner: Runner, schedule: str | None, plan: Plan, budget: Budget) -> None:
+        self._runner, self._budget = runner, budget
+        self.name = check_schedule(schedule, budget)
+        self._configs = copy.deepcopy(runner.param_schedulers)
+        check_schedulers(runner, self._configs, plan, budget)
+        if self.name == 'budget':
+            replace_hook(runner, ParamSchedulerHook, BudgetSchedulerHook(self._configs))
+
+    def rebuild(self, plan: Plan) -> None:
+        """Builds the schedulers anew, for the length that the plan has by now."""
+        runner, configs = self._runner, self._configs
+        check_schedulers(runner, configs, plan, self._budget)
+        if configs is None:
+            return
+        groups = runner.optim_wrapper.param_groups  # of several optimizers: a dict of lists
+        groups = chain(*groups.values()) if isinstance(groups, dict) else groups
+        for group in groups:
+            for name in [key for key in group if key.startswith('initial_')]:
+                group[name.removeprefix('initial_')] = group[name]
+        runner.param_schedulers = runner.build_param_scheduler(configs)

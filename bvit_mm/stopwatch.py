@@ -1,0 +1,96 @@
+# Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
+"""What passes while a run trains, charged to what it passed with."""
+
+from .ledger import Ledger
+from .meter import Clock, Meter
+from .processes import Agreement
+
+
+class Stopwatch:
+    """Reads the clock, and the meter of a budget that has another, as the first process does.
+
+    Everything from one reading to the next is charged to one thing, so the parts of a ledger add
+    up to the whole.
+
+    Args:
+        agree: So that all processes see the same.
+
+    Attributes:
+        trained: What training has taken in this session, by the meter.
+    """
+
+    def __init__(self, agree: Agreement) -> None:
+        self._agree = agree
+        self._clock = Clock()
+        self._meter: Meter | None = None
+        self._read = self._readings()
+        self.trained = 0.0
+        self.is_warm = False  # a session's first iteration is slow
+
+    def use(self, meter: Meter) -> None:
+        """From now on also reads the meter of a budget."""
+        if not isinstance(meter, Clock):
+            self._meter = meter
+            self._read = self._readings()
+
+    def charge(self, ledger: Ledger, name: str) -> float:
+        """Charges what has passed to something that is no training.
+
+        Returns:
+            What has passed, by the meter.
+        """
+        seconds, amount = self._passed(ledger)
+        ledger.pass_time(name, seconds)
+        return amount
+
+    def train(self, ledger: Ledger, stage: int) -> None:
+        """Charges what has passed to training in a stage."""
+        seconds, amount = self._passed(ledger)
+        ledger.seconds[stage] += seconds
+        self.trained += amount
+
+    def _passed(self, ledger: Ledger) -> tuple[float, float]:
+        now = self._readings()
+        passed = [after - before for after, before in zip(now, self._read)]
+        self._read = now
+        if self._meter is not None:
+            ledger.metered += passed[1]
+        return passed[0], passed[-1]
+
+    def _readings(self) -> tuple[float, ...]:
+        meters = [self._clock] if self._meter is None else [self._clock, self._meter]
+        return self._agree.first(*(meter.read() for meter in meters))
+
+
+class EpochTimer:
+    """What an epoch takes, by those of its iterations that were timed.
+
+    Args:
+        stopwatch: What charges them.
+        first: The first iteration; above 0 in an epoch that is resumed.
+        started: What the data workers took to start.
+    """
+
+    def __init__(self, stopwatch: Stopwatch, first: int, started: float) -> None:
+        self._stopwatch, self._first, self._started = stopwatch, first, started
+        self._since, self._before = first, stopwatch.trained
+
+    def skip_the_first(self, idx: int) -> None:
+        """Leaves out the first iteration of a session, before iteration ``idx`` begins."""
+        if idx == self._first + 1 and not self._stopwatch.is_warm:
+            self._since, self._before = idx, self._stopwatch.trained
+            self._stopwatch.is_warm = True
+
+    def whole(self, done: int, length: int) -> tuple[float, float]:
+        """What the whole epoch takes by the meter, and the share of it that was timed.
+
+        Args:
+            done: Iterations of the epoch that are over.
+            length: Iterations of an epoch.
+        """
+        timed = done - self._since
+        if timed <= 0:
+            return 0.0, 0.0
+        share = timed / length
+        amount = (self._stopwatch.trained - self._before) / share
+        return (amount + self._started if timed == done and amount else amount), share
