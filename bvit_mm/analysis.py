@@ -182,6 +182,12 @@ def image_loader(dataset: Dataset, count: int, workers: int = 0) -> DataLoader:
 
 
 @torch.no_grad()
+def _pairs(matrix: Tensor) -> dict[str, Any]:
+    """The similarities of heads in plain numbers."""
+    rows = [[*map(_number, row)] for row in matrix]
+    return dict(mean=_number(mean_of_pairs(matrix)), matrix=rows)
+
+
 def measure_redundancy(
     model: nn.Module,
     batches: Iterable[Sequence[Tensor]],
@@ -230,11 +236,7 @@ def measure_redundancy(
         training_stage=None if stage is None else stage + 1, images=images
     )
     if 'cka' in what:
-        matrices = {block: similarity.matrix() for block, similarity in similarities.items()}
-        record['cka'] = {
-            block: dict(mean=_number(mean_of_pairs(m)), matrix=[[*map(_number, r)] for r in m])
-            for block, m in matrices.items()
-        }
+        record['cka'] = {block: _pairs(each.matrix()) for block, each in similarities.items()}
     if 'pca' in what:
         record['pca'] = {
             block: dict(

@@ -5,18 +5,16 @@ import functools
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import mmengine.config.utils
 import pytest
 import torch
-from _cpus import usable_cpus
 
 import bvit_mm.cost
 
 pytest.register_assert_rewrite('tests.support', 'bvit_mm.testing')
 
-TOOLS = Path(__file__).parent.parent / 'tools'
+from .support.scripts import TOOLS, load_script  # noqa: E402
 
 # The networks are tiny: more threads only wait for each other, here and in what tests start.
 # BVIT_TEST_THREADS=2 has sums run in the order of two threads, to see that no test depends on it.
@@ -43,7 +41,7 @@ def pytest_xdist_auto_num_workers():
     """No more workers than this process may use CPUs: xdist counts those of the machine."""
     count = yield
     chosen = 'PYTEST_XDIST_AUTO_NUM_WORKERS' in os.environ
-    return count if chosen else min(count, usable_cpus())
+    return count if chosen else min(count, load_script(TOOLS / '_cpus.py').usable_cpus())
 
 
 def pytest_configure(config):

@@ -3,8 +3,6 @@
 
 import json
 import math
-import runpy
-import sys
 from pathlib import Path
 
 import cv2
@@ -40,6 +38,7 @@ from .support.plain_pvtv2 import PlainPVTv2
 from .support.plain_swin import PlainSwin
 from .support.plain_vit import PlainViT
 from .support.runs import BATCHES, EPOCHS, FAMILIES, build, config
+from .support.scripts import run_tool
 
 ROOT = Path(__file__).parent.parent
 PLAIN = dict(vit=PlainViT, pvtv2=PlainPVTv2, swin=PlainSwin)
@@ -537,18 +536,16 @@ def test_hook_refuses_runs_it_cannot_measure(tmp_path):
 
 
 @pytest.fixture
-def analyze(monkeypatch, capsys):
+def analyze(capsys):
     """Runs tools/analyze.py in this process, which knows the data set of tests/support/runs.py."""
-    monkeypatch.syspath_prepend(ROOT / 'tools')
 
     def run(*args, fails=False):
-        monkeypatch.setattr(sys, 'argv', ['analyze.py', *map(str, args)])
         if not fails:
-            runpy.run_path(str(ROOT / 'tools' / 'analyze.py'), run_name='__main__')
+            run_tool('analyze', *args)
             # after what the logger of a run says that was trained in this process
             return capsys.readouterr().out.splitlines()
         with pytest.raises(SystemExit) as stop:
-            runpy.run_path(str(ROOT / 'tools' / 'analyze.py'), run_name='__main__')
+            run_tool('analyze', *args)
         assert stop.value.code == 2
         return capsys.readouterr().err
 

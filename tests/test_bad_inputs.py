@@ -4,11 +4,10 @@
 import json
 import os
 import re
-import runpy
 import shutil
 import signal
-import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,6 +22,7 @@ from bvit_mm.rehearsal import measure
 from .support.data_sets import Untouched
 from .support.files import assert_same_run, content, last_file
 from .support.runs import BATCHES, build
+from .support.scripts import run_tool
 from .support.trainings import log_of, refused
 from .support.variants import EVERY_ITERATION, SHORT, SWITCH
 
@@ -245,14 +245,8 @@ def test_scheduler_that_begins_after_what_was_timed(tmp_path, begin):
 @pytest.fixture
 def plan_here(monkeypatch, tmp_path):
     """Runs tools/plan.py in this process, from an empty folder."""
-    monkeypatch.syspath_prepend(ROOT / 'tools')
     monkeypatch.chdir(tmp_path)
-
-    def run(*args):
-        monkeypatch.setattr(sys, 'argv', ['plan.py', str(DEMO), *args])
-        runpy.run_path(str(ROOT / 'tools' / 'plan.py'), run_name='__main__')
-
-    return run
+    return partial(run_tool, 'plan', DEMO)
 
 
 BAD_FLAGS = [

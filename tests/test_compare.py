@@ -4,7 +4,6 @@
 import fcntl
 import json
 import math
-import runpy
 import signal
 import statistics
 import subprocess
@@ -19,16 +18,23 @@ from hypothesis import strategies as st
 from mmengine.config import Config
 from mmengine.registry import MODELS
 
-from .support.tools import DEIT_S, ROOT
-
-sys.path.insert(0, str(ROOT / 'tools'))
-from _comparison import tables
-from _runs import Record, paired_difference, pareto_front, read_records
-from _trainings import group
-from ablations import ABLATIONS, TABLE_13
-from methods import METHODS
+from bvit_mm.compare import (
+    ABLATIONS,
+    METHODS,
+    Method,
+    Record,
+    paired_difference,
+    pareto_front,
+    read_records,
+    tables,
+)
+from bvit_mm.compare.ablations import TABLE_13
+from bvit_mm.compare.figure import front, lines
+from bvit_mm.compare.runner import group
 
 from .support.configs import planned
+from .support.scripts import run_tool
+from .support.tools import DEIT_S, ROOT
 
 SWIN_S = ROOT / 'configs' / 'swin' / 'swin-small_bvit-b50_16xb64_in1k.py'
 PVT = ROOT / 'configs' / 'pvtv2' / 'pvtv2-b2-linear_bvit-b50_8xb128_in1k.py'
@@ -212,6 +218,38 @@ def test_tables():
     assert '| linear | +1.00 [-1.48, +3.48] (3) |  |' in text
 
 
+def test_only_charged_methods_are_on_the_front():
+    """Others cost more than is counted, whatever their names; methods of old files are charged."""
+    methods = {'paid': Method({}), 'gradmatch': Method({}, charged=False)}
+    records = [
+        *(record('paid', budget, seed, 90 + 2 * seed) for budget in (0.5, 1.0) for seed in (0, 1)),
+        record('gradmatch', 0.25, 0, 99.0),
+        record('old', 0.75, 0, 93.0),
+    ]
+    points = lines(records)
+    assert points['paid'] == [(50.0, 91.0, 2**0.5), (100.0, 91.0, 2**0.5)]
+    assert front(points, methods) == [(50.0, 91.0), (75.0, 93.0)]
+    assert front(points, {}) == [(25.0, 99.0)]
+
+
+def test_methods_that_are_not_charged():
+    known = {**METHODS, **ABLATIONS}
+    assert [name for name in known if not known[name].charged] == ['gradmatch-uncharged']
+
+
+def test_importing_the_package_leaves_comparisons_and_figures_alone():
+    """mmpretrain imports matplotlib, where it is installed; nothing that is imported here does."""
+    code = 'import sys, bvit_mm\nprint(*(m for m in sys.modules if m.startswith("bvit_mm.")))'
+    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
+    imported = done.stdout.splitlines()[-1].split()
+    assert 'bvit_mm.plan' in imported and len(imported) > 20, done.stderr
+    assert not [name for name in imported if name.startswith('bvit_mm.compare')]
+    for name in imported:
+        path = ROOT / name.replace('.', '/')
+        file = path / '__init__.py' if path.is_dir() else path.with_suffix('.py')
+        assert 'matplotlib' not in file.read_text(), name
+
+
 def test_damaged_records_are_named(tmp_path):
     (tmp_path / 'runs.jsonl').write_text(json.dumps(record('a', 1.0, 0, 1.0)._asdict()) + '\n{"x"')
     with pytest.raises(ValueError, match=r'line 2 of .*runs.jsonl is no record of a run'):
@@ -222,13 +260,12 @@ def test_damaged_records_are_named(tmp_path):
 
 
 @pytest.fixture
-def compare_here(monkeypatch, capsys):
+def compare_here(capsys):
     """Runs the tool in this process; what it printed, or what was wrong."""
 
     def run(*args):
-        monkeypatch.setattr(sys, 'argv', ['compare.py', *map(str, args)])
         try:
-            runpy.run_path(str(ROOT / 'tools' / 'compare.py'), run_name='__main__')
+            run_tool('compare', *args)
         except SystemExit as stop:
             if stop.code != 2:  # of the parser, which has printed it
                 print(stop, file=sys.stderr)
@@ -267,7 +304,10 @@ def test_wrong_arguments(compare_here, tmp_path, args, message):
 
 
 def test_what_would_be_run(compare_here, tmp_path):
-    (tmp_path / 'mine.py').write_text("METHODS = {'few': {'train_cfg.alpha': 4.0}}\n")
+    (tmp_path / 'mine.py').write_text(
+        'from bvit_mm.compare import Method\n'
+        "METHODS = {'few': Method({'train_cfg.alpha': 4.0}, charged=False)}\n"
+    )
     printed = compare_here(
         DIGITS, '--dry-run', '--out', tmp_path / 'out', '--methods', 'few', 'cosine',
         '--methods-of', tmp_path / 'mine.py', '--budgets', '0.25', '--seeds', '2',

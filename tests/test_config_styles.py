@@ -7,8 +7,6 @@ each checkpoint.
 
 import json
 import re
-import runpy
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,16 +14,14 @@ from mmengine.config import Config
 from mmengine.registry import HOOKS, MODELS, PARAM_SCHEDULERS
 
 import bvit_mm
+from bvit_mm.compare import ABLATIONS, METHODS
 from bvit_mm.config_types import builds, class_of, in_words, type_name
 from bvit_mm.cost import is_budgeted, plan_of_config
 
 from .support.files import assert_same_run, last_file
 from .support.runs import build
-from .support.tools import ROOT, tool
-
-sys.path.insert(0, str(ROOT / 'tools'))
-from ablations import ABLATIONS
-from methods import METHODS
+from .support.scripts import run_tool
+from .support.tools import tool
 
 IMPORTS = """
 from mmengine.dataset import DefaultSampler
@@ -143,13 +139,12 @@ def end_of(work_dir):
 
 
 @pytest.fixture
-def here(monkeypatch, capsys):
+def here(capsys):
     """Runs a tool in this process; what it printed."""
 
     def run(name, *args):
-        monkeypatch.setattr(sys, 'argv', [f'{name}.py', *map(str, args)])
         capsys.readouterr()
-        runpy.run_path(str(ROOT / 'tools' / f'{name}.py'), run_name='__main__')
+        run_tool(name, *args)
         return capsys.readouterr().out
 
     return run

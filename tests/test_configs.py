@@ -2,13 +2,13 @@
 """Every config parses, builds and has the plan that it names."""
 
 import re
-import runpy
 
 import pytest
 from mmengine.config import Config
 from mmengine.registry import HOOKS, PARAM_SCHEDULERS
 
 from .support.configs import read
+from .support.scripts import load_script
 from .support.tools import ROOT
 
 CONFIGS = sorted(ROOT.glob('configs/*/*.py'))
@@ -115,7 +115,7 @@ def test_recipe_is_the_models_own(name, drop_path, warm_up_epochs, clip, sampler
 
 def test_page_of_tables_is_what_its_command_writes(built_once):
     """And every cost that is not said to be an error is the printed one to 0.1 %."""
-    page = runpy.run_path(str(ROOT / 'tools' / 'paper_tables.py'))['page']()
+    page = load_script(ROOT / '.dev_scripts' / 'paper_tables.py').page()
     assert page == (ROOT / 'docs' / 'tables.md').read_text()
     wrong = re.findall(r'^\| \*\*(.+?)\*\* \|', page, flags=re.M)
     assert wrong == [

@@ -2,24 +2,20 @@
 """Runs that end before their plan does: the log says where, and what can be done."""
 
 import re
-import sys
 
 import pytest
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
+from bvit_mm.compare.runs import Run, record_of
 from bvit_mm.cost import find_backbone
 from bvit_mm.publish import publish
 
 from .support.clock import run as run_hours
 from .support.files import assert_same_run, last_file
 from .support.runs import BATCHES, EPOCHS, build
-from .support.tools import ROOT
 from .support.trainings import log_of, run
 from .support.variants import EMA, RECORD, SWITCH
-
-sys.path.insert(0, str(ROOT / 'tools'))
-from _trainings import Run, record_of
 
 PLATEAU = dict(type='EarlyStoppingHook', monitor='accuracy/top1', patience=1, min_delta=200.0)
 SAVES = {'default_hooks.checkpoint.interval': 1}

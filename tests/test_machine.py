@@ -8,15 +8,17 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
-import _trainings
 import pytest
-from _cpus import cpu_quota, usable_cpus, visible_cpus
-from _threads import SPIN, thread_settings
-from compile_ops import compile_with, progress
-from mmengine.config import Config
 
+from bvit_mm.compare import runner
+
+from .support.scripts import load_script
 from .support.tools import ROOT
 
+cpus = load_script(ROOT / 'tools' / '_cpus.py')
+threads = load_script(ROOT / 'tools' / '_threads.py')
+compiling = load_script(ROOT / 'tools' / 'compile_ops.py')
+SPIN = threads.SPIN
 SPIN_ONLY = {'GOMP_SPINCOUNT': str(SPIN)}
 
 
@@ -37,7 +39,7 @@ SPIN_ONLY = {'GOMP_SPINCOUNT': str(SPIN)}
     ],
 )
 def test_only_what_the_user_has_not_chosen_is_set(chosen, visible, quota, expected):
-    assert thread_settings(chosen, visible, quota) == expected
+    assert threads.thread_settings(chosen, visible, quota) == expected
 
 
 V1 = '4:memory:/a\n3:cpu,cpuacct:{}\n1:name=systemd:/b\n'
@@ -68,16 +70,16 @@ def test_quota_of_control_groups(tmp_path, own, files, expected):
         file = tmp_path / 'mounted' / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text + '\n')
-    assert cpu_quota(tmp_path / 'own', tmp_path / 'mounted') == expected
+    assert cpus.cpu_quota(tmp_path / 'own', tmp_path / 'mounted') == expected
 
 
 @pytest.mark.parametrize(
     'visible, quota, expected', [(4, math.inf, 4), (4, 1.2, 2), (4, 0.3, 1), (2, 3.5, 2)]
 )
 def test_usable_cpus(monkeypatch, visible, quota, expected):
-    monkeypatch.setattr('_cpus.visible_cpus', lambda: visible)
-    monkeypatch.setattr('_cpus.cpu_quota', lambda: quota)
-    assert usable_cpus() == expected
+    monkeypatch.setattr(cpus, 'visible_cpus', lambda: visible)
+    monkeypatch.setattr(cpus, 'cpu_quota', lambda: quota)
+    assert cpus.usable_cpus() == expected
 
 
 def test_affinity_is_seen():
@@ -87,7 +89,7 @@ def test_affinity_is_seen():
         [sys.executable, '-c', code], cwd=ROOT / 'tools', capture_output=True, text=True
     )
     assert done.stdout == '1\n', done.stderr
-    assert visible_cpus() == len(os.sched_getaffinity(0))
+    assert cpus.visible_cpus() == len(os.sched_getaffinity(0))
 
 
 def display(**chosen):
@@ -130,21 +132,13 @@ def test_tools_that_compute_set_threads_first(tool):
     'jobs, gpus, chosen, expected',
     [(1, 1, None, '6'), (2, 1, None, '3'), (2, 2, None, '1'), (9, 1, None, '1'), (2, 1, '5', '5')],
 )
-def test_runs_of_a_comparison_share_the_cpus(monkeypatch, tmp_path, jobs, gpus, chosen, expected):
-    started = []
-    monkeypatch.setattr(_trainings, 'usable_cpus', lambda: 6)
-    monkeypatch.setattr(_trainings.subprocess, 'Popen', lambda *_, **o: started.append(o['env']))
-    monkeypatch.setattr(_trainings, 'visible_devices', list)
+def test_runs_of_a_comparison_share_the_cpus(monkeypatch, jobs, gpus, chosen, expected):
+    monkeypatch.setattr(runner, 'visible_devices', list)
     monkeypatch.delenv('OMP_NUM_THREADS')
     if chosen:
         monkeypatch.setenv('OMP_NUM_THREADS', chosen)
-    run = SimpleNamespace(
-        config=tmp_path / 'configs' / 'run.py', folder=tmp_path / 'run', cfg=Config(dict(a=1))
-    )
-    with (tmp_path / 'lock').open('w') as lock:
-        comparison = SimpleNamespace(args=SimpleNamespace(jobs=jobs, gpus=gpus), lock=lock)
-        _trainings.Comparison._start(comparison, run, 0)
-    assert started[0]['OMP_NUM_THREADS'] == expected
+    settings = SimpleNamespace(cpus=6, jobs=jobs, gpus=gpus)
+    assert runner.environment_of(settings, slot=0)['OMP_NUM_THREADS'] == expected
 
 
 PRINTED = """\
@@ -163,13 +157,13 @@ PRINTED = """\
 def test_progress_of_compiling():
     """On what pip and ninja printed, with 50 seconds from step to step."""
     ticks = iter(range(0, 10_000, 50))
-    told = progress(PRINTED.splitlines(keepends=True), every=60, now=lambda: next(ticks))
+    told = compiling.progress(PRINTED.splitlines(keepends=True), every=60, now=lambda: next(ticks))
     assert list(told) == ['2 of 78 steps after 2 min', '78 of 78 steps after 3 min']
 
 
 def test_compiling_prints_progress_and_keeps_the_rest(tmp_path, capfd):
     log = tmp_path / 'log'
-    compile_with([sys.executable, '-c', f'print({PRINTED!r}, end="")'], log, every=0)
+    compiling.compile_with([sys.executable, '-c', f'print({PRINTED!r}, end="")'], log, every=0)
     assert capfd.readouterr().out.splitlines() == [
         f'{n} of 78 steps after 0 min' for n in (1, 2, 3, 78)
     ]
@@ -179,5 +173,5 @@ def test_compiling_prints_progress_and_keeps_the_rest(tmp_path, capfd):
 def test_compiling_that_fails_tells_why(tmp_path):
     code = 'print("g++: fatal error: Killed"); raise SystemExit(3)'
     with pytest.raises(SystemExit, match='g\\+\\+: fatal error: Killed') as error:
-        compile_with([sys.executable, '-c', code], tmp_path / 'log')
+        compiling.compile_with([sys.executable, '-c', code], tmp_path / 'log')
     assert str(tmp_path / 'log') in str(error.value)

@@ -40,7 +40,7 @@ def checkout(tmp_path_factory):
     """A copy of what git holds, as far as it is built from."""
     folder = tmp_path_factory.mktemp('packaging') / 'checkout'
     ignore = shutil.ignore_patterns('__pycache__')
-    for name in ('bvit_mm', 'configs', 'docs', 'tests', 'tools'):
+    for name in ('.dev_scripts', 'bvit_mm', 'configs', 'docs', 'tests', 'tools'):
         shutil.copytree(ROOT / name, folder / name, ignore=ignore)
     for path in ROOT.iterdir():
         if path.is_file():
@@ -64,6 +64,8 @@ def test_wheel_holds_the_package_and_mims_files(wheel):
     assert len(FOR_MIM) > 40
     for_mim = {f'{p}/.mim/{name}' for p in ('bvit_mm', '_bvit_mm') for name in FOR_MIM}
     assert names == MODULES | for_mim
+    assert 'bvit_mm/compare/runner.py' in names  # and no script that writes pages
+    assert not [name for name in names if 'dev_scripts' in name or 'results' in name]
 
 
 def test_source_distribution_holds_what_a_wheel_is_built_from(checkout):
@@ -72,7 +74,7 @@ def test_source_distribution_holds_what_a_wheel_is_built_from(checkout):
     with tarfile.open(path) as archive:
         files = {m.name.split('/', 1)[1] for m in archive.getmembers() if m.isfile()}
     assert FOR_MIM | MODULES | {'setup.py', 'setup.cfg', 'pyproject.toml', 'README.md'} <= files
-    assert not any('.mim/' in name for name in files)
+    assert not any('.mim/' in name or 'dev_scripts' in name for name in files)
 
 
 def test_mim_finds_the_files_of_a_wheel(wheel, tmp_path, monkeypatch):

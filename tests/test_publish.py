@@ -2,8 +2,7 @@
 """Publishing, and every consumer of what is published."""
 
 import hashlib
-import runpy
-import sys
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from bvit_mm.weights import cut_prefix
 
 from .support import cases
 from .support.runs import FAMILIES, build
+from .support.scripts import run_tool
 
 ROOT = Path(__file__).parent.parent
 TIMM = dict(
@@ -256,14 +256,9 @@ def test_stages_are_not_kept_twice(work_dirs):
 
 
 @pytest.fixture
-def publish_here(monkeypatch):
+def publish_here():
     """Runs tools/publish.py in this process."""
-
-    def run(*args):
-        monkeypatch.setattr(sys, 'argv', ['publish.py', *map(str, args)])
-        runpy.run_path(str(ROOT / 'tools' / 'publish.py'), run_name='__main__')
-
-    return run
+    return partial(run_tool, 'publish')
 
 
 def test_tool(work_dirs, publish_here, capsys, tmp_path):

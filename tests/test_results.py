@@ -1,33 +1,61 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
-"""The page of results: it is what its command writes from the records."""
+"""The pages of results: tables are what their command writes, and the text says what they say."""
 
 import re
-import sys
 from statistics import fmean
 
 import cv2
 import pytest
 
+from bvit_mm.compare import ABLATIONS, METHODS, by_setting, read_records
+from bvit_mm.compare.tables import OURS
+
+from .support import claims
 from .support.configs import planned
-from .support.tools import ROOT, tool
+from .support.scripts import load_script
+from .support.tools import ROOT, script
 
-sys.path.insert(0, str(ROOT / 'tools'))
-from _comparison import OURS
-from _runs import by_setting, read_records
-from ablations import ABLATIONS
-from methods import METHODS
-from results_page import BASELINES, verdict
-
+SCRIPT = ROOT / '.dev_scripts' / 'results_tables.py'
+page = load_script(SCRIPT)
 DATA = ('digits', 'letters')
 RECORDS = sorted((ROOT / 'results').glob('*.jsonl'))
 
 
-def test_page_is_what_its_command_writes(tmp_path):
-    tool('results_page', tmp_path / 'results.md', cwd=tmp_path)
-    assert (tmp_path / 'results.md').read_text() == (ROOT / 'docs' / 'results.md').read_text()
+PARAGRAPHS = claims.paragraphs((ROOT / 'docs' / 'results.md').read_text())
+CLAIMS = [claim for _, stated in PARAGRAPHS for claim in stated]
+
+
+def test_tables_are_what_their_command_writes(tmp_path):
+    script(SCRIPT, tmp_path / 'results_tables.md', cwd=tmp_path)
+    written = (tmp_path / 'results_tables.md').read_text()
+    assert written == (ROOT / 'docs' / 'results_tables.md').read_text()
     for drawn in tmp_path.glob('*.png'):
         kept, new = cv2.imread(str(ROOT / 'docs' / drawn.name)), cv2.imread(str(drawn))
         assert kept.shape == new.shape and (kept != new).mean() < 0.01, drawn.name
+
+
+@pytest.mark.parametrize('stated, expression', CLAIMS)
+def test_page_says_what_the_records_say(stated, expression):
+    assert claims.holds(stated, expression)
+
+
+@pytest.mark.parametrize('text, stated', PARAGRAPHS)
+def test_every_number_of_the_page_is_claimed(text, stated):
+    """And what is claimed stands there; of words, it is enough that they do."""
+    named = {number for number, _ in stated}
+    assert set(claims.numbers(text)) == {n for n in named if n[0].isdigit()}
+    assert not [n for n in named if n != 'true' and not re.search(rf'\b{re.escape(n)}\b', text)]
+
+
+def test_wrong_claims_are_noticed():
+    assert len(CLAIMS) > 60
+    assert claims.holds('75.9', "mean('digits', 'bvit', 25)")
+    assert not claims.holds('75.8', "mean('digits', 'bvit', 25)")
+    assert not claims.holds('75.9', "mean('digits', 'bvit', 50)")
+    assert not claims.holds('three', "gain('digits', 'bvit', 'alpha=5', 50)")
+    assert not claims.holds('true', "decided('letters', 'bvit', 'rex', 100)")
+    assert not claims.holds('third', '0.39') and claims.holds('third', '0.3')
+    assert claims.numbers('Table 3 has 12.5 at 25 and 50 %, and 25 epochs') == ['12.5', '25']
 
 
 def test_records_are_whole():
@@ -71,17 +99,17 @@ def test_confirming_seeds_are_new():
     ],
 )
 def test_verdicts(intervals, expected):
-    assert verdict(intervals, 3) == expected
-    assert verdict(intervals, 2) == 'too few seeds'
+    assert page.verdict(intervals, 3) == expected
+    assert page.verdict(intervals, 2) == 'too few seeds'
 
 
 def test_wrong_folder(tmp_path):
-    error = tool('results_page', tmp_path / 'nowhere' / 'results.md', cwd=tmp_path, fails=True)
+    error = script(SCRIPT, tmp_path / 'nowhere' / 'results.md', cwd=tmp_path, fails=True)
     assert 'nowhere is no folder' in error
-    error = tool('results_page', 'a.md', '--records', tmp_path, cwd=tmp_path, fails=True)
+    error = script(SCRIPT, 'a.md', '--records', tmp_path, cwd=tmp_path, fails=True)
     assert f'--records {tmp_path} has none of digits, letters' in error
     (tmp_path / 'digits.jsonl').write_text('{"method": 1')
-    error = tool('results_page', 'a.md', '--records', tmp_path, cwd=tmp_path, fails=True)
+    error = script(SCRIPT, 'a.md', '--records', tmp_path, cwd=tmp_path, fails=True)
     assert f'error: line 1 of {tmp_path / "digits.jsonl"} is no record' in error
     assert not (tmp_path / 'a.md').exists()
 
@@ -92,7 +120,7 @@ README = ' '.join((ROOT / 'README.md').read_text().split())
 @pytest.mark.parametrize('name', DATA)
 def test_readme_has_the_numbers_of_the_records(name):
     settings = by_setting(read_records(ROOT / 'results' / f'{name}.jsonl'))
-    for method in BASELINES:
+    for method in page.BASELINES:
         for budget in (0.25, 0.5, 0.75, 1.0):  # rex is the best, as it says
             ours, theirs = (settings[m, budget].values() for m in ('rex', method))
             assert fmean(run.value for run in ours) >= fmean(run.value for run in theirs)

@@ -10,7 +10,6 @@ import pickle
 import re
 import runpy
 import subprocess
-import sys
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -29,6 +28,9 @@ from mmengine.runner.checkpoint import load_from_local
 from mmpretrain.models.backbones import VisionTransformer
 from torch import _weights_only_unpickler
 
+from bvit_mm.compare.runner import finished
+from bvit_mm.compare.runs import goes_on
+from bvit_mm.compare.settings import base_config
 from bvit_mm.cost import build_to_count, find_backbone
 from bvit_mm.publish import publish
 from bvit_mm.safe_files import (
@@ -43,6 +45,7 @@ from bvit_mm.weights import read_checkpoint
 
 from .support.files import differences
 from .support.runs import build, config
+from .support.scripts import run_tool
 from .support.tools import ROOT
 from .support.variants import SHORT, VARIANTS
 
@@ -148,28 +151,17 @@ def search(folder, file):
     train(folder, file, resume=True)
 
 
-def tool(name, folder, *args):
-    """Runs a tool in this process; what it exits with is the error."""
-    before, path = sys.argv, list(sys.path)
-    sys.argv = [f'{name}.py', *map(str, args)]
-    sys.path.insert(0, str(ROOT / 'tools'))
-    try:
-        runpy.run_path(str(ROOT / 'tools' / f'{name}.py'), run_name='__main__')
-    finally:
-        sys.argv, sys.path[:] = before, path
-
-
 def test_tool(folder, file):
     config(folder / 'work').dump(str(folder / 'config.py'))
-    tool('test', folder, folder / 'config.py', file)
+    run_tool('test', folder / 'config.py', file)
 
 
 def analyze_tool(folder, file):
-    tool('analyze', folder, file, '--out', folder / 'out')
+    run_tool('analyze', file, '--out', folder / 'out')
 
 
 def publish_tool(folder, file):
-    tool('publish', folder, file, folder / 'out' / 'model')
+    run_tool('publish', file, folder / 'out' / 'model')
 
 
 test_tool.__test__ = False
@@ -744,43 +736,31 @@ def test_classes_of_ones_own_by_full_name():
         check_buildable(dict(type='json.tool.Mine'), 'w.pth')
 
 
-@pytest.fixture
-def tools(monkeypatch):
-    """Makes the modules of tools/ importable."""
-    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
-
-
-def test_comparing_reads_configs_as_data(tools, tmp_path, monkeypatch):
+def test_comparing_reads_configs_as_data(tmp_path, monkeypatch):
     """A folder of runs may come from others, with the configs that compare.py finds in it."""
-    from _trainings import finished
-
     cfg, marker = config(tmp_path / 'work'), tmp_path / 'ran'
-    args = SimpleNamespace(out=tmp_path, base=cfg, runs=[])
+    settings = SimpleNamespace(out=tmp_path, base=cfg)
     cfg.dump(str(tmp_path / 'config.py'))
-    assert finished(args) == {}
+    assert finished(settings, []) == {}
     (tmp_path / 'config.py').write_text(f'{cfg.pretty_text}\nx = {MKDIR.format(str(marker))}\n')
     with pytest.raises(UnsafeFileError, match=r'config\.py has a config that is not only data'):
-        finished(args)
+        finished(settings, [])
     assert not marker.exists()
     said = []
     monkeypatch.setattr(MMLogger, 'warning', lambda self, text: said.append(text))
     monkeypatch.setenv(TRUST, str(tmp_path / 'config.py'))
     with pytest.raises(ValueError, match='is another config'):  # with one value more
-        finished(args)
+        finished(settings, [])
     assert marker.exists()
     assert said == [f'{tmp_path / "config.py"} may run programs: {TRUST} names it']
 
 
-def test_compared_runs_have_checkpoints_of_their_own(tools, whole, tmp_path):
+def test_compared_runs_have_checkpoints_of_their_own(whole, tmp_path):
     """Whatever the config calls them, and wherever it saves them."""
-    from _trainings import goes_on
-    from compare import base_of
-
     cfg = config(tmp_path / 'work')
     cfg.default_hooks.checkpoint.update(out_dir=str(tmp_path / 'out'), filename_tmpl='{}.pth')
     cfg.dump(str(tmp_path / 'config.py'))
-    args = dict(config=str(tmp_path / 'config.py'), cfg_options=None, amp=False, gpus=1)
-    hook = base_of(SimpleNamespace(**args)).default_hooks.checkpoint
+    hook = base_config(str(tmp_path / 'config.py')).default_hooks.checkpoint
     assert hook == dict(type='CheckpointHook', interval=1, max_keep_ckpts=2)
     run = SimpleNamespace(folder=tmp_path / 'run')
     run.folder.mkdir()
@@ -798,10 +778,8 @@ def test_compared_runs_have_checkpoints_of_their_own(tools, whole, tmp_path):
 
 
 @pytest.mark.parametrize('noted', [False, True])
-def test_compared_runs_begin_anew(noted, tools, whole, tmp_path, capsys):
+def test_compared_runs_begin_anew(noted, whole, tmp_path, capsys):
     """If a kill left half of the first checkpoint: train.py would not resume."""
-    from _trainings import goes_on
-
     run = SimpleNamespace(folder=tmp_path / 'work')
     run.folder.mkdir()
     file = run.folder / 'epoch_1.pth'

@@ -3,8 +3,6 @@
 
 import math
 import re
-import runpy
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,11 +15,11 @@ from mmengine.hooks import Hook
 from bvit_mm.cost import plan_of_config
 
 from .support.runs import BATCHES, build, config
+from .support.scripts import load_script, run_script
 from .support.tools import ROOT, STOCK
 
-sys.path.insert(0, str(ROOT / 'tools'))
-import vis_scheduler
-from _stock import stock_tool
+vis_scheduler = load_script(ROOT / 'tools' / 'vis_scheduler.py')
+stock_tool = load_script(ROOT / 'tools' / '_stock.py').stock_tool
 
 PAGE = (ROOT / 'docs' / 'stock_tools.md').read_text()
 FAMILIES = ('deit', 'pvtv2', 'swin')
@@ -88,8 +86,7 @@ def call(monkeypatch):
 
     def run(file, arguments, folder):
         monkeypatch.chdir(folder)
-        monkeypatch.setattr(sys, 'argv', [str(file), *arguments])
-        runpy.run_path(str(file), run_name='__main__')
+        run_script(file, *arguments)
 
     return run
 

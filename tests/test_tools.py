@@ -3,15 +3,19 @@
 
 import json
 import re
-import runpy
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
 import cv2
 import pytest
+from mmengine.config import Config
+
+from bvit_mm.cost import plan_of_config
 
 from .support.files import assert_same_run, last_file
+from .support.scripts import load_script, run_tool
 from .support.tools import DEIT_S, DEMO, ROOT, STOCK, call, script, tool
 
 SWIN_S = ROOT / 'configs' / 'swin' / 'swin-small_bvit-b50_16xb64_in1k.py'
@@ -19,15 +23,9 @@ MIM = Path(sys.executable).with_name('mim')
 
 
 @pytest.fixture
-def plan_here(monkeypatch):
+def plan_here():
     """Runs tools/plan.py in this process."""
-    monkeypatch.syspath_prepend(ROOT / 'tools')
-
-    def run(*args):
-        monkeypatch.setattr(sys, 'argv', ['plan.py', *map(str, args)])
-        runpy.run_path(str(ROOT / 'tools' / 'plan.py'), run_name='__main__')
-
-    return run
+    return partial(run_tool, 'plan')
 
 
 @pytest.fixture(scope='module')
@@ -195,6 +193,27 @@ def test_plan_of_a_pyramid_has_a_number_a_level(plan_here, capsys):
     assert lines[0].split()[:6] == ['stage', 'heads', 'hidden', 'tokens', 'window', 'GFLOPs']
     assert lines[2].split()[:5] == ['2', '2,4,8,16', '192,384,768,1536', '2304', '6']
     assert lines[5].startswith('costs 1967.79 GFLOPs x epochs, 74.81%')
+
+
+def test_shares_are_of_all_that_a_stage_sets():
+    """Swin-S: a third of the heads, a quarter of the hidden units, 40 x 40 of 56 x 56 tokens."""
+    _, backbone = plan_of_config(Config.fromfile(SWIN_S))
+    plan = load_script(ROOT / 'tools' / 'plan.py')
+    shares = plan.active_shares(backbone.training_stages)
+    assert list(shares) == ['heads', 'hidden', 'tokens', 'window']
+    assert [shares[name][0] for name in shares] == pytest.approx([1 / 3, 1 / 4, 25 / 49, 5 / 7])
+    assert all(shares[name][-1] == 1 for name in shares)
+
+
+def test_the_stock_config_leaves_the_command_line_alone():
+    """Also if mmpretrain's parser exits."""
+    stock, before = load_script(ROOT / 'tools' / '_stock.py'), list(sys.argv)
+    cfg = stock.train_config(str(DEMO), ['--no-validate', '--launcher', 'none'])
+    assert sys.argv == before and cfg.val_cfg is None and cfg.launcher == 'none'
+    assert cfg.train_dataloader.collate_fn == dict(type='default_collate')
+    with pytest.raises(SystemExit):
+        stock.train_config(str(DEMO), ['--magic'])
+    assert sys.argv == before
 
 
 def test_plan_draws_a_picture(trained, short, tmp_path):

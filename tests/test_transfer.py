@@ -5,8 +5,6 @@ The configs are made small here: backbone, heads, images, one iteration.
 """
 
 import re
-import runpy
-import sys
 from importlib.util import find_spec
 from types import SimpleNamespace
 
@@ -22,6 +20,7 @@ from bvit_mm.publish import publish, write_published
 
 from .support.configs import CONFIGS, row
 from .support.runs import build
+from .support.scripts import run_tool
 from .support.tools import ROOT
 
 DEMOS = sorted((ROOT / 'configs' / 'demo' / 'transfer').glob('*.py'))
@@ -71,12 +70,8 @@ class StartHook(Hook):
 @pytest.fixture(scope='module')
 def shapes(tmp_path_factory):
     folder = tmp_path_factory.mktemp('data') / 'shapes'
-    argv, sys.argv = sys.argv, ['make_shapes.py', str(folder), '--train', '4', '--val', '2']
-    sys.argv += ['--size', '64', '--sets', 'coco', 'ade20k', 'cifar10', 'cifar100']
-    try:
-        runpy.run_path(str(ROOT / 'tools' / 'make_shapes.py'), run_name='__main__')
-    finally:
-        sys.argv = argv
+    few = ['--train', '4', '--val', '2', '--size', '64']
+    run_tool('make_shapes', folder, *few, '--sets', 'coco', 'ade20k', 'cifar10', 'cifar100')
     return folder
 
 
@@ -244,7 +239,6 @@ METRICS = dict(
 def test_trains_and_evaluates_from_a_published_checkpoint(
     path, shapes, checkpoints, tmp_path, monkeypatch
 ):
-    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
     family = family_of(path.stem)
     monkeypatch.setenv('CHECKPOINT', str(checkpoints[family]))
     cfg = Config.fromfile(path)

@@ -1,8 +1,7 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
 """Weights that an elastic backbone starts from: all of them get in, or none."""
 
-import runpy
-import sys
+from functools import partial
 
 import pytest
 import torch
@@ -15,6 +14,7 @@ from bvit_mm.cost import find_backbone
 
 from .support.cases import CASES
 from .support.runs import FAMILIES, config
+from .support.scripts import run_tool
 from .support.tools import ROOT
 
 BASES = {case.name: case for case in CASES if case.name.endswith('-base')}
@@ -153,15 +153,9 @@ def test_weights_that_do_not_fit(name, damage, message, tmp_path):
 
 
 @pytest.fixture
-def test_here(monkeypatch):
+def test_here():
     """Runs tools/test.py in this process."""
-
-    def run(*args):
-        monkeypatch.setattr(sys, 'argv', ['test.py', *map(str, args)])
-        monkeypatch.syspath_prepend(str(ROOT / 'tools'))
-        runpy.run_path(str(ROOT / 'tools' / 'test.py'), run_name='__main__')
-
-    return run
+    return partial(run_tool, 'test')
 
 
 @pytest.mark.parametrize(

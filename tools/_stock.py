@@ -1,9 +1,13 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
 """The command-line tools of mmpretrain, mmdet and mmseg, which their packages carry."""
 
+import sys
+from collections.abc import Sequence
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
+
+from mmengine.config import Config
 
 PACKAGES = {
     'mmpretrain': 'mmpretrain',
@@ -40,3 +44,19 @@ def stock_tool(name: str, package: str = 'mmpretrain') -> ModuleType:
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def train_config(path: str, flags: Sequence[str] = ()) -> Config:
+    """The config that mmpretrain's ``train.py`` makes of a file and its flags.
+
+    Args:
+        path: The config.
+        flags: Flags of that tool, such as ``--amp``.
+    """
+    stock = stock_tool('train')
+    given, sys.argv = sys.argv, ['train.py', path, *flags]  # its parser takes no others
+    try:
+        args = stock.parse_args()
+    finally:
+        sys.argv = given
+    return stock.merge_args(Config.fromfile(path), args)

@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,12 @@ import _threads  # noqa: F401  before torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import DATASETS, init_default_scope
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 with contextlib.redirect_stdout(sys.stderr):  # some packages talk while they are imported
     from bvit_mm.analysis import image_loader, measure_class_attention, measure_redundancy
-    from bvit_mm.cost import build_to_count
+    from bvit_mm.building import build_to_count, model_config
     from bvit_mm.publish import WEIGHTS, choose_weights
     from bvit_mm.redundancy_hook import read_records
     from bvit_mm.saved_config import check_buildable, read_config
@@ -31,8 +32,8 @@ WHAT = ('cka', 'pca', 'attention')
 SHOWN = 6  # images on which attention is drawn
 
 
-def parse_args() -> argparse.Namespace:
-    """Reads the command line and measures."""
+def argument_parser() -> argparse.ArgumentParser:
+    """The flags of the tool."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         'checkpoints', nargs='*', type=Path, help='of one run, such as work_dirs/mine/epoch_*.pth'
@@ -65,32 +66,47 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--log', metavar='FILE', type=Path, help='a redundancy.jsonl, instead of checkpoints'
     )
-    args = parser.parse_args()
+    return parser
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raises ValueError if flags do not go together, or name what is not there."""
     if bool(args.log) == bool(args.checkpoints):
-        parser.error('give checkpoints to measure, or --log redundancy.jsonl: one of them')
+        raise ValueError('give checkpoints to measure, or --log redundancy.jsonl: one of them')
     if args.log and 'attention' in args.what:
-        parser.error('--log has no attention of the class token; give checkpoints')
+        raise ValueError('--log has no attention of the class token; give checkpoints')
     if args.num_images < 1:
-        parser.error(f'--num-images {args.num_images} must be 1 or more')
+        raise ValueError(f'--num-images {args.num_images} must be 1 or more')
     if args.out.exists() and not args.out.is_dir():
-        parser.error(f'--out {args.out} is no folder; give another')
+        raise ValueError(f'--out {args.out} is no folder; give another')
     for file in (*args.checkpoints, *filter(None, [args.log])):
         if not file.is_file():
-            parser.error(f'{file} does not exist')
-    try:
-        if args.log:
-            args.records, args.shown = read_records(args.log), []
-        else:
-            # What others print on the way is no answer, so it goes where errors go.
-            with contextlib.redirect_stdout(sys.stderr):
-                args.records, args.shown = _measure(args)
-        _check_drawable(args)
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
-    return args
+            raise ValueError(f'{file} does not exist')
 
 
-def _measure(args: argparse.Namespace) -> tuple[list[dict[str, Any]], list]:
+def measured(args: argparse.Namespace) -> tuple[list[dict[str, Any]], Sequence[Tensor]]:
+    """What the flags ask for, from a log or by measuring, and images to draw attention on.
+
+    Raises:
+        ValueError: If it cannot be measured, or there is nothing to draw.
+    """
+    if args.log:
+        records, shown = read_records(args.log), []
+    else:
+        # What others print on the way is no answer, so it goes where errors go.
+        with contextlib.redirect_stdout(sys.stderr):
+            records, shown = _measure(args)
+    if not records:
+        raise ValueError(f'{args.log} has no records; give that of a run that has')
+    if 'cka' in args.what and not any(record['cka'] for record in records):
+        raise ValueError(
+            'every attention has one head, so there are no pairs whose CKA could be measured; give '
+            'checkpoints of later training stages, or leave out cka'
+        )
+    return records, shown
+
+
+def _measure(args: argparse.Namespace) -> tuple[list[dict[str, Any]], Sequence[Tensor]]:
     """What each checkpoint's network is like, by epoch, and the images attention is drawn on."""
     records, dataset, shown = [], None, []
     for file in args.checkpoints:
@@ -126,9 +142,7 @@ def _trained(file: Path, args: argparse.Namespace) -> tuple[nn.Module, Config, i
         built = ('model', 'data_preprocessor', 'val_dataloader')
         check_buildable({name: cfg.get(name) for name in built}, file)
     init_default_scope(cfg.get('default_scope') or 'mmpretrain')
-    if 'data_preprocessor' in cfg:  # mmpretrain's place for it, which only its tools know
-        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    model = build_to_count(cfg.model)
+    model = build_to_count(model_config(cfg))
     _, state_dict = choose_weights(checkpoint, args.weights, str(file))
     load_strictly(model, state_dict, str(file))
     return model.to(get_device()), cfg, meta['epoch']
@@ -159,16 +173,6 @@ def _images(args: argparse.Namespace, cfg: Config) -> Dataset:
         raise ValueError(f'{args.images or "the validation set"} has no images: {error}') from None
 
 
-def _check_drawable(args: argparse.Namespace) -> None:
-    if not args.records:
-        raise ValueError(f'{args.log} has no records; give that of a run that has')
-    if 'cka' in args.what and not any(record['cka'] for record in args.records):
-        raise ValueError(
-            'every attention has one head, so there are no pairs whose CKA could be measured; give '
-            'checkpoints of later training stages, or leave out cka'
-        )
-
-
 def _line(record: dict[str, Any]) -> str:
     """The means of a record over blocks."""
     texts = [f'epoch {record["epoch"]}']
@@ -182,34 +186,48 @@ def _line(record: dict[str, Any]) -> str:
     return ', '.join(texts)
 
 
+def write(
+    args: argparse.Namespace, records: Sequence[dict[str, Any]], shown: Sequence[Tensor]
+) -> list[Path]:
+    """Writes numbers, if they are new, and figures; the files."""
+    # Only here is matplotlib needed.
+    from bvit_mm.redundancy_figures import draw_attention, draw_lines, draw_matrices
+
+    args.out.mkdir(parents=True, exist_ok=True)
+    names = ['cka', 'cka_matrices', 'components', 'attention']
+    cka, matrices, components, attention = (args.out / f'{n}.{args.format}' for n in names)
+    files = []
+    if not args.log:
+        files.append(args.out / 'redundancy.json')
+        files[0].write_text(json.dumps(records, indent=1) + '\n')
+    if 'cka' in args.what:
+        draw_lines(records, 'cka', dict(mean=('mean CKA of pairs of heads', 1)), cka)
+        draw_matrices(records, matrices)
+        files += [cka, matrices]
+    if 'pca' in args.what:
+        numbers = dict(
+            share=('components for 99 %\nof variance, % of units', 100),
+            components=('components for 99 %\nof variance', 1),
+        )
+        draw_lines(records, 'pca', numbers, components)
+        files.append(components)
+    if 'attention' in args.what:
+        draw_attention(shown, records, attention)
+        files.append(attention)
+    return files
+
+
 def main() -> None:
     """Runs the tool."""
-    args = parse_args()
-    from _redundancy_figures import draw_attention, draw_lines, draw_matrices
-
-    records = args.records
+    parser = argument_parser()
+    args = parser.parse_args()
     try:
-        args.out.mkdir(parents=True, exist_ok=True)
-        names = ['cka', 'cka_matrices', 'components', 'attention']
-        cka, matrices, components, attention = (args.out / f'{n}.{args.format}' for n in names)
-        files = []
-        if not args.log:
-            files.append(args.out / 'redundancy.json')
-            files[0].write_text(json.dumps(records, indent=1) + '\n')
-        if 'cka' in args.what:
-            draw_lines(records, 'cka', dict(mean=('mean CKA of pairs of heads', 1)), cka)
-            draw_matrices(records, matrices)
-            files += [cka, matrices]
-        if 'pca' in args.what:
-            numbers = dict(
-                share=('components for 99 %\nof variance, % of units', 100),
-                components=('components for 99 %\nof variance', 1),
-            )
-            draw_lines(records, 'pca', numbers, components)
-            files.append(components)
-        if 'attention' in args.what:
-            draw_attention(args.shown, records, attention)
-            files.append(attention)
+        check(args)
+        records, shown = measured(args)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    try:
+        files = write(args, records, shown)
     except OSError as error:
         raise SystemExit(f'--out {args.out} cannot be written: {error}') from None
     for file in files:

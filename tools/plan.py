@@ -10,32 +10,59 @@ import contextlib
 import json
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from unittest import mock
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import _threads  # noqa: F401  before torch
 import numpy as np
 from _processes import connect_cpu_processes
-from _runs import read_metric
-from _stock import stock_tool
+from _stock import train_config
 from mmengine.config import Config, DictAction
 from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
 with contextlib.redirect_stdout(sys.stderr):  # some packages talk while they are imported
     from bvit_mm.budget import Budget
+    from bvit_mm.compare import read_metric
     from bvit_mm.cost import budget_of_config
     from bvit_mm.hours import Measurement, duration
     from bvit_mm.loop import BudgetedTrainLoop
     from bvit_mm.plan import Plan
     from bvit_mm.report import measurement_table, plan_table
-    from bvit_mm.training_stages import TrainingStage
+    from bvit_mm.training_stages import AXES, TrainingStage
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 PANELS = 2  # active shares and cost; a third for accuracy with --run
+LINES = ('-', '--', ':', '-.')
 
 
-def parse_args() -> argparse.Namespace:
-    """Reads the command line."""
+class Planned(NamedTuple):
+    """What the flags ask for: a budget, its plan, and what is active in each training stage."""
+
+    budget: Budget
+    plan: Plan
+    stages: tuple[TrainingStage, ...]
+
+
+class Timed(NamedTuple):
+    """What timing the stages found.
+
+    Attributes:
+        measurements: Of each training stage.
+        iterations: The length of an epoch.
+        took: Seconds that the timing took.
+    """
+
+    measurements: Sequence[Measurement]
+    iterations: int
+    took: float
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """The flags of the tool."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='a training config')
     length = parser.add_mutually_exclusive_group()
@@ -60,35 +87,32 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, help='change the config, as in train.py'
     )
-    args = parser.parse_args()
+    return parser
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raises ValueError if flags do not go together, or a value is no time or no file."""
     if args.run and not args.plot:
-        parser.error('--run is drawn into a picture; give --plot FILE too')
+        raise ValueError('--run is drawn into a picture; give --plot FILE too')
     if args.plot and args.plot.is_dir():
-        parser.error(f'--plot {args.plot} is a folder; give a file in it, such as plan.png')
-    if args.hours is not None:
-        if not 0 < args.hours < np.inf:
-            parser.error(f'--hours {args.hours} must be above 0 and finite; give 8, or 0.5')
-        args.budget = f'{np.format_float_positional(args.hours * 3600, trim="-")}s'
-    try:
-        args.read, args.plan, args.stages, args.measured = _plan(args)
-    except (KeyError, ImportError) as error:  # of a type or a module that is not there
-        parser.error(f'{type(error).__name__}: {error}')
-    except (ValueError, TypeError, FileNotFoundError, MemoryError, AssertionError) as error:
-        parser.error(str(error))  # mmengine asserts that a device can mix precision
-    return args
+        raise ValueError(f'--plot {args.plot} is a folder; give a file in it, such as plan.png')
+    if args.hours is not None and not 0 < args.hours < np.inf:
+        raise ValueError(f'--hours {args.hours} must be above 0 and finite; give 8, or 0.5')
 
 
-def _plan(
-    args: argparse.Namespace,
-) -> tuple[Budget, Plan, tuple[TrainingStage, ...], tuple[list[Measurement], int, float] | None]:
-    """The plan and its stages; for hours also what was timed, an epoch's length, what that took."""
-    cfg = Config.fromfile(args.config)
-    if args.cfg_options:
-        cfg.merge_from_dict(args.cfg_options)
+def changes_of(args: argparse.Namespace) -> dict[str, Any]:
+    """What the flags change of ``train_cfg``.
+
+    Raises:
+        ValueError: If epochs are no whole numbers.
+    """
     changes = {name: getattr(args, name) for name in ('alpha', 'seed')}
     changes = {name: value for name, value in changes.items() if value is not None}
     if args.budget is not None:
         changes.update(budget=args.budget, epochs=None)
+    if args.hours is not None:
+        seconds = np.format_float_positional(args.hours * 3600, trim='-')
+        changes.update(budget=f'{seconds}s', epochs=None)
     if args.epochs is not None:
         try:
             epochs = [int(n) for n in args.epochs.split(',')]
@@ -97,25 +121,29 @@ def _plan(
                 f'--epochs {args.epochs} must be whole numbers, like 55,55,193'
             ) from None
         changes.update(epochs=epochs, budget=None)
+    return changes
+
+
+def planned(args: argparse.Namespace) -> tuple[Planned, Timed | None]:
+    """What the flags ask for; for a budget in hours also what was timed."""
+    cfg = Config.fromfile(args.config)
+    if args.cfg_options:
+        cfg.merge_from_dict(args.cfg_options)
+    changes = changes_of(args)
     budget, plan, backbone = budget_of_config(cfg, **changes)
     if not budget.needs_pace:
-        return budget, plan, backbone.training_stages, None
-    loop, measurements = _timed(args, changes)
-    took = loop.ledger.other['rehearsal']
-    measured = measurements, len(loop.dataloader), took
-    return loop.budget, loop.plan, backbone.training_stages, measured
+        return Planned(budget, plan, backbone.training_stages), None
+    loop, measurements = rehearsed(_config_to_time(args, changes), args.launcher)
+    timed = Timed(measurements, len(loop.dataloader), loop.ledger.other['rehearsal'])
+    return Planned(loop.budget, loop.plan, backbone.training_stages), timed
 
 
-def _timed(args: argparse.Namespace, changes: dict) -> tuple[BudgetedTrainLoop, list[Measurement]]:
-    """The loop that ``tools/train.py`` would train with, after it has timed the stages."""
+def _config_to_time(args: argparse.Namespace, changes: dict[str, Any]) -> Config:
+    """The config that ``tools/train.py`` would train with."""
     cfg = Config.fromfile(args.config)
     if cfg.get('default_scope', 'mmpretrain') == 'mmpretrain':
-        stock = stock_tool('train')
-        flags = ['--amp'] * args.amp + ['--launcher', args.launcher]
-        with mock.patch.object(sys, 'argv', ['train.py', args.config, *flags]):
-            train_args = stock.parse_args()
-        train_args.cfg_options = args.cfg_options
-        cfg = stock.merge_args(cfg, train_args)
+        cfg = train_config(args.config, ['--amp'] * args.amp + ['--launcher', args.launcher])
+        cfg.merge_from_dict(args.cfg_options or {})  # last, as there
     else:  # the tools of mmdet and mmseg leave data loaders as they are
         cfg.merge_from_dict(args.cfg_options or {})
         cfg.launcher = args.launcher
@@ -123,7 +151,16 @@ def _timed(args: argparse.Namespace, changes: dict) -> tuple[BudgetedTrainLoop, 
             cfg.optim_wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic')
     cfg.train_cfg.update(changes)
     cfg.load_from, cfg.resume = None, False
-    connect_cpu_processes(cfg, args.launcher)
+    return cfg
+
+
+def rehearsed(cfg: Config, launcher: str) -> tuple[BudgetedTrainLoop, list[Measurement]]:
+    """The train loop of a config, after it has timed the stages and trained nothing.
+
+    Raises:
+        FileNotFoundError: If the training data is not there.
+    """
+    connect_cpu_processes(cfg, launcher)
     # What mmengine logs is no answer, so it goes where errors go.
     with tempfile.TemporaryDirectory() as work_dir, contextlib.redirect_stdout(sys.stderr):
         cfg.work_dir = work_dir
@@ -142,74 +179,49 @@ def _timed(args: argparse.Namespace, changes: dict) -> tuple[BudgetedTrainLoop, 
         return loop, measurements
 
 
-def _as_json(args: argparse.Namespace) -> dict:
-    plan = {**args.plan.as_dict(), **args.read.as_dict()}
-    if args.measured is not None:
-        measurements, length, _ = args.measured
-        for stage, m in zip(plan['stages'], measurements):
-            stage.update(
-                hours=stage['epochs'] * length * m.seconds / 3600,
-                images_per_second=m.samples / m.seconds,
-                peak_memory=m.memory,
-                bound_by='data' if m.data_bound else 'compute',
-            )
-    return plan
+def as_json(asked: Planned, timed: Timed | None) -> dict[str, Any]:
+    """The plan and its budget, and what was timed, as JSON has them."""
+    found = {**asked.plan.as_dict(), **asked.budget.as_dict()}
+    for stage, m in zip(found['stages'], timed.measurements) if timed else ():
+        stage.update(
+            hours=stage['epochs'] * timed.iterations * m.seconds / 3600,
+            images_per_second=m.samples / m.seconds,
+            peak_memory=m.memory,
+            bound_by='data' if m.data_bound else 'compute',
+        )
+    return found
 
 
-def draw(plan: Plan, stages: tuple[TrainingStage, ...], file: Path, run: Path | None) -> None:
-    """Draws the active share and the cost over epochs (Fig. 1b), and the accuracy of a run."""
-    import matplotlib
+def as_text(asked: Planned, timed: Timed | None) -> str:
+    """The tables of the plan and of what was timed."""
+    lines = [plan_table(asked.plan, asked.stages)]
+    if timed is not None:
+        table = measurement_table(asked.plan, asked.budget, timed.measurements, timed.iterations)
+        share = timed.took / asked.budget.amount
+        took = f'timing the stages took {duration(timed.took)}, {share:.2%} of the budget'
+        lines += [table, took]
+    return '\n'.join(lines)
 
-    matplotlib.use('Agg')
-    from matplotlib import pyplot as plt
+
+def draw(plan: Plan, stages: Sequence[TrainingStage], file: Path, run: Path | None) -> None:
+    """Draws the active shares and the cost over epochs (Fig. 1b), and the accuracy of a run.
+
+    Args:
+        plan: The plan.
+        stages: Its training stages.
+        file: The picture.
+        run: The ``work_dir`` of a run, if its accuracy is drawn too.
+    """
+    from matplotlib.figure import Figure  # only drawing needs it
 
     panels = PANELS + (run is not None)
-    figure, axes = plt.subplots(
-        panels, 1, sharex=True, figsize=(7, 1 + 2 * panels), layout='constrained'
-    )
+    figure = Figure(figsize=(7, 1 + 2 * panels), layout='constrained')
+    axes = figure.subplots(panels, 1, sharex=True)
     edges = [sum(plan.epochs[:k]) for k in range(len(plan.epochs) + 1)]
-    whole = stages[-1]
-    shares = dict(
-        heads=[np.sum(s.heads) / np.sum(whole.heads) for s in stages],
-        hidden=[np.sum(s.hidden) / np.sum(whole.hidden) for s in stages],
-        tokens=[np.prod(s.grid) / np.prod(whole.grid) for s in stages],
-        FLOPs=[g / plan.gflops[-1] for g in plan.gflops],
-    )
-    styles = dict(heads='-', hidden='--', tokens=':', FLOPs='-')
-    for i, (name, share) in enumerate(shares.items()):
-        width, color = (4, '0.75') if name == 'FLOPs' else (2, f'C{i}')
-        axes[0].stairs(
-            share,
-            edges,
-            baseline=None,
-            label=name,
-            ls=styles[name],
-            lw=width,
-            color=color,
-            zorder=1 if name == 'FLOPs' else 2,
-        )
-    axes[0].set(ylabel='active share', ylim=(0, 1.05))
-    axes[0].legend(ncol=4, loc='lower right')
-
-    epochs = range(plan.total_epochs + 1)
-    axes[1].plot(epochs, [plan.spent(n) for n in epochs], color='tab:blue', label='spent')
-    if plan.budget is not None:
-        axes[1].axhline(plan.budget, color='tab:red', ls='--', label='budget')
-    axes[1].set(ylabel='GFLOPs x epochs', ylim=(0, None))
-    axes[1].legend(loc='lower right', frameon=False)
-
+    draw_shares(axes[0], plan, stages, edges)
+    draw_cost(axes[1], plan)
     if run is not None:
-        name, values = read_metric(run)
-        axes[2].plot(list(values), list(values.values()), color='tab:green', marker='.')
-        last = max(values)
-        axes[2].annotate(
-            f'{values[last]:.1f} after epoch {last}',
-            (last, values[last]),
-            (-6, -18),
-            textcoords='offset points',
-            ha='right',
-        )
-        axes[2].set(ylabel=name, ylim=(0, 100))
+        draw_accuracy(axes[2], run)
     for axis in axes:
         axis.grid(alpha=0.3)
         axis.set_xlim(0, plan.total_epochs)
@@ -222,27 +234,71 @@ def draw(plan: Plan, stages: tuple[TrainingStage, ...], file: Path, run: Path | 
     figure.savefig(file, dpi=120)
 
 
+def active_shares(stages: Sequence[TrainingStage]) -> dict[str, list[float]]:
+    """By what a stage sets: how much of the whole network's it has, in each stage."""
+    sizes = {
+        axis.label: [np.sum(axis.cell(getattr(stage, key))) for stage in stages]
+        for key, axis in ((key, AXES[key]) for key in stages[-1].keys)
+    }
+    return {label: [size / each[-1] for size in each] for label, each in sizes.items()}
+
+
+def draw_shares(
+    axis: 'Axes', plan: Plan, stages: Sequence[TrainingStage], edges: Sequence[int]
+) -> None:
+    """Draws what is active in each stage, and its FLOPs behind."""
+    for i, (name, shares) in enumerate(active_shares(stages).items()):
+        ls = LINES[i % len(LINES)]
+        axis.stairs(shares, edges, baseline=None, label=name, ls=ls, lw=2, color=f'C{i}', zorder=2)
+    flops = [g / plan.gflops[-1] for g in plan.gflops]
+    axis.stairs(flops, edges, baseline=None, label='FLOPs', lw=4, color='0.75', zorder=1)
+    axis.set(ylabel='active share', ylim=(0, 1.05))
+    axis.legend(ncol=len(axis.get_legend_handles_labels()[1]), loc='lower right')
+
+
+def draw_cost(axis: 'Axes', plan: Plan) -> None:
+    """Draws what is spent after each epoch, and the budget."""
+    epochs = range(plan.total_epochs + 1)
+    axis.plot(epochs, [plan.spent(n) for n in epochs], color='tab:blue', label='spent')
+    if plan.budget is not None:
+        axis.axhline(plan.budget, color='tab:red', ls='--', label='budget')
+    axis.set(ylabel='GFLOPs x epochs', ylim=(0, None))
+    axis.legend(loc='lower right', frameon=False)
+
+
+def draw_accuracy(axis: 'Axes', run: Path) -> None:
+    """Draws what validation found in a run."""
+    name, values = read_metric(run)
+    axis.plot(list(values), list(values.values()), color='tab:green', marker='.')
+    last = max(values)
+    axis.annotate(
+        f'{values[last]:.1f} after epoch {last}',
+        (last, values[last]),
+        (-6, -18),
+        textcoords='offset points',
+        ha='right',
+    )
+    axis.set(ylabel=name, ylim=(0, 100))
+
+
 def main() -> None:
     """Runs the tool."""
-    args = parse_args()
+    parser = argument_parser()
+    args = parser.parse_args()
+    try:
+        check(args)
+        asked, timed = planned(args)
+    except (KeyError, ImportError) as error:  # of a type or a module that is not there
+        parser.error(f'{type(error).__name__}: {error}')
+    except (ValueError, TypeError, FileNotFoundError, MemoryError, AssertionError) as error:
+        parser.error(str(error))  # mmengine asserts that a device can mix precision
     if not is_main_process():
         return
-    if args.json:
-        print(json.dumps(_as_json(args)))
-    else:
-        print(plan_table(args.plan, args.stages))
-        if args.measured is not None:
-            measurements, length, took = args.measured
-            print(measurement_table(args.plan, args.read, measurements, length))
-            share = took / args.read.amount
-            print(f'timing the stages took {duration(took)}, {share:.2%} of the budget')
+    print(json.dumps(as_json(asked, timed)) if args.json else as_text(asked, timed))
     if args.plot:
         try:
-            draw(args.plan, args.stages, args.plot, args.run)
-        except (
-            OSError,
-            ValueError,
-        ) as error:  # a folder that cannot be, a format that is not known
+            draw(asked.plan, asked.stages, args.plot, args.run)
+        except (OSError, ValueError) as error:  # no such folder, an unknown format
             raise SystemExit(f'--plot {args.plot} cannot be drawn: {error}') from None
         if not args.json:
             print(f'drawn into {args.plot}')

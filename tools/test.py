@@ -12,7 +12,7 @@ from _stock import stock_tool
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from bvit_mm.cost import build_to_count
+from bvit_mm.building import build_to_count
 from bvit_mm.weights import load_strictly, read_checkpoint
 
 

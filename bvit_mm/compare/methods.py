@@ -1,36 +1,58 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
-"""Ways to spend a budget that ``tools/compare.py`` compares: what each changes of a config.
-
-A method is a dict as of ``--cfg-options``, or a function that makes one from the config and the
-share of its full cost that may be spent. ``compare.py --methods-of FILE`` adds those of a file
-that has such a ``METHODS``.
-"""
+"""Methods: ways to spend a budget, as what each changes of a config."""
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.optim.scheduler.lr_scheduler import LRSchedulerMixin
 
-from bvit_mm import subset_share
-from bvit_mm.config_types import builds
-from bvit_mm.cost import build_to_count, find_backbone, plan_of_config, stage_gflops
-from bvit_mm.last_layer import check_classifier
-from bvit_mm.registry import PARAM_SCHEDULERS
+from ..building import build_to_count, model_config
+from ..config_types import builds
+from ..cost import plan_of_config, stage_gflops
+from ..data_share import subset_share
+from ..elastic import find_backbone
+from ..last_layer import check_classifier
+from ..registry import PARAM_SCHEDULERS
 
-Changes = dict[str, Any]
-Method = Changes | Callable[[Config, float], Changes]
+Changes = dict[str, Any]  # as of --cfg-options
+MakesChanges = Callable[[Config, float], Changes]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to spend a budget; called with a config and a budget, it says what to change.
+
+    Attributes:
+        changes: Changes as of ``--cfg-options``, or a function that makes them from the config and
+            the share of its full cost that may be spent.
+        charged: Whether the cost has all that is computed. A method that is not charged gets no
+            place on the Pareto front.
+    """
+
+    changes: Changes | MakesChanges
+    charged: bool = True
+
+    def __call__(self, cfg: Config, share: float) -> Changes:
+        return self.changes(cfg, share) if callable(self.changes) else self.changes
+
+
+def methods_of(changes: Mapping[str, Method | Changes | MakesChanges]) -> dict[str, Method]:
+    """Methods by name, of what each changes, or already a method."""
+    return {
+        name: each if isinstance(each, Method) else Method(each) for name, each in changes.items()
+    }
+
 
 # The whole network from the start, for as many epochs as the budget buys.
 WHOLE = {'model.backbone.training_stages': None}
-
-
 KEPT = ('begin', 'by_epoch', 'convert_to_iter_based', 'eta_min')  # of a schedule
 
 
-def with_schedule(kind: str, others: Changes) -> Callable[[Config, float], Changes]:
+def with_schedule(kind: str, others: Changes) -> MakesChanges:
     """Another learning rate schedule after the warm-up, with the end value that there was."""
 
     def changes(cfg: Config, share: float) -> Changes:
@@ -102,7 +124,7 @@ def equal_updates(cfg: Config, share: float) -> Changes:
     }
 
 
-def subset(selection: str, **options: Any) -> Callable[[Config, float], Changes]:
+def subset(selection: str, **options: Any) -> MakesChanges:
     """The whole network for all epochs, on a share of the data (Table 10; docs/baselines.md).
 
     Data is selected every 20 epochs, as there, and of short runs eight times; mini-batches are
@@ -114,10 +136,8 @@ def subset(selection: str, **options: Any) -> Callable[[Config, float], Changes]
         interval = min(20, max(1, epochs // 8))
         hook = dict(type='bvit_mm.SubsetHook', selection=selection, interval=interval, **options)
         if selection == 'gradmatch':
-            model = dict(cfg.model)
-            if 'data_preprocessor' in cfg:  # mmpretrain's place for it, which the runner knows
-                model.setdefault('data_preprocessor', cfg.data_preprocessor)
-            check_classifier(build_to_count(model), features=options.get('features', True))
+            model = build_to_count(model_config(cfg))
+            check_classifier(model, features=options.get('features', True))
             hook['batch_size'] = cfg.train_dataloader.batch_size
             share = subset_share(share, epochs, interval, options.get('count_selection', True))
         return {
@@ -133,14 +153,16 @@ def subset(selection: str, **options: Any) -> Callable[[Config, float], Changes]
     return changes
 
 
-METHODS: dict[str, Method] = {
-    'bvit': {},
-    'linear': with_schedule('bvit_mm.LinearDecayLR', WHOLE),
-    'rex': with_schedule('bvit_mm.REXLR', WHOLE),
-    'cosine': with_schedule('CosineAnnealingLR', WHOLE),
-    'downsample': downsample,
-    'equal-updates': equal_updates,
-    'random-subset': subset('random'),
-    'gradmatch': subset('gradmatch'),
-    'gradmatch-uncharged': subset('gradmatch', count_selection=False),
-}
+METHODS = methods_of(
+    {
+        'bvit': {},
+        'linear': with_schedule('bvit_mm.LinearDecayLR', WHOLE),
+        'rex': with_schedule('bvit_mm.REXLR', WHOLE),
+        'cosine': with_schedule('CosineAnnealingLR', WHOLE),
+        'downsample': downsample,
+        'equal-updates': equal_updates,
+        'random-subset': subset('random'),
+        'gradmatch': subset('gradmatch'),
+        'gradmatch-uncharged': Method(subset('gradmatch', count_selection=False), charged=False),
+    }
+)

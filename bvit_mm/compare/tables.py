@@ -1,24 +1,21 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
-"""The table and the figure of a comparison."""
+"""The tables of a comparison, in Markdown."""
 
 import math
 import statistics
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
-from _runs import Record, by_setting, paired_difference, pareto_front, spread
-
-from bvit_mm.hours import duration
+from ..hours import duration
+from .records import Record, by_setting, paired_difference, spread
 
 OURS = 'bvit'
-MARKERS = 'osD^vP*X<'  # nine beside ten colours: 90 methods look different
 
 
 def tables(records: Sequence[Record], ours: str = OURS) -> str:
     """Markdown: what each method reaches at each budget, what it cost, and how much ``ours`` gains.
 
     Args:
-        records: Of all runs.
+        records: All finished runs.
         ours: The method that the others are paired with.
     """
     settings = by_setting(records)
@@ -27,7 +24,7 @@ def tables(records: Sequence[Record], ours: str = OURS) -> str:
     metric = records[0].metric if records else 'metric'
     head = ['method', *(f'{100 * budget:g} %' for budget in budgets)]
 
-    def rows(cell) -> list[list[str]]:
+    def rows(cell: Callable[[dict[int, Record]], str]) -> list[list[str]]:
         return [
             [m, *(cell(settings[m, b]) if (m, b) in settings else '' for b in budgets)]
             for m in methods
@@ -79,38 +76,3 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
     """A table whose first row is its head."""
     lines = [f'| {" | ".join(row)} |' for row in rows]
     return '\n'.join([lines[0], '|' + '---|' * len(rows[0]), *lines[1:]])
-
-
-def draw(records: Sequence[Record], file: Path) -> None:
-    """Draws accuracy against cost with the standard deviation, and the Pareto front (Fig. 7)."""
-    import matplotlib
-
-    matplotlib.use('Agg')
-    from matplotlib import pyplot as plt
-
-    settings = by_setting(records)
-    figure, axis = plt.subplots(figsize=(6, 4), layout='constrained')
-    points = []
-    for i, method in enumerate(dict.fromkeys(record.method for record in records)):
-        line = []
-        for (name, _), runs in sorted(settings.items(), key=lambda item: item[0][1]):
-            if name == method:
-                values = [run.value for run in runs.values()]
-                cost = statistics.fmean(run.cost for run in runs.values())
-                error = spread(values) if len(values) > 1 else 0.0
-                line.append((100 * cost, statistics.fmean(values), error))
-        costs, means, errors = zip(*line)
-        if not method.endswith('-uncharged'):  # it costs more than is counted
-            points += zip(costs, means)
-        axis.errorbar(
-            costs, means, errors, label=method, color=f'C{i}', marker=MARKERS[i % len(MARKERS)],
-            ms=5, lw=2 if method == OURS else 1, capsize=2,
-        )  # fmt: skip
-    if points:
-        front = pareto_front(points)
-        axis.plot(*zip(*front), color='0.8', lw=6, zorder=0, label='Pareto front')
-    axis.set(xlabel='cost, % of the full cost (forward FLOPs x epochs)', ylabel=records[0].metric)
-    axis.grid(alpha=0.3)
-    axis.legend()
-    figure.savefig(file, dpi=150)
-    plt.close(figure)

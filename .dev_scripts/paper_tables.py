@@ -1,7 +1,7 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
 """Prints the paper's tables beside what the configs cost here, or writes them to a file.
 
-The page in docs is written by: python tools/paper_tables.py docs/tables.md
+The page in docs is written by: python .dev_scripts/paper_tables.py docs/tables.md
 """
 
 import argparse
@@ -12,7 +12,9 @@ from typing import NamedTuple
 
 from mmengine.config import Config, DictAction
 
-from bvit_mm.cost import build_to_count, classifier_flops, find_backbone, plan_of_config
+from bvit_mm.building import build_to_count
+from bvit_mm.cost import classifier_flops, plan_of_config
+from bvit_mm.elastic import find_backbone
 
 CONFIGS = Path(__file__).parent.parent / 'configs'
 DEIT_T = 'deit/deit-tiny_bvit-b100_4xb256_in1k.py'
@@ -31,8 +33,8 @@ TOLERANCE = 0.001  # of a printed cost
 
 INTRODUCTION = """# The paper's tables, beside ours
 
-Written by `python tools/paper_tables.py docs/tables.md`; a test compares. Cost is forward GFLOPs x
-epochs by the rule in [paper.md](paper.md). Each row names its config in `configs/` and the
+Written by `python .dev_scripts/paper_tables.py docs/tables.md`; a test compares. Cost is forward
+GFLOPs x epochs by the rule in [paper.md](paper.md). Each row names its config in `configs/` and the
 `--cfg-options` that make it. **Accuracies are those that the paper reports on ImageNet-1K; none
 has been reproduced here.** A row in bold differs from the printed cost by more than 0.1 %; what is
 wrong there is said under its table.

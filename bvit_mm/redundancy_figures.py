@@ -1,28 +1,31 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
-"""Figures 2 to 4 of the paper, from what tools/analyze.py measures.
+"""Figures 2 to 4 of the paper, from what ``bvit_mm.analysis`` measures.
 
-Colours are those of viridis, which keep their order for the colour-blind and in grey.
+Colors are those of viridis, which keep their order for the color-blind and in gray.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby, pairwise, product
 from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
-import matplotlib
-
-matplotlib.use('Agg')
+import matplotlib as mpl
 import numpy as np
-from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from torch import Tensor
+
+Record = Mapping[str, Any]  # of one epoch, as tools/analyze.py and RedundancyHook write it
 
 MOST = 6  # epochs side by side
 FEW = 40  # epochs that are marked one by one
-plt.rcParams['pdf.fonttype'] = 42  # letters stay letters, as journals want them
+# Letters of a PDF stay letters, as journals want them.
+STYLE = {'pdf.fonttype': 42}
 
 
 def draw_lines(
-    records: Sequence[dict], part: str, numbers: dict[str, tuple[str, float]], file: Path
+    records: Sequence[Record], part: str, numbers: dict[str, tuple[str, float]], file: Path
 ) -> None:
     """Numbers of each block over epochs; dotted lines are where a training stage ends.
 
@@ -35,15 +38,9 @@ def draw_lines(
         file: The picture.
     """
     blocks = _blocks(records, part)
-    figure, axes = plt.subplots(
-        len(numbers),
-        1,
-        sharex=True,
-        squeeze=False,
-        figsize=(6, 0.6 + 2.6 * len(numbers)),
-        layout='constrained',
-    )
-    colors = plt.cm.viridis(np.linspace(0, 0.93, len(blocks)))
+    figure = Figure(figsize=(6, 0.6 + 2.6 * len(numbers)), layout='constrained')
+    axes = figure.subplots(len(numbers), 1, sharex=True, squeeze=False)
+    colors = mpl.colormaps['viridis'](np.linspace(0, 0.93, len(blocks)))
     stages = [list(each) for _, each in groupby(records, key=itemgetter('training_stage'))]
     for axis, (number, (label, scale)) in zip(axes[:, 0], numbers.items()):
         for (i, block), stage in product(enumerate(blocks), stages):
@@ -77,12 +74,17 @@ def draw_lines(
     _save(figure, file)
 
 
-def draw_matrices(records: Sequence[dict], file: Path) -> None:
-    """CKA of all pairs of heads: a row a block, a column an epoch; grey is 0/0."""
+def draw_matrices(records: Sequence[Record], file: Path) -> None:
+    """CKA of all pairs of heads: a row a block, a column an epoch; gray is 0/0.
+
+    Args:
+        records: What was measured, with ``cka``.
+        file: The picture.
+    """
     blocks = _blocks(records, 'cka')
     records = _spread([record for record in records if record['cka']])
     figure, axes = _panels(len(blocks), len(records), 1.0)
-    colors = plt.cm.viridis.with_extremes(bad='0.8')
+    colors = mpl.colormaps['viridis'].with_extremes(bad='0.8')
     for row, block in zip(axes, blocks):
         for axis, record in zip(row, records):
             axis.axis('off')
@@ -95,10 +97,10 @@ def draw_matrices(records: Sequence[dict], file: Path) -> None:
     _save(figure, file)
 
 
-def draw_attention(images: Sequence[Tensor], records: Sequence[dict], file: Path) -> None:
+def draw_attention(images: Sequence[Tensor], records: Sequence[Record], file: Path) -> None:
     """Class-token attention on images: a row an image, a column an epoch.
 
-    Where a training stage crops the grid, its map lies on the centre of the image.
+    Where a training stage crops the grid, its map lies on the center of the image.
 
     Args:
         images: Each (3, height, width), blue first as mmcv reads them.
@@ -145,33 +147,34 @@ def draw_attention(images: Sequence[Tensor], records: Sequence[dict], file: Path
     _save(figure, file)
 
 
-def _blocks(records: Sequence[dict], part: str) -> list[str]:
+def _blocks(records: Sequence[Record], part: str) -> list[str]:
     """The blocks that any record has, in order of their depth: the last network has all."""
     return max((list(record[part]) for record in records), key=len)
 
 
-def _spread(records: Sequence[dict]) -> list[dict]:
+def _spread(records: Sequence[Record]) -> list[Record]:
     """A few of them, the first and the last included."""
     places = np.linspace(0, len(records) - 1, min(MOST, len(records)))
     return [records[int(place)] for place in places.round()]
 
 
-def _panels(rows: int, columns: int, side: float) -> tuple[plt.Figure, np.ndarray]:
+def _panels(rows: int, columns: int, side: float) -> tuple[Figure, np.ndarray]:
     size = side * columns + 1.5, side * rows + 0.5
-    return plt.subplots(rows, columns, figsize=size, squeeze=False, layout='constrained')
+    figure = Figure(figsize=size, layout='constrained')
+    return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def _name_columns(axes: Sequence[plt.Axes], records: Sequence[dict]) -> None:
+def _name_columns(axes: Sequence[Axes], records: Sequence[Record]) -> None:
     for axis, record in zip(axes, records):
         stage = record['training_stage']
         title = f'epoch {record["epoch"]}' + (f'\nstage {stage}' if stage else '')
         axis.set_title(title, fontsize=8)
 
 
-def _name_row(axis: plt.Axes, name: str) -> None:
+def _name_row(axis: Axes, name: str) -> None:
     axis.text(-0.1, 0.5, name, transform=axis.transAxes, ha='right', va='center', fontsize=8)
 
 
-def _save(figure: plt.Figure, file: Path) -> None:
-    figure.savefig(file, dpi=200)
-    plt.close(figure)
+def _save(figure: Figure, file: Path) -> None:
+    with mpl.rc_context(STYLE):
+        figure.savefig(file, dpi=200)

@@ -1,12 +1,13 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
-"""The section of the results page on redundancy: do a run's curves go as Fig. 2 to 4 do?"""
+"""The section of the results on redundancy: the curves of a run, beside Fig. 2 to 4."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from _comparison import markdown
-from _redundancy_figures import draw_lines
+
+from bvit_mm.compare.tables import markdown
+from bvit_mm.redundancy_figures import draw_lines
 
 INTRODUCTION = """## Redundancy over training
 
@@ -22,11 +23,6 @@ python tools/analyze.py work_dirs/deit-digits_whole/epoch_{1,2,3,4,6,8,10,12,16,
 The paper, of DeiT-S on ImageNet: CKA between heads falls in shallow blocks, in some after a rise,
 and is near zero in deep ones (Fig. 2); the components of hidden units rise, most in shallow blocks
 (Fig. 3); the class token attends to few patches first, and to more of the object later (Fig. 4)."""
-
-UNLIKE_FIG_4 = (
-    'the other way round than in Fig. 4. It begins evenly over all patches and settles on a few, '
-    'so that here it gives no reason to begin with the central tokens.'
-)
 
 
 def redundancy_section(records: Sequence[dict], figures: Path) -> list[str]:
@@ -73,8 +69,7 @@ def redundancy_section(records: Sequence[dict], figures: Path) -> list[str]:
         f'of {blocks}. The class token of block {block} attends to {seen[0]:.1f} of '
         f'{np.size(records[0]["attention"]["maps"][0])} patches after epoch {first} and to '
         f'{seen[-1]:.1f} after epoch {last} (the exponential of the entropy of its attention; '
-        f'between {low:.1f} and {high:.1f} on the way): '
-        + ('to more and more, as in Fig. 4.' if seen[-1] > seen[0] else UNLIKE_FIG_4),
+        f'between {low:.1f} and {high:.1f} on the way).',
         f'![CKA between heads over epochs]({cka.name})',
         f'![Components of hidden units over epochs]({components.name})',
         '![Attention of the class token over epochs](results_attention.png)',

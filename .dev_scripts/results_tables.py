@@ -1,7 +1,7 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
-"""Writes the page of results and its figures from the records of runs.
+"""Writes the tables and figures of results from the records of runs.
 
-    python tools/results_page.py docs/results.md
+    python .dev_scripts/results_tables.py docs/results_tables.md
 
 Records lie in ``results/<data>.jsonl``, as ``tools/compare.py`` writes them, and what was run with
 settings found by them, on seeds not used before, in ``results/<data>_confirmed.jsonl``.
@@ -13,10 +13,10 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from _comparison import OURS, difference, draw, markdown, mean_and_spread, tables
-from _redundancy_section import redundancy_section
-from _runs import Record, by_setting, paired_difference, read_records
-from ablations import (
+from redundancy_section import redundancy_section
+
+from bvit_mm.compare import METHODS, Record, by_setting, paired_difference, read_records, tables
+from bvit_mm.compare.ablations import (
     FIG_6,
     RATE_FACTORS,
     RATES,
@@ -28,7 +28,8 @@ from ablations import (
     TABLE_13,
     TOGETHER,
 )
-from methods import METHODS
+from bvit_mm.compare.figure import draw
+from bvit_mm.compare.tables import OURS, difference, markdown, mean_and_spread
 
 ROOT = Path(__file__).parent.parent
 BASELINES = ('linear', 'rex', 'cosine')  # Table 1: the whole network for fewer epochs
@@ -51,8 +52,7 @@ DATA = {
         'These runs came first, with 64 channels, 4 heads, half of the learning rate (2e-3), other '
         'stage lengths and two epochs of warm-up, of eight that the whole network has at 25 %. '
         'Then the warm-up was shortened, because it was unfair to the baselines; the network was '
-        'made narrower, so that more seeds could be run; and the learning rate was chosen anew. '
-        'Growing gains less here, and no difference is decided.',
+        'made narrower, so that more seeds could be run; and the learning rate was chosen anew.',
     ),
 }
 # What is compared, its methods, and what the paper found.
@@ -104,62 +104,12 @@ ABLATIONS = (
         'What was best by itself: the `half` copies, and REX.',
     ),
 )
-INTRODUCTION = """# Does growing buy accuracy?
+INTRODUCTION = """# Results: tables and figures
 
-Written by `python tools/results_page.py docs/results.md` from the records in `results/`, which
-`tools/compare.py` wrote ([comparing.md](comparing.md)); a test compares. The claim is that of
-Table 1: at equal cost, growing a network beats training the whole one for fewer epochs. It was
-tested on small data with a small network; **nothing here was run on ImageNet**.
-
-`bvit` grows. `linear`, `rex` and `cosine` train the whole network for fewer epochs, with the
-learning rate named so; other methods are those of [comparing.md](comparing.md). All have the
-optimizer, learning rate, batch and augmentation of the config, unless their name says otherwise,
-and a seed gives networks of one size the same initial weights. Accuracy is that after the last
-epoch.
-
-- **Cost** is forward GFLOPs x epochs, and equal to 1 %. It leaves out the optimizer and reading
-  images, so that equal cost is not equal time for a network this small; and runs were two at a time
-  on two x86-64 cores that also did other work, so the times are only rough ([speed.md](speed.md)
-  has measured ones).
-- **Intervals** are of differences paired by seed, 95 %, by Student's t. They are over the seed of
-  the run alone (weights, order, augmentation): images for validation, and the plan that
-  `train_cfg.seed` draws, are the same in all. One in twenty leaves out 0 by chance.
-- Images for validation also chose the learning rate and the best setting; there is no third set.
-
-## In short
-
-- **Against the whole network for fewer epochs** (the claim of Table 1) growing has the highest
-  mean at every budget, on both sets. Against `rex`, the best of these baselines, it is decided at
-  all budgets of the digits (25 and 50 % by eight seeds) and at 25 % of the letters; against all
-  three, by the three seeds of the main tables, only at the latter. As in the paper the gain is
-  largest where the budget is smallest; at 25 % it is ten times that of the paper, at 100 %, where
-  the paper gains 1.1, the letters gain nothing.
-- **A third of that is more updates**: growing makes 13 epochs for a budget that pays 8 of the whole
-  network. The whole network with as many updates, on smaller batches (`equal-updates`), catches up
-  on a third of the lead, on the digits. The rest is left, by three seeds decided at 50 and 75 %.
-- **Smaller images do better still at small budgets** (`downsample`: the whole network on images of
-  16 or 20 pixels, which it also ends with): 95.0 on the digits and 92.4 on the letters at 25 %,
-  where growing has 75.9 and 70.4. In Table 12 they do badly. Single glyphs lose little when they
-  are scaled down; 25 epochs are paid instead of 8; and each teaches more, for as many epochs of
-  whole images (`cosine` at 75 %) reach 90.6 and 86.4. With images so simple, scale them first.
-- **Fewer images do no better**: a random subset is about as good as all images for fewer epochs.
-  GradMatch is worse than it, largely because its selections are paid: 29 % of the budget at 25 %,
-  half of that at 50 %. Unpaid, as in the paper, three seeds show no difference from random
-  (`gradmatch-uncharged`, 50 %).
-- **Of the parts** (digits, 50 %), by their means, hidden units bring the most and heads alone
-  little; all three together are best. Copied moments lose three points, as in the paper. Unlike
-  there, three seeds show no loss by random new weights or copies at half their weight, and none
-  by another number of stages, or by lengths that fall, even to one epoch of the whole network;
-  but a first stage of one epoch loses six points. So the gain here is mostly one of many cheap
-  epochs at the beginning.
-- **Two changes make it better**: copies at half their weight, and REX instead of a cosine
-  (`half-rex`). Found with three seeds on the digits at 50 %, it was tried on five others at 25 and
-  50 %: 88.4 and 94.7, where the default reaches 78.6 and 92.8, and `rex` without growing 63.4 and
-  89.1; all intervals leave out 0. Try it where stages have only a few epochs.
-- Of the redundancy that growing builds on, similar heads and few components are seen at the
-  beginning of a run here too; attention to a few patches is not.
+Written by `python .dev_scripts/results_tables.py docs/results_tables.md` from the records in
+`results/`, which `tools/compare.py` wrote ([comparing.md](comparing.md)); a test compares. What
+they say, how they were measured, and what they leave open: [results.md](results.md).
 """
-
 
 # Table 1, DeiT-S: ours minus the best of linear, rex and cosine (or, of all cost, the original).
 PAPER = {0.25: 74.5 - 73.2, 0.5: 78.9 - 78.1, 0.75: 80.1 - 79.6, 1.0: 80.9 - 79.8}
@@ -175,7 +125,7 @@ def page(folder: Path, figures: Path) -> str:
         main = sorted(
             (r for r in records if r.method in METHODS), key=lambda r: list(METHODS).index(r.method)
         )
-        draw(main, figures / f'results_{name}.png')
+        draw(main, figures / f'results_{name}.png', METHODS)
         parts += [f'## {title}', description, machine(records)]
         parts += pilot_parts(read_records(folder / f'{name}_pilot.jsonl'))
         parts += [tables(main).strip(), f'![Accuracy against cost](results_{name}.png)']
@@ -297,7 +247,7 @@ def confirmed_parts(records: Sequence[Record], confirmed: Sequence[Record]) -> l
 def main() -> None:
     """Runs the tool."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('page', type=Path, help='file to write, such as docs/results.md')
+    parser.add_argument('page', type=Path, help='file to write, such as docs/results_tables.md')
     parser.add_argument('--records', type=Path, default=ROOT / 'results')
     args = parser.parse_args()
     if not args.page.parent.is_dir():

@@ -1,18 +1,18 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
-"""The paper's ablations as methods of ``tools/compare.py``: what each changes of a config."""
+"""The paper's ablations as methods: what each changes of a config."""
 
-from collections.abc import Callable
-
-from methods import METHODS, Changes, Method, with_schedule
 from mmengine.config import Config
 
-from bvit_mm.config_types import builds
-from bvit_mm.cost import build_to_count, find_backbone, plan_of_config
-from bvit_mm.registry import HOOKS
-from bvit_mm.stage_switch_hook import StageSwitchHook
+from ..building import build_to_count
+from ..config_types import builds
+from ..cost import plan_of_config
+from ..elastic import find_backbone
+from ..registry import HOOKS
+from ..stage_switch_hook import StageSwitchHook
+from .methods import METHODS, Changes, MakesChanges, Method, methods_of, with_schedule
 
 
-def growing(*keys: str) -> Callable[[Config, float], Changes]:
+def growing(*keys: str) -> MakesChanges:
     """Only some of heads, hidden and grid grow; a window does with the grid (Table 13)."""
 
     def changes(cfg: Config, share: float) -> Changes:
@@ -44,7 +44,7 @@ def longest_second(cfg: Config, share: float) -> Changes:
     return {'train_cfg.budget': None, 'train_cfg.epochs': [first, second, last]}
 
 
-def grown(init: str, moments: str) -> Callable[[Config, float], Changes]:
+def grown(init: str, moments: str) -> MakesChanges:
     """How new weights and their moments start (Table 11)."""
 
     def changes(cfg: Config, share: float) -> Changes:
@@ -58,7 +58,7 @@ def grown(init: str, moments: str) -> Callable[[Config, float], Changes]:
     return changes
 
 
-def capped(share: float) -> Callable[[Config, float], Changes]:
+def capped(share: float) -> MakesChanges:
     """No more epochs than a share of the full ones; the last stage gets the rest (Table 2)."""
 
     def changes(cfg: Config, _: float) -> Changes:
@@ -67,17 +67,17 @@ def capped(share: float) -> Callable[[Config, float], Changes]:
     return changes
 
 
-def at_rate(factor: float, method: Method) -> Callable[[Config, float], Changes]:
+def at_rate(factor: float, method: Method) -> MakesChanges:
     """A method at another learning rate, a multiple of the config's."""
 
     def changes(cfg: Config, share: float) -> Changes:
-        others = method(cfg, share) if callable(method) else method
-        return {**others, 'optim_wrapper.optimizer.lr': factor * cfg.optim_wrapper.optimizer.lr}
+        rate = factor * cfg.optim_wrapper.optimizer.lr
+        return {**method(cfg, share), 'optim_wrapper.optimizer.lr': rate}
 
     return changes
 
 
-def together(*methods: Callable[[Config, float], Changes]) -> Callable[[Config, float], Changes]:
+def together(*methods: MakesChanges) -> MakesChanges:
     """Several methods at once, which change different things."""
 
     def changes(cfg: Config, share: float) -> Changes:
@@ -86,43 +86,53 @@ def together(*methods: Callable[[Config, float], Changes]) -> Callable[[Config, 
     return changes
 
 
-TABLE_4 = {f'alpha={a:g}': {'train_cfg.alpha': a} for a in (-5.0, -2.0, 0.0, 5.0)}
-TABLE_5 = {
-    'linear-up': {'train_cfg.family': 'linear_up'},
-    'linear-down': {'train_cfg.family': 'linear_down'},
-    'longest-second': longest_second,
-}
-TABLE_11 = {
-    'random': grown('random', 'drop'),
-    'copy-moments': grown('copy', 'copy'),
-    'drop-all': grown('copy', 'drop_all'),
-    'corrected': grown('copy', 'corrected'),
-    'half': grown('half', 'drop'),
-    'half-corrected': grown('half', 'corrected'),
-    'noise': grown('noise', 'drop'),
-}
-TABLE_13 = {
-    'grow-heads': growing('heads'),
-    'grow-hidden': growing('hidden'),
-    'grow-tokens': growing('grid'),
-    'grow-heads-hidden': growing('heads', 'hidden'),
-    'grow-heads-tokens': growing('heads', 'grid'),
-    'grow-hidden-tokens': growing('hidden', 'grid'),
-}
-FIG_6 = {f'stages={k}': {'model.backbone.training_stages': k} for k in (2, 3, 4)}
-TABLE_2 = {f'epochs<={share:g}': capped(share) for share in (0.75, 1.0)}
-SCHEDULES = {
-    'bvit-linear': with_schedule('bvit_mm.LinearDecayLR', {}),
-    'bvit-rex': with_schedule('bvit_mm.REXLR', {}),
-    'by-budget': {'train_cfg.schedule': 'budget'},
-}
-TOGETHER = {'half-rex': together(TABLE_11['half'], SCHEDULES['bvit-rex'])}
+TABLE_4 = methods_of({f'alpha={a:g}': {'train_cfg.alpha': a} for a in (-5.0, -2.0, 0.0, 5.0)})
+TABLE_5 = methods_of(
+    {
+        'linear-up': {'train_cfg.family': 'linear_up'},
+        'linear-down': {'train_cfg.family': 'linear_down'},
+        'longest-second': longest_second,
+    }
+)
+TABLE_11 = methods_of(
+    {
+        'random': grown('random', 'drop'),
+        'copy-moments': grown('copy', 'copy'),
+        'drop-all': grown('copy', 'drop_all'),
+        'corrected': grown('copy', 'corrected'),
+        'half': grown('half', 'drop'),
+        'half-corrected': grown('half', 'corrected'),
+        'noise': grown('noise', 'drop'),
+    }
+)
+TABLE_13 = methods_of(
+    {
+        'grow-heads': growing('heads'),
+        'grow-hidden': growing('hidden'),
+        'grow-tokens': growing('grid'),
+        'grow-heads-hidden': growing('heads', 'hidden'),
+        'grow-heads-tokens': growing('heads', 'grid'),
+        'grow-hidden-tokens': growing('hidden', 'grid'),
+    }
+)
+FIG_6 = methods_of({f'stages={k}': {'model.backbone.training_stages': k} for k in (2, 3, 4)})
+TABLE_2 = methods_of({f'epochs<={share:g}': capped(share) for share in (0.75, 1.0)})
+SCHEDULES = methods_of(
+    {
+        'bvit-linear': with_schedule('bvit_mm.LinearDecayLR', {}),
+        'bvit-rex': with_schedule('bvit_mm.REXLR', {}),
+        'by-budget': {'train_cfg.schedule': 'budget'},
+    }
+)
+TOGETHER = methods_of({'half-rex': together(TABLE_11['half'], SCHEDULES['bvit-rex'])})
 RATE_FACTORS = (0.25, 0.5, 2.0)
-RATES = {
-    f'{name}-lrx{factor:g}': at_rate(factor, METHODS[name])
-    for name in ('bvit', 'rex')
-    for factor in RATE_FACTORS
-}
+RATES = methods_of(
+    {
+        f'{name}-lrx{factor:g}': at_rate(factor, METHODS[name])
+        for name in ('bvit', 'rex')
+        for factor in RATE_FACTORS
+    }
+)
 
 ABLATIONS: dict[str, Method] = {
     **TABLE_2,

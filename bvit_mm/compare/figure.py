@@ -1,0 +1,64 @@
+# Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
+"""The figure of a comparison: accuracy against cost, and the Pareto front (Fig. 7)."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from .methods import Method
+from .records import Record, by_setting, pareto_front, spread
+from .tables import OURS
+
+MARKERS = 'osD^vP*X<'  # nine beside ten colors: 90 methods look different
+
+
+def lines(records: Sequence[Record]) -> dict[str, list[tuple[float, float, float]]]:
+    """By method, a point for each budget: mean cost in percent, mean value, standard deviation."""
+    settings = by_setting(records)
+    points: dict[str, list[tuple[float, float, float]]] = {r.method: [] for r in records}
+    for (method, _), runs in sorted(settings.items(), key=lambda item: item[0][1]):
+        cost = 100 * statistics.fmean(run.cost for run in runs.values())
+        values = [run.value for run in runs.values()]
+        deviation = spread(values) if len(values) > 1 else 0.0
+        points[method].append((cost, statistics.fmean(values), deviation))
+    return points
+
+
+def front(
+    points: Mapping[str, Sequence[tuple[float, float, float]]], methods: Mapping[str, Method]
+) -> list[tuple[float, float]]:
+    """The Pareto front of the methods whose costs are charged.
+
+    Args:
+        points: As of ``lines``.
+        methods: Methods by name; one that is not there counts as charged.
+    """
+    charged = (name for name in points if name not in methods or methods[name].charged)
+    return pareto_front((cost, mean) for name in charged for cost, mean, _ in points[name])
+
+
+def draw(records: Sequence[Record], file: Path, methods: Mapping[str, Method]) -> None:
+    """Draws means against cost with their standard deviations, and the Pareto front.
+
+    Args:
+        records: All finished runs, at least one.
+        file: The picture.
+        methods: Methods by name, as of ``front``.
+    """
+    points = lines(records)
+    figure = Figure(figsize=(6, 4), layout='constrained')
+    axis = figure.subplots()
+    for i, (method, line) in enumerate(points.items()):
+        costs, means, deviations = zip(*line)
+        axis.errorbar(
+            costs, means, deviations, label=method, color=f'C{i}', marker=MARKERS[i % len(MARKERS)],
+            ms=5, lw=2 if method == OURS else 1, capsize=2,
+        )  # fmt: skip
+    if best := front(points, methods):
+        axis.plot(*zip(*best), color='0.8', lw=6, zorder=0, label='Pareto front')
+    axis.set(xlabel='cost, % of the full cost (forward FLOPs x epochs)', ylabel=records[0].metric)
+    axis.grid(alpha=0.3)
+    axis.legend()
+    figure.savefig(file, dpi=150)
