@@ -33,21 +33,7 @@ NAMED_TUPLES = {'_asdict', '_fields', '_make', '_replace'}
 OF_TORCH = {'_metadata', '_get_allowed_globals', '_weights_only_unpickler'}
 
 # What is not true yet, as the laws say it.
-NOT_YET = [
-    'checks imports subset_hook',
-    'cost imports subset',
-    'cost imports subset_hook',
-    'loop reaches _inner_count',
-    'loop reaches _randomness_cfg',
-    'backbones.pvtv2: __init__ has 73 lines',
-    'gradmatch: match has 88 lines',
-    'growth: grow_ has 74 lines',
-    'loop: __init__ has 78 lines',
-    'memory: find_parts has 68 lines',
-    'plan: make_plan has 90 lines',
-    'publish: publish has 64 lines',
-    'loop has 633 lines',
-]  # fmt: skip
+NOT_YET: list[str] = []
 
 
 @functools.cache
@@ -161,6 +147,7 @@ def cycles(name):
     return [way for other, way in reached(name).items() if other != name and name in ours(other)]
 
 
+@functools.cache
 def own_privates():
     """The names with an underscore that this package defines: functions, attributes, constants."""
     found = NAMED_TUPLES | OF_TORCH
@@ -252,12 +239,9 @@ SURFACE = {
     ),
     'ElasticVisionTransformer': '*args, training_stages=None, only_stage=None, **kwargs',
     'LinearDecayLR': 'optimizer, *args, **kwargs',
-    'Plan': (
-        'gflops, epochs, full_cost, budget=None, seconds=None, weights=None, data_share=1.0, '
-        'selection_interval=None'
-    ),
+    'Plan': 'gflops, epochs, full_cost, budget=None, epoch_share=1.0, charges=()',
     'RedundancyHook': 'interval=1, num_images=64',
-    'StageSwitchHook': "init='copy', moments='drop'",
+    'StageSwitchHook': "init='copy', moments='drop', recipes=None",
     'SubsetHook': (
         'selection, interval=20, batch_size=256, ridge=0.5, features=True, width=4096, '
         'count_selection=True'
@@ -265,7 +249,7 @@ SURFACE = {
     'SubsetSampler': 'dataset, share, seed=None',
     'make_plan': (
         'gflops, budget=None, full_epochs=300, alpha=2.0, seed=0, epochs=None, '
-        "max_epochs=None, family='exponential', data_share=1.0, selection_interval=None"
+        "max_epochs=None, family='exponential', epoch_share=1.0, charges=()"
     ),
     'subset_share': 'budget, full_epochs=300, interval=20, count_selection=True',
 }
