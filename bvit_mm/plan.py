@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
 
-from .figures import at_least, check_epochs
+from .options import at_least, check_epochs
 
 
 def _exponential(numbers: list[float], alpha: float) -> list[float]:

@@ -3,6 +3,7 @@
 
 import functools
 import os
+import shutil
 import subprocess
 import sys
 
@@ -28,7 +29,7 @@ mmengine.config.utils.load = functools.cache(mmengine.config.utils.load)
 # Files that take long, the longest first; of others the order does not matter.
 LONG = (
     'processes', 'laws', 'compare', 'tools', 'hours', 'transfer', 'jobs', 'resume',
-    'transfer_configs', 'spending', 'growth', 'subset',
+    'transfer_configs', 'golden', 'spending', 'growth', 'subset_runs', 'image_size',
 )  # fmt: skip
 
 
@@ -106,3 +107,26 @@ def bucket(tmp_path, monkeypatch):
     from .support.store import patched_store
 
     return patched_store(tmp_path, monkeypatch)
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    """The work_dir of a run of three epochs that nothing stopped."""
+    from .support.runs import build
+    from .support.variants import SHORT
+
+    work_dir = tmp_path_factory.mktemp('whole')
+    build(work_dir, **SHORT).train()
+    return work_dir
+
+
+@pytest.fixture
+def halfway(whole, tmp_path):
+    """The work_dir of such a run that ended after the second epoch."""
+    work_dir = tmp_path / 'halfway'
+    work_dir.mkdir()
+    for name in ('epoch_1.pth', 'epoch_2.pth', 'plan.json'):
+        shutil.copy2(whole / name, work_dir)
+    os.utime(work_dir / 'epoch_1.pth', (1, 1))  # a copy's times need not be apart
+    (work_dir / 'last_checkpoint').write_text(str(work_dir / 'epoch_2.pth'))
+    return work_dir

@@ -1,23 +1,18 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
-"""Redundancy of heads, hidden units and tokens, against Eq. 4 spelled out and plain networks."""
+"""Redundancy of heads and hidden units: the numbers, and what they are measured on."""
 
-import json
 import math
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mmengine.registry import MODELS, init_default_scope
-from mmengine.runner import Runner
 from mmpretrain.models.backbones import SwinTransformer, VisionTransformer
 from mmpretrain.models.utils import MultiheadAttention
 from torch import nn
 
-from bvit_mm.analysis.hook import LOG, RedundancyHook, read_records, write_record
 from bvit_mm.analysis.measure import (
     ComponentShare,
     HeadSimilarity,
@@ -28,21 +23,16 @@ from bvit_mm.analysis.measure import (
     measure_class_attention,
     measure_redundancy,
 )
-from bvit_mm.testing.case import randomised
 from bvit_mm.testing.closeness import assert_near, tolerance
 
 from .support.cases import CASES
-from .support.files import assert_same_run, last_file
-from .support.hooks import Stop
-from .support.plain_pvtv2 import PlainPVTv2
-from .support.plain_swin import PlainSwin
+from .support.measured import PLAIN, classifier, draw, every_family
 from .support.plain_vit import PlainViT
-from .support.runs import BATCHES, EPOCHS, FAMILIES, build, config
-from .support.scripts import run_tool
+from .support.runs import FAMILIES, config
 
 ROOT = Path(__file__).parent.parent
-PLAIN = dict(vit=PlainViT, pvtv2=PlainPVTv2, swin=PlainSwin)
-every_family = pytest.mark.parametrize('family', PLAIN)
+
+
 # A similarity is at most 1; four factors of what two networks in float32 compute enter it.
 ROUNDING = tolerance(torch.float32, passes=4)
 
@@ -79,18 +69,11 @@ def similarity(outputs, heads, sizes=None):
     return accumulated.matrix()
 
 
-def draw(*shape, seed=0, dtype=torch.float64):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
-
-
 def drawn_heads(tokens=60, heads=3, dims=5, seed=0):
     """Heads that resemble each other more or less, with a mean and scales of their own."""
     shared, own = draw(tokens, 1, dims, seed=seed), draw(tokens, heads, dims, seed=seed + 1)
     mixed = shared * torch.linspace(1, 0.2, heads)[:, None] + own
     return (mixed * torch.logspace(-2, 2, heads)[:, None] + 3.0).flatten(1)
-
-
-# The numbers.
 
 
 @pytest.mark.parametrize('reference', [cka_of_eq_4, cka_of_distances])
@@ -196,20 +179,6 @@ def test_tokens_that_are_all_the_same_have_no_components():
     features[0] += 1e-8 * draw(6, 9, dtype=torch.float32)
     assert count_components(features).tolist() == [0, 0, 5]  # six tokens, centred
     assert count_components(torch.ones(2, 1, 9)).tolist() == [0, 0]
-
-
-# What they are measured on.
-
-
-def classifier(family='vit', **changes):
-    """A tiny classifier with weights that are nowhere zero, and images for it."""
-    init_default_scope('mmpretrain')
-    torch.manual_seed(0)
-    model = MODELS.build(config('unused', **FAMILIES[family], **changes).model)
-    return randomised(model), [
-        list(draw(3, 3, 16, 16, dtype=torch.float32)),
-        [torch.ones(3, 16, 16)],
-    ]
 
 
 def plain_inputs(plain, images, named):
@@ -325,9 +294,6 @@ def test_measuring_leaves_the_model_alone():
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
-# Attention of the class token.
-
-
 @pytest.mark.parametrize('stage', range(3))
 def test_class_attention_is_that_of_a_plain_network(stage):
     model, images = classifier()
@@ -421,270 +387,3 @@ def test_images_are_spread_over_the_data_set():
     assert len(next(iter(image_loader(dataset[:5], 64)))) == 5
     with pytest.raises(ValueError, match='has no images'):
         image_loader([], 64)
-
-
-# While a run trains.
-
-SWITCH = dict(type='bvit_mm.StageSwitchHook')
-MEASURE = dict(type='bvit_mm.RedundancyHook', num_images=6)
-
-
-def test_a_run_with_the_hook_trains_the_same(tmp_path):
-    hooks = [SWITCH, dict(type='EMAHook')]
-    build(tmp_path / 'without', custom_hooks=hooks).train()
-    runner = build(tmp_path / 'with', custom_hooks=[*hooks, MEASURE])
-    runner.train()
-    assert_same_run(last_file(tmp_path / 'with'), last_file(tmp_path / 'without'))
-
-    records = read_records(tmp_path / 'with' / LOG)
-    assert [r['epoch'] for r in records] == [1, 2, 3, 4, 5, 6]
-    assert [r['training_stage'] for r in records] == [1, 1, 2, 2, 3, 3]
-    assert [sorted(r['cka']) for r in records] == [[], [], *[['1', '2']] * 4]  # of one head: none
-    assert [r['pca']['1']['units'] for r in records] == [12, 12, 24, 24, 48, 48]
-    assert records[2]['cka'] != records[3]['cka']
-    # the numbers of the weights that were trained, which the last checkpoint has
-    file = last_file(tmp_path / 'with')
-    model, _ = classifier()
-    model.load_state_dict(
-        {k.removeprefix('module.'): v for k, v in file['ema_state_dict'].items() if k != 'steps'}
-    )
-    (hook,) = (h for h in runner.hooks if isinstance(h, RedundancyHook))
-    assert dict(epoch=6, **measure_redundancy(model, hook._images)) == records[-1]
-    # and what others see
-    hub = runner.message_hub
-    assert hub.get_scalar('cka_block2').current() == records[-1]['cka']['2']['mean']
-    logs = (tmp_path / 'with').glob('*/vis_data/scalars.json')
-    lines = [json.loads(line) for log in logs for line in log.read_text().splitlines()]
-    drawn = [line for line in lines if 'components_block1' in line]
-    assert [line['step'] for line in drawn] == [1, 2, 3, 4, 5, 6]
-    assert drawn[3]['components_block1'] == records[3]['pca']['1']['share']
-
-
-def test_a_resumed_run_writes_the_same_lines(tmp_path):
-    build(tmp_path / 'whole', custom_hooks=[SWITCH, MEASURE]).train()
-    stopped = [SWITCH, MEASURE, dict(type='StopHook', at=3 * BATCHES + 2)]
-    with pytest.raises(Stop):
-        build(tmp_path / 'parts', custom_hooks=stopped).train()
-    log = tmp_path / 'parts' / LOG
-    assert [r['epoch'] for r in read_records(log)] == [1, 2, 3]
-    write_record(log, {**read_records(log)[-1], 'epoch': 4})  # as if killed later
-    build(tmp_path / 'parts', custom_hooks=[SWITCH, MEASURE], resume=True).train()
-    assert log.read_text() == (tmp_path / 'whole' / LOG).read_text()
-
-
-def test_hook_measures_at_its_interval_and_at_the_end(tmp_path):
-    hooks = [SWITCH, {**MEASURE, 'interval': 4}]
-    build(tmp_path, custom_hooks=hooks).train()
-    assert [r['epoch'] for r in read_records(tmp_path / LOG)] == [4, sum(EPOCHS)]
-
-
-def test_hook_serves_plain_networks_in_other_loops(tmp_path):
-    changes = {
-        'model.backbone.type': 'VisionTransformer',
-        'model.backbone.training_stages': None,
-        'train_cfg': dict(_delete_=True, type='EpochBasedTrainLoop', max_epochs=2),
-        'custom_hooks': [MEASURE],
-    }
-    cfg = config(tmp_path, **changes)
-    cfg.model.backbone.pop('training_stages')
-    cfg.experiment_name = 'plain'
-    Runner.from_cfg(cfg).train()
-    records = read_records(tmp_path / LOG)
-    assert [(r['epoch'], r['training_stage'], sorted(r['cka'])) for r in records] == [
-        (1, None, ['1', '2']),
-        (2, None, ['1', '2']),
-    ]
-
-
-def test_only_the_main_process_measures_and_writes(tmp_path, monkeypatch):
-    monkeypatch.setattr('bvit_mm.analysis.hook.is_main_process', lambda: False)
-    runner = build(tmp_path, custom_hooks=[SWITCH, MEASURE])
-    runner.train()
-    assert not (tmp_path / LOG).exists()
-    assert 'cka_block1' not in runner.message_hub.log_scalars
-    assert not any(hasattr(hook, '_images') for hook in runner.hooks)
-
-
-def test_records_of_a_broken_off_run_go(tmp_path):
-    record = dict(cka={}, pca={})
-    for epoch in (1, 2, 3, 2):
-        write_record(tmp_path / LOG, dict(epoch=epoch, **record))
-    assert [r['epoch'] for r in read_records(tmp_path / LOG)] == [1, 2]
-    assert [p.name for p in tmp_path.iterdir()] == [LOG]
-
-
-@pytest.mark.parametrize('name', ['interval', 'num_images'])
-@pytest.mark.parametrize('value', [0, 2.5, True, '3'])
-def test_hook_refuses_arguments(name, value):
-    with pytest.raises(ValueError, match=f'{name}={value!r} of RedundancyHook must be a whole'):
-        RedundancyHook(**{name: value})
-
-
-def test_hook_refuses_runs_it_cannot_measure(tmp_path):
-    no_images = dict(val_dataloader=None, val_evaluator=None, val_cfg=None)
-    runner = build(tmp_path / 'a', custom_hooks=[SWITCH, MEASURE], **no_images)
-    with pytest.raises(ValueError, match='the config has none; give val_dataloader'):
-        runner.train()
-    (tmp_path / 'b').mkdir()
-    (tmp_path / 'b' / LOG).write_text('{"epoch": 1}\n')
-    runner = build(tmp_path / 'b', custom_hooks=[SWITCH, MEASURE])
-    with pytest.raises(ValueError, match=r'line 1 of .*redundancy.jsonl is no record of'):
-        runner.train()
-
-
-# The tool.
-
-
-@pytest.fixture
-def analyze(capsys):
-    """Runs tools/analyze.py in this process, which knows the data set of tests/support/runs.py."""
-
-    def run(*args, fails=False):
-        if not fails:
-            run_tool('analyze', *args)
-            # after what the logger of a run says that was trained in this process
-            return capsys.readouterr().out.splitlines()
-        with pytest.raises(SystemExit) as stop:
-            run_tool('analyze', *args)
-        assert stop.value.code == 2
-        return capsys.readouterr().err
-
-    return run
-
-
-@pytest.fixture(scope='module')
-def runs(tmp_path_factory):
-    """Finished runs of the families, with the hook."""
-    finished = {}
-
-    def of(family):
-        if family not in finished:
-            finished[family] = tmp_path_factory.mktemp(family)
-            changes = {**FAMILIES[family], 'custom_hooks': [SWITCH, MEASURE]}
-            changes['val_dataloader.dataset'] = dict(type='TinyDataset', noise=0.0)
-            build(finished[family], **changes).train()
-        return finished[family]
-
-    return of
-
-
-def pictures(out):
-    return {path.name for path in out.iterdir()} - {'redundancy.json'}
-
-
-@every_family
-def test_tool_measures_what_the_hook_measured(analyze, runs, tmp_path, family):
-    files = sorted(runs(family).glob('epoch_*.pth'), reverse=True)
-    out = tmp_path / 'new' / 'out'
-    printed = analyze(*files, '--num-images', 6, '--out', out)
-    assert [Path(line).name for line in printed[-4:]] == [
-        'redundancy.json',
-        'cka.pdf',
-        'cka_matrices.pdf',
-        'components.pdf',
-    ]
-    assert pictures(out) == {Path(line).name for line in printed[-3:]}
-    assert all((out / name).read_bytes().startswith(b'%PDF') for name in pictures(out))
-    measured = json.loads((out / 'redundancy.json').read_text())
-    for ours, theirs in zip(measured, read_records(runs(family) / LOG)):
-        assert Path(ours.pop('checkpoint')).name == f'epoch_{theirs["epoch"]}.pth'
-        assert ours == theirs
-    assert len(measured) == 6
-
-
-def test_tool_draws_attention(analyze, runs, tmp_path):
-    folder = runs('vit')
-    files = [folder / f'epoch_{n}.pth' for n in (2, 4, 6)]
-    options = ['--what', 'attention', '--num-images', 3, '--format', 'png', '--block', 2]
-    analyze(*files, *options, '--out', tmp_path)
-    assert pictures(tmp_path) == {'attention.png'}
-    picture = cv2.imread(str(tmp_path / 'attention.png'))
-    assert min(picture.shape[:2]) > 300 and len(np.unique(picture.reshape(-1, 3), axis=0)) > 100
-    records = json.loads((tmp_path / 'redundancy.json').read_text())
-    assert [np.shape(r['attention']['maps']) for r in records] == [(3, 6, 6), (3, 6, 6), (3, 8, 8)]
-    assert {r['attention']['block'] for r in records} == {'2'}
-    assert all(r['attention']['grid'] == [8, 8] and 'cka' not in r for r in records)
-
-
-def test_tool_draws_a_log_of_the_hook(analyze, runs, tmp_path):
-    printed = analyze('--log', runs('swin') / LOG, '--out', tmp_path, '--format', 'svg')
-    assert pictures(tmp_path) == {'cka.svg', 'cka_matrices.svg', 'components.svg'}
-    assert {Path(line).name for line in printed[-3:]} == pictures(tmp_path)
-    assert '<svg' in (tmp_path / 'cka.svg').read_text()
-
-
-def test_tool_reads_other_images_as_the_config_does(analyze, runs, tmp_path):
-    """Also with averaged weights, whose raw ones are the default, and another config."""
-    file, pipeline = (
-        runs('vit') / 'epoch_6.pth',
-        [
-            dict(type='LoadImageFromFile'),
-            dict(type='Resize', scale=(16, 16)),
-            dict(type='PackInputs'),
-        ],
-    )
-    (tmp_path / 'images' / 'any').mkdir(parents=True)
-    for i in range(3):
-        image = draw(20, 20, 3, seed=i).numpy() * 50 + 128
-        cv2.imwrite(str(tmp_path / 'images' / 'any' / f'{i}.png'), image.clip(0, 255))
-    cfg = config('unused')
-    cfg.val_dataloader.dataset.pipeline = pipeline
-    cfg.dump(tmp_path / 'config.py')
-    checkpoint = torch.load(file, weights_only=False)
-    raw = checkpoint['state_dict']
-    averaged = type(raw)((key, 0.5 * value) for key, value in raw.items())
-    averaged._metadata = raw._metadata
-    # as EMAHook saves them
-    checkpoint['ema_state_dict'] = {f'module.{key}': value for key, value in raw.items()}
-    checkpoint['state_dict'] = averaged
-    torch.save(checkpoint, tmp_path / 'both.pth')
-    found = {}
-    for name, weights in (('raw', 'raw'), ('ema', 'ema')):
-        options = ['--images', tmp_path / 'images', '--config', tmp_path / 'config.py']
-        out = tmp_path / name
-        analyze(tmp_path / 'both.pth', *options, '--weights', weights, '--out', out)
-        (found[name],) = json.loads((out / 'redundancy.json').read_text())
-        assert found[name]['images'] == 3
-    analyze(file, *options, '--out', tmp_path / 'alone')
-    (alone,) = json.loads((tmp_path / 'alone' / 'redundancy.json').read_text())
-    assert alone['cka'] == found['raw']['cka'] != found['ema']['cka']
-
-
-def test_tool_with_bad_input(analyze, runs, tmp_path):
-    folder, out = runs('vit'), ['--out', tmp_path / 'out']
-    last = folder / 'epoch_6.pth'
-    (tmp_path / 'damaged.pth').write_bytes(b'no checkpoint')
-    (tmp_path / 'empty').mkdir()
-    (tmp_path / 'empty.jsonl').write_text('')
-    torch.save(dict(state_dict={}), tmp_path / 'bare.pth')
-    torch.save(dict(state_dict={}, meta=dict(epoch=1)), tmp_path / 'no_config.pth')
-    cfg = config('unused', **{'val_dataloader.dataset.pipeline': [dict(type='PackInputs')]})
-    cfg.dump(tmp_path / 'config.py')
-    pipeline = ['--config', tmp_path / 'config.py']
-    config('unused', **{'model.backbone.arch.num_layers': 1}).dump(tmp_path / 'other.py')
-    for args, message in (
-        ([last], 'the following arguments are required: --out'),
-        ([*out], 'give checkpoints to measure, or --log redundancy.jsonl: one of them'),
-        ([last, *out, '--log', folder / LOG], 'one of them'),
-        ([folder / 'nowhere.pth', *out], 'nowhere.pth does not exist'),
-        ([tmp_path / 'damaged.pth', *out], 'cannot be read as a checkpoint'),
-        ([tmp_path / 'bare.pth', *out], 'bare.pth is no checkpoint of training; give one of'),
-        ([tmp_path / 'no_config.pth', *out], 'holds no config; give --config'),
-        ([last, *out, '--config', tmp_path / 'other.py'], 'keys are not known'),
-        ([last, *out, '--what', 'tokens'], "invalid choice: 'tokens'"),
-        ([last, *out, '--num-images', 0], '--num-images 0 must be 1 or more'),
-        ([last, '--out', last], 'is no folder; give another'),
-        ([last, *out, '--weights', 'ema'], 'has no averaged weights'),
-        ([last, *out, '--images', tmp_path / 'empty'], 'does not say how to read images'),
-        ([last, *out, '--images', tmp_path / 'no', *pipeline], 'is no folder'),
-        ([last, *out, '--images', tmp_path / 'empty', *pipeline], 'empty has no images'),
-        ([last, *out, '--what', 'attention', '--block', 7], "block='7' does not exist"),
-        ([folder / 'epoch_1.pth', *out], 'every attention has one head, so there are no pairs'),
-        ([runs('swin') / 'epoch_6.pth', *out, '--what', 'attention'], 'has no class token here'),
-        ([*out, '--log', folder / LOG, '--what', 'attention'], '--log has no attention'),
-        ([*out, '--log', tmp_path / 'no.jsonl'], 'no.jsonl does not exist'),
-        ([*out, '--log', tmp_path / 'empty.jsonl'], 'has no records'),
-        ([*out, '--log', last], 'is no record of RedundancyHook'),
-    ):
-        assert message in ' '.join(analyze(*args, fails=True).split()), args
-    assert not (tmp_path / 'out').exists()

@@ -17,7 +17,7 @@ PACKAGE = ROOT / 'bvit_mm'
 
 # Modules that import no tensors, directly or through others: what they compute is checked by hand.
 PURE = {
-    'plan', 'budget', 'hours', 'meter', 'ledger', 'report', 'training_stages', 'figures', 'share',
+    'plan', 'budget', 'hours', 'meter', 'ledger', 'report', 'training_stages', 'options', 'share',
 }  # fmt: skip
 HEAVY = {'torch', 'torchvision', 'numpy', 'mmengine', 'mmcv', 'mmpretrain'}
 # The core: files at the top and rooms of the loop's servants. Satellites: files and rooms.
@@ -143,6 +143,7 @@ def cycles(name):
     return [way for other, way in reached(name).items() if other != name and name in ours(other)]
 
 
+@functools.cache
 def own_privates():
     """The names with an underscore that this package defines: functions, attributes, constants."""
     found = NAMED_TUPLES | OF_TORCH

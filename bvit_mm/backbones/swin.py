@@ -353,8 +353,10 @@ class ElasticWindowMSA(ElasticModule, WindowMSA):
             scale=self.scale,
         )
         x = x.reshape(batch, rows, columns, heads, window, window, -1)
-        # torch.onnx takes flatten for a view, which needs this layout
-        x = x.permute(0, 1, 4, 2, 5, 3, 6).clone(memory_format=torch.contiguous_format).flatten(5)
+        x = x.permute(0, 1, 4, 2, 5, 3, 6)
+        if torch.onnx.is_in_onnx_export():  # it takes flatten for a view, which needs this layout
+            x = x.clone(memory_format=torch.contiguous_format)
+        x = x.flatten(5)
         return self.proj_drop(self.active_linear('proj', x))
 
     def _bias(self, table: Tensor, window: int) -> Tensor:

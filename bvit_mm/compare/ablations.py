@@ -37,7 +37,7 @@ def longest_second(cfg: Config, share: float) -> Changes:
         raise ValueError(f'the config has {len(plan.epochs)} training stages; give three')
     first, last, second = sorted(plan.epochs)
     c1, c2, c3 = plan.gflops
-    budget = plan.budget
+    budget = plan.cost if plan.budget is None else plan.budget
     scale = budget / (c1 * first + c2 * second + c3 * last)
     second, last = max(1, round(scale * second)), max(1, round(scale * last))
     first = max(1, int((budget - c2 * second - c3 * last) / c1 + 1e-9))

@@ -12,8 +12,8 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader
 
-from ..figures import check_epochs
 from ..loop import BudgetedTrainLoop
+from ..options import check_epochs
 from ..plan import Charge
 from ..registry import HOOKS
 from ..running.mmengine_gaps import is_to_resume

@@ -7,7 +7,7 @@ import torch
 from mmengine.dataset import DefaultSampler
 from torch import Tensor
 
-from ..figures import at_least
+from ..options import at_least
 from ..registry import DATA_SAMPLERS
 from ..running.randomness import derived_seed
 from .share import check_share

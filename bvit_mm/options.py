@@ -1,5 +1,5 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
-"""Figures of advice, rounded to the side that is accepted when the advice is followed."""
+"""Numbers in options: what they must be, and figures of advice that are accepted if followed."""
 
 from decimal import ROUND_CEILING, Context, Decimal
 
