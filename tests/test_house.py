@@ -21,7 +21,8 @@ HEAVY = {'torch', 'torchvision', 'numpy', 'mmengine', 'mmcv', 'mmpretrain'}
 # The core: files at the top and rooms of the loop's servants. Satellites: files and rooms.
 CORE_ROOMS = {'running', 'backbones'}
 SATELLITES = {
-    'analysis', 'compare', 'gradmatch', 'last_layer', 'publish', 'redundancy_hook', 'subset',
+    'analysis', 'compare', 'gradmatch', 'last_layer', 'publish', 'redundancy_figures',
+    'redundancy_hook', 'subset',
     'subset_hook', 'subsets', 'testing', 'timm_keys', 'timm_names',
 }  # fmt: skip
 # The door, which names everything, and the one file that knows what others keep private.
