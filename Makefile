@@ -19,7 +19,7 @@ CLASSIC_TESTS := $(patsubst %,tests/test_%.py,environment plan training_stages s
 	-k 'not test_equals_timm and not test_equals_mmdet and not test_exporting'
 CLASSIC_SHORT := --cfg-options train_cfg.budget=None train_cfg.epochs=[1,1,1]
 
-.PHONY: demo tour test test-core lint bench ops classic
+.PHONY: demo tour test test-core laws lint bench ops classic
 
 demo: $(VENV)/ready
 	$(RUN) tools/make_digits.py data/digits
@@ -38,9 +38,14 @@ test: $(VENV)/ops lint
 test-core: $(VENV)/ready lint
 	$(PYTEST) -m 'not ops'
 
+# An answer within two minutes: the laws of backbones, planner, growth and house.
+laws: $(VENV)/ready lint
+	$(PYTEST) -m laws
+
 lint: $(VENV)/ready
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
 
 bench: $(VENV)/ready
 	$(RUN) benchmarks/step_time.py deit-small

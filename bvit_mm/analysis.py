@@ -8,8 +8,8 @@ mmpretrain's plain classes, and the network itself is not touched.
 
 import copy
 import math
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Collection, Iterable, Iterator, Sequence, Sized
+from typing import Any, NamedTuple, cast
 
 import torch
 from mmcv.cnn.bricks.transformer import FFN
@@ -47,8 +47,8 @@ class HeadSimilarity:
     def __init__(self, heads: int) -> None:
         self.heads = heads
         self.tokens = 0
-        self.mean: Tensor | float = 0.0
-        self.comoments: Tensor | float = 0.0
+        self.mean: Tensor = torch.zeros(())
+        self.comoments: Tensor = torch.zeros(())
 
     def update(self, outputs: Tensor) -> None:
         """Adds head outputs (..., heads * dims): concatenated, before the projection (Eq. 3)."""
@@ -83,7 +83,7 @@ def mean_of_pairs(matrix: Tensor) -> float:
 
     Pairs that are NaN do not count; NaN if there is no other.
     """
-    rows, columns = torch.triu_indices(*matrix.shape, offset=1)
+    rows, columns = torch.triu_indices(len(matrix), len(matrix), offset=1)
     return matrix[rows, columns].nanmean().item()
 
 
@@ -171,16 +171,23 @@ def image_loader(dataset: Dataset, count: int, workers: int = 0) -> DataLoader:
     Raises:
         ValueError: If there are none.
     """
-    count = min(count, len(dataset))
+    size = len(cast(Sized, dataset))
+    count = min(count, size)
     if count < 1:
         raise ValueError('the data set has no images; give one that has')
-    chosen = [i * len(dataset) // count for i in range(count)]
+    chosen = [i * size // count for i in range(count)]
     return DataLoader(
         Subset(dataset, chosen), batch_size=32, num_workers=workers, collate_fn=_inputs
     )
 
 
 @torch.no_grad()
+def _pairs(matrix: Tensor) -> dict[str, Any]:
+    """The similarities of heads in plain numbers."""
+    rows = [[*map(_number, row)] for row in matrix]
+    return dict(mean=_number(mean_of_pairs(matrix)), matrix=rows)
+
+
 def measure_redundancy(
     model: nn.Module,
     batches: Iterable[Sequence[Tensor]],
@@ -229,11 +236,7 @@ def measure_redundancy(
         training_stage=None if stage is None else stage + 1, images=images
     )
     if 'cka' in what:
-        matrices = {block: similarity.matrix() for block, similarity in similarities.items()}
-        record['cka'] = {
-            block: dict(mean=_number(mean_of_pairs(m)), matrix=[[*map(_number, r)] for r in m])
-            for block, m in matrices.items()
-        }
+        record['cka'] = {block: _pairs(each.matrix()) for block, each in similarities.items()}
     if 'pca' in what:
         record['pca'] = {
             block: dict(
@@ -259,7 +262,7 @@ def measure_class_attention(
         ValueError: If the network has no class token or no such block, or its tokens are not
             those of images of its own size.
     """
-    network = observable_copy(model)
+    network: Any = observable_copy(model)
     if getattr(network, 'cls_token', None) is None:
         raise ValueError(
             f'{type(network).__name__} has no class token here, so there is no attention of it '
@@ -281,7 +284,8 @@ def measure_class_attention(
     )
     for batch in batches:
         network(_preprocessed(model, batch))
-    whole = grid = tuple(map(int, network.patch_resolution))
+    rows, columns = network.patch_resolution
+    whole = grid = int(rows), int(columns)
     if isinstance(network, ElasticBackbone):
         grid = network.training_stages[network.training_stage].grid
     weights = torch.cat(seen)[:, network.num_extra_tokens :]
@@ -305,7 +309,7 @@ def observable_copy(model: nn.Module) -> nn.Module:
             f'{type(model).__name__} has no backbone to look into; give a model that has one, such '
             'as an ImageClassifier'
         )
-    network = copy.deepcopy(model.backbone)
+    network: Any = copy.deepcopy(model.backbone)
     if isinstance(network, ElasticBackbone):
         network.shrink_(network.training_stage)
     if not any(True for _ in _blocks(network)):
@@ -343,7 +347,8 @@ def _reading_slot(described: Any) -> Slot:
 
 def _preprocessed(model: nn.Module, images: Sequence[Tensor]) -> Tensor:
     data = dict(inputs=images, data_samples=None)
-    return unwrapped(model).data_preprocessor(data, False)['inputs']
+    preprocess: Any = unwrapped(model).data_preprocessor
+    return preprocess(data, False)['inputs']
 
 
 def _inputs(samples: list[dict[str, Any]]) -> list[Tensor]:

@@ -71,6 +71,13 @@ def gram_matrix(gradients: Tensor) -> Tensor:
     return gram
 
 
+def _check_match(count: int, n: int, ridge: float) -> None:
+    if not 1 <= count <= n:
+        raise ValueError(f'count={count} of {n} mini-batches cannot be chosen; give 1..{n}')
+    if not ridge >= 0:
+        raise ValueError(f'ridge={ridge} must be at least 0, or weights would be infinite')
+
+
 def match(
     gram: Tensor,
     products: Tensor,
@@ -84,11 +91,8 @@ def match(
     Of the rows not yet chosen, the one with the largest inner product with the residual comes in;
     then the weights of all chosen rows are the best there are, and rows whose weight would not be
     positive leave. That is the active-set method of Lawson and Hanson (*Solving Least Squares
-    Problems*, 1974, ch. 23), stopped at ``count`` rows: with as many as there are, the result is
-    the non-negative least-squares solution.
-
-    It ends when ``count`` rows are chosen, when no other row has a positive inner product with the
-    residual (none would lower the objective), or when the residual is small.
+    Problems*, 1974, ch. 23), stopped at ``count`` rows, or when none would lower the objective or
+    the residual is small. With as many rows as there are, it is non-negative least squares.
 
     Args:
         gram: Inner products of the rows, n x n, in double precision.
@@ -105,10 +109,7 @@ def match(
         ValueError: If ``count`` is not in 1..n, or ``ridge`` is negative.
     """
     n = len(gram)
-    if not 1 <= count <= n:
-        raise ValueError(f'count={count} of {n} mini-batches cannot be chosen; give 1..{n}')
-    if not ridge >= 0:
-        raise ValueError(f'ridge={ridge} must be at least 0, or weights would be infinite')
+    _check_match(count, n, ridge)
     chosen: list[int] = []
     weights = gram.new_zeros(0)
     columns = gram.new_empty(count, n)  # of the chosen rows, side by side in memory
@@ -128,34 +129,60 @@ def match(
         if not slopes[j] > least:
             break
         is_open[j] = False
-        columns[size] = gram[j]
-        row = torch.linalg.solve_triangular(
-            factor[:size, :size], gram[j, chosen].unsqueeze(1), upper=False
-        ).squeeze(1)
-        pivot = gram[j, j] + ridge - row @ row
-        if pivot <= 1e-12 * gram[j, j]:  # a combination of those chosen, which rounding proposes
+        if not _enter(j, gram, ridge, chosen, columns, factor):
             continue
-        factor[size, :size], factor[size, size] = row, pivot.sqrt()
-        chosen.append(j)
         weights = torch.cat([weights, weights.new_zeros(1)])
-        while True:
-            size = len(chosen)
-            best = torch.cholesky_solve(
-                products[chosen].unsqueeze(1), factor[:size, :size], upper=False
-            ).squeeze(1)
-            if best.min() > 0:
-                weights = best
-                break
-            # As far towards the best weights as none gets negative; those at 0 leave.
-            falls = best <= 0
-            gaps = (weights - best)[falls].clamp_min(torch.finfo(weights.dtype).tiny)
-            weights = weights + (weights[falls] / gaps).min() * (best - weights)
-            kept = (~falls | (weights > 1e-14 * weights.max())).nonzero().squeeze(1)
-            chosen, weights = [chosen[i] for i in kept.tolist()], weights[kept]
-            columns[: len(kept)] = columns[kept]
+        count_before = len(chosen)
+        chosen, weights = _positive(products, ridge, chosen, weights, columns, factor)
+        if len(chosen) < count_before:
             is_open[:] = True  # what was a combination of the chosen may be none any more
             is_open[[*chosen, j]] = False
-            inner = columns[: len(kept)][:, chosen]
-            inner.diagonal().add_(ridge)
-            factor[: len(kept), : len(kept)] = torch.linalg.cholesky(inner)
     return torch.tensor(chosen, dtype=torch.long), weights
+
+
+def _enter(
+    j: int, gram: Tensor, ridge: float, chosen: list[int], columns: Tensor, factor: Tensor
+) -> bool:
+    """Whether row ``j`` comes in, in place; not if it is a combination of those chosen."""
+    size = len(chosen)
+    columns[size] = gram[j]
+    row = torch.linalg.solve_triangular(
+        factor[:size, :size], gram[j, chosen].unsqueeze(1), upper=False
+    ).squeeze(1)
+    pivot = gram[j, j] + ridge - row @ row
+    if pivot <= 1e-12 * gram[j, j]:  # which rounding proposes
+        return False
+    factor[size, :size], factor[size, size] = row, pivot.sqrt()
+    chosen.append(j)
+    return True
+
+
+def _positive(
+    products: Tensor,
+    ridge: float,
+    chosen: list[int],
+    weights: Tensor,
+    columns: Tensor,
+    factor: Tensor,
+) -> tuple[list[int], Tensor]:
+    """The best positive weights of the chosen rows, and which are left; see ``match``.
+
+    ``columns`` and ``factor`` become those of the rows that are left, in place.
+    """
+    while True:
+        size = len(chosen)
+        best = torch.cholesky_solve(
+            products[chosen].unsqueeze(1), factor[:size, :size], upper=False
+        ).squeeze(1)
+        if best.min() > 0:
+            return chosen, best
+        # As far towards the best weights as none gets negative; those at 0 leave.
+        falls = best <= 0
+        gaps = (weights - best)[falls].clamp_min(torch.finfo(weights.dtype).tiny)
+        weights = weights + (weights[falls] / gaps).min() * (best - weights)
+        kept = (~falls | (weights > 1e-14 * weights.max())).nonzero().squeeze(1)
+        chosen, weights = [chosen[i] for i in kept.tolist()], weights[kept]
+        columns[: len(kept)] = columns[kept]
+        inner = columns[: len(kept)][:, chosen]
+        inner.diagonal().add_(ridge)
+        factor[: len(kept), : len(kept)] = torch.linalg.cholesky(inner)

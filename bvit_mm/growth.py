@@ -149,9 +149,8 @@ def grow_(
         backbone: The backbone that is trained.
         stage: The training stage to grow to, 0-based.
         init: New weights are a ``'copy'``; ``'random'``, those of ``fresh``; a copy with
-            ``'noise'``; or copied with the weights that read a unit divided by
-            how often there is one (``'half'``), which leaves the function as it was [1]. A
-            name in ``INITS``.
+            ``'noise'``; or copied with the weights that read a unit divided by how often there
+            is one (``'half'``), which leaves the function as it was [1]: a name in ``INITS``.
         moments: Optimizer moments of new units are zero (``'drop'``) or a ``'copy'``;
             ``'drop_all'`` forgets all state of a parameter that grows, its steps as well;
             ``'corrected'`` is ``'drop'`` with the new units counting their own steps
@@ -164,8 +163,7 @@ def grow_(
         seed: Draws the noise; the same on every rank.
 
     Raises:
-        ValueError: If the stage is before the present one, an option is not known, or the
-            initialiser needs ``fresh``.
+        ValueError: If the stage is before the present one, or an option is not known.
 
     [1] Chen et al., Net2Net: Accelerating Learning via Knowledge Transfer, 2016.
     """
@@ -190,8 +188,8 @@ def grow_(
                 start_(each.get_parameter(names[param]))
             if param.grad is not None:  # accumulated so far; old units keep theirs
                 grow_moment_(param.grad, units, moments == 'copy')
-            state = (states or {}).get(param, {})
-            _grow_state_(state, param, units, moments, (averages or {}).get(param, ()), start_)
+            state, followers = (states or {}).get(param, {}), (averages or {}).get(param, ())
+            _grow_state_(state, param, units, moments, followers, start_)
     for each in (backbone, *twins):
         each.set_training_stage(stage)
 

@@ -78,20 +78,10 @@ def find_parts(
     if needed == parts[last] and not may_change:
         return tuple(parts)
     fitting = (*(fewest(k) for k in range(last)), needed)
-    if needed == NEVER and not divides:
-        advice = 'give a smaller train_dataloader.batch_size'
-    elif needed == NEVER:
-        advice = 'not even one of them does; give a smaller model or image'
-    else:
-        advice = (
-            f'train_cfg.accumulative_counts={list(fitting)} divides the batches and fits, '
-            "at the same global batch; give that, 'auto', or a smaller "
-            'train_dataloader.batch_size'
-        )
     if needed == NEVER or not may_change:
         raise MemoryError(
             f'training stage {last + 1} of {last + 1} does not fit into memory with a batch '
-            f'of {size} images in {parts[last]} parts: {advice}'
+            f'of {size} images in {parts[last]} parts: {_advice(fitting, divides)}'
         )
     if max(fitting) > 1:
         runner.logger.info(
@@ -99,6 +89,19 @@ def find_parts(
             'parts in the training stages'
         )
     return fitting
+
+
+def _advice(fitting: Sequence[int], divides: bool) -> str:
+    """What to give where a batch does not fit, by the parts in which each stage's would."""
+    if fitting[-1] == NEVER and not divides:
+        return 'give a smaller train_dataloader.batch_size'
+    if fitting[-1] == NEVER:
+        return 'not even one of them does; give a smaller model or image'
+    return (
+        f'train_cfg.accumulative_counts={list(fitting)} divides the batches and fits, '
+        "at the same global batch; give that, 'auto', or a smaller "
+        'train_dataloader.batch_size'
+    )
 
 
 def fits(runner: Runner, train: TrainInParts, batch: Any, stage: int, parts: int) -> bool:

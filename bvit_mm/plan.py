@@ -174,20 +174,14 @@ def make_plan(
     """Turns a budget into epochs per training stage, or prices stated epochs.
 
     Args:
-        gflops: Forward GFLOPs of each training stage, rising, classifier included. Stages that
-            differ in their recipe only cost the same.
+        gflops: Forward GFLOPs of each training stage, classifier included; none falls.
         budget: A share of the full cost in (0, 1]; or an absolute cost in GFLOPs x epochs,
-            as a number above 1 or as text such as ``'691.2 GFLOPs'``. Times such as ``'8h'``
-            are budgets of ``budget.read_budget``, whose plans follow the speed of the machine.
+            as a number above 1 or as text such as ``'691.2 GFLOPs'``.
         full_epochs: Epochs of the whole network that are the full cost.
-        alpha: Bias of the exponential family: above 0 later stages are longer, below 0
-            earlier ones, at 0 all are equal (Table 4).
-        seed: Draws the random numbers of the family.
+        alpha, seed, family: Of the lengths of the stages (``proportions_of``).
         epochs: States the schedule instead of a budget.
         max_epochs: A cap on the total epochs (Table 2).
-        family: ``'exponential'``, ``'linear_up'`` or ``'linear_down'`` (Table 5).
-        epoch_share: What an epoch costs, as a share of one that reads all data; the full cost is
-            of all.
+        epoch_share: What an epoch costs, as a share of one on all data, as the full cost is.
         charges: Costs besides training; epochs must be stated then.
 
     Raises:
@@ -197,45 +191,34 @@ def make_plan(
     if not gflops or min(gflops) <= 0 or any(b < a for a, b in pairwise(gflops)):
         raise ValueError(f'gflops={gflops} of the training stages must be positive and rising')
     check_epochs('full_epochs', full_epochs)
-    if max_epochs is not None:
-        # Stated epochs may leave out stages; a plan trains each of them.
+    if max_epochs is not None:  # stated epochs may leave out stages; a plan trains each of them
         check_epochs('max_epochs', max_epochs, 1 if budget is None else len(gflops))
     full_cost = full_epochs * gflops[-1]
-
     if epochs is not None:
         if budget is not None:
             raise ValueError(
                 f'budget={budget!r} and epochs={epochs!r} are both given; '
                 'give one of them and set the other to None'
             )
-        return Plan(
-            gflops,
-            _check_epochs(epochs, len(gflops), max_epochs),
-            full_cost,
-            epoch_share=epoch_share,
-            charges=tuple(charges),
-        )
+        stated = _check_epochs(epochs, len(gflops), max_epochs)
+        return Plan(gflops, stated, full_cost, None, epoch_share, tuple(charges))
     if budget is None:
         raise ValueError('give a budget, or epochs to state a schedule')
-    for charge in charges:
-        stated = [*(0 for _ in gflops[1:]), min(full_epochs, max_epochs or full_epochs)]
-        raise ValueError(
-            f'budget={budget!r} does not say how much of the data to train on when '
-            f'{charge.purpose} every {charge.interval} epochs is charged; state epochs, such as '
-            f'{stated}{charge.advice}'
-        )
+    if charges:
+        most = min(full_epochs, max_epochs or full_epochs)
+        raise ValueError(_needs_epochs(budget, charges[0], [*(0 for _ in gflops[1:]), most]))
     cost = parse_budget(budget, full_cost, full_epochs)
     least = math.fsum(gflops) * epoch_share
     if cost < least:
-        enough = _enough(least, full_cost, full_epochs)
         raise ValueError(
             f'budget={budget} of {full_epochs} epochs is {_cost(cost)} GFLOPs x epochs, less '
-            f'than one epoch of each stage ({_cost(least)}); {enough}'
+            f'than one epoch of each stage ({_cost(least)}); '
+            + _enough(least, full_cost, full_epochs)
         )
     proportions = proportions_of(len(gflops), alpha, seed, family)
-    reachable = cost / epoch_share  # an epoch on all data costs as many on a part of it
-    spends = _spend(gflops, proportions, reachable, max_epochs)
-    return Plan(gflops, spends, full_cost, cost, epoch_share=epoch_share)
+    # An epoch on all data costs as many on a part of it.
+    spends = _spend(gflops, proportions, cost / epoch_share, max_epochs)
+    return Plan(gflops, spends, full_cost, cost, epoch_share)
 
 
 def parse_budget(budget: float | str, full_cost: float, full_epochs: int) -> float:
@@ -368,7 +351,18 @@ def _dearest(
 def proportions_of(
     k: int, alpha: float = ALPHA, seed: int = 0, family: str = FAMILY
 ) -> list[float]:
-    """Relative durations of ``k`` stages, summing to 1 (Section 4.3)."""
+    """Relative durations of ``k`` stages, summing to 1 (Section 4.3).
+
+    Args:
+        k: The number of stages.
+        alpha: Bias of the exponential family: above 0 later stages are longer, below 0
+            earlier ones, at 0 all are equal (Table 4).
+        seed: Draws the random numbers of the family.
+        family: ``'exponential'``, ``'linear_up'`` or ``'linear_down'`` (Table 5).
+
+    Raises:
+        ValueError: If there is no such family, or a number is none.
+    """
     if not isinstance(family, str) or family not in FAMILIES:
         raise ValueError(f'family={family!r} is not known; give one of {sorted(FAMILIES)}')
     if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
@@ -405,6 +399,15 @@ def _check_epochs(epochs: Sequence[int], k: int, max_epochs: int | None) -> tupl
             f'epochs={list(epochs)} are {sum(epochs)} in total, above max_epochs={max_epochs}'
         )
     return tuple(epochs)
+
+
+def _needs_epochs(budget: float | str, charge: Charge, epochs: list[int]) -> str:
+    """What to give instead of a budget where there are charges; ``epochs`` is an example."""
+    return (
+        f'budget={budget!r} does not say how much of the data to train on when '
+        f'{charge.purpose} every {charge.interval} epochs is charged; state epochs, such as '
+        f'{epochs}{charge.advice}'
+    )
 
 
 def _cost(cost: float) -> str:

@@ -55,13 +55,8 @@ def publish(file: str, weights: str | None = None, stage: int | None = None) -> 
         ValueError: If it is no such checkpoint, its weights are not complete or not finite, or
             it is of another training stage than asked for.
     """
-    advice = 'give a checkpoint of BudgetedTrainLoop, such as work_dirs/.../epoch_300.pth'
-    checkpoint = read_checkpoint(file, advice)
-    meta = checkpoint.get('meta') or {}
-    if 'batches_done' not in meta.get('bvit_mm', {'batches_done': None}):
-        raise ValueError(f'{file} is published already; {advice}')
-    if 'state_dict' not in checkpoint or 'bvit_mm' not in meta or 'cfg' not in meta:
-        raise ValueError(f'{file} is no training checkpoint of a budgeted run; {advice}')
+    checkpoint = _read_trained(file)
+    meta = checkpoint['meta']
     weights, state_dict = choose_weights(checkpoint, weights, file)
     broken = [key for key, value in state_dict.items() if not value.isfinite().all()]
     if broken:
@@ -76,10 +71,9 @@ def publish(file: str, weights: str | None = None, stage: int | None = None) -> 
     model = build_to_count(copy.deepcopy(cfg.model))
     load_strictly(model, state_dict, str(file))
     backbone = find_backbone(model)
-    k, last = backbone.training_stage, backbone.num_training_stages - 1
-    only = None if k == last else k
     plan = _plan(meta)
-    _check_stage(stage, k, last, file, plan, meta)
+    k = _check_stage(stage, backbone, file, plan, meta)
+    only = None if backbone.is_whole else k
     about = dict(
         plan=meta['bvit_mm']['plan'],
         spent=_spent(meta, plan),
@@ -100,6 +94,18 @@ def publish(file: str, weights: str | None = None, stage: int | None = None) -> 
     read_config(config.pretty_text, file)  # others will run what is written
     check_buildable(config.to_dict(), file)
     return Published(published, config, backbone)
+
+
+def _read_trained(file: str) -> dict[str, Any]:
+    """A checkpoint of a budgeted run."""
+    advice = 'give a checkpoint of BudgetedTrainLoop, such as work_dirs/.../epoch_300.pth'
+    checkpoint = read_checkpoint(file, advice)
+    meta = checkpoint.get('meta') or {}
+    if 'batches_done' not in meta.get('bvit_mm', {'batches_done': None}):
+        raise ValueError(f'{file} is published already; {advice}')
+    if 'state_dict' not in checkpoint or 'bvit_mm' not in meta or 'cfg' not in meta:
+        raise ValueError(f'{file} is no training checkpoint of a budgeted run; {advice}')
+    return checkpoint
 
 
 def _spent(meta: dict[str, Any], plan: Plan) -> float:
@@ -167,15 +173,17 @@ def choose_weights(
 
 
 def _check_stage(
-    stage: int | None, k: int, last: int, file: str, plan: Plan, meta: dict[str, Any]
-) -> None:
+    stage: int | None, backbone: ElasticBackbone, file: str, plan: Plan, meta: dict[str, Any]
+) -> int:
+    """Returns the training stage of a checkpoint, 0-based, if that is the wanted one."""
     epoch = meta['epoch']
-    trained = plan.stage_at(epoch if meta['bvit_mm']['batches_done'] else max(epoch - 1, 0))
-    if k != trained:
+    k = plan.stage_at(epoch if meta['bvit_mm']['batches_done'] else max(epoch - 1, 0))
+    stages, last = backbone.training_stages, backbone.num_training_stages - 1
+    if stages[k] != stages[backbone.training_stage]:  # several stages may have one shape
         raise ValueError(
-            f'{file} was saved after {epoch} epochs, in training stage {trained + 1} of its plan, '
-            f'but its weights say stage {k + 1}: another program has saved it again, without '
-            'the metadata of its state_dict. Give the file that the run left'
+            f'{file} was saved after {epoch} epochs, in training stage {k + 1} of its plan, '
+            f'but its weights say stage {backbone.training_stage + 1}: another program has saved '
+            'it again, without the metadata of its state_dict. Give the file that the run left'
         )
     if stage is not None and not 1 <= stage <= last + 1:
         raise ValueError(f'--stage {stage} does not exist; give 1..{last + 1}')
@@ -191,6 +199,7 @@ def _check_stage(
             f'{last + 1}, whose weights went on training together. Give the checkpoint '
             'that a run leaves at the end of each stage (stage_1.pth, ...)'
         )
+    return k
 
 
 def _plan(meta: dict[str, Any]) -> Plan:

@@ -58,11 +58,10 @@ def seed_epoch(
     set_random_seed(seed, diff_rank_seed=diff_rank_seed)
     for number, generator in enumerate(generators):
         seed_generator(generator, derived_seed(seed, number))
-    if getattr(dataloader.worker_init_fn, 'func', None) is worker_init_fn:
-        dataloader.worker_init_fn = partial(
-            worker_init_fn,
-            **{**dataloader.worker_init_fn.keywords, 'rank': get_rank(), 'seed': seed},
-        )
+    start: Any = dataloader.worker_init_fn
+    if getattr(start, 'func', None) is worker_init_fn:
+        options = {**start.keywords, 'rank': get_rank(), 'seed': seed}
+        dataloader.worker_init_fn = partial(start.func, **options)
         restart_workers(dataloader)
 
 
@@ -94,7 +93,8 @@ class Seeds:
         by_rank = has_seeds_by_rank(self._runner)
         seed_epoch(self._dataloader, self._generators, seed, epoch, by_rank)
         if self._sampler_follows:  # a resumed run has the seed of its checkpoint
-            self._dataloader.sampler.seed = seed
+            sampler: Any = self._dataloader.sampler
+            sampler.seed = seed
 
     def iteration(self, epoch: int, idx: int) -> None:
         """Before an iteration of an epoch."""

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from mmengine.config import Config
 from mmengine.registry import Registry
@@ -144,10 +144,12 @@ def _values(module: ast.Module, file: str | Path) -> dict[str, Any]:
     """What lines of ``name = literal`` say."""
     values = {}
     for line in module.body:
-        names = line.targets if isinstance(line, ast.Assign) else []
-        if len(names) != 1 or not isinstance(names[0], ast.Name):
+        if not isinstance(line, ast.Assign) or len(line.targets) != 1:
             raise _refused(line, file)
-        values[names[0].id] = _value(line.value, file)
+        (name,) = line.targets
+        if not isinstance(name, ast.Name):
+            raise _refused(line, file)
+        values[name.id] = _value(line.value, file)
     return values
 
 
@@ -162,25 +164,31 @@ def _value(node: ast.expr, file: str | Path) -> Any:
     if isinstance(node, (ast.List, ast.Tuple, ast.Set)):
         kind = {ast.List: list, ast.Tuple: tuple, ast.Set: set}[type(node)]
         return kind(_value(each, file) for each in node.elts)
-    if isinstance(node, ast.Dict) and None not in node.keys:  # else of **
-        return {_value(k, file): _value(v, file) for k, v in zip(node.keys, node.values)}
+    if isinstance(node, ast.Dict):
+        keys = [key for key in node.keys if key is not None]
+        if len(keys) == len(node.keys):  # else of **
+            return {_value(k, file): _value(v, file) for k, v in zip(keys, node.values)}
     if _is_call(node, 'set') and not node.args:
         return set()  # which has no literal
     if _is_call(node, 'range') and 1 <= len(node.args) <= 3:
         return range(*(_value(each, file) for each in node.args))
     if _is_plain_dict(node):
         parts = [_value(each, file) for each in node.args]
-        return dict(*parts, **{each.arg: _value(each.value, file) for each in node.keywords})
+        return dict(*parts, **{str(each.arg): _value(each.value, file) for each in node.keywords})
     raise _refused(node, file)
 
 
-def _is_call(node: ast.expr, name: str) -> bool:
+def _is_call(node: ast.expr, name: str) -> TypeGuard[ast.Call]:
     """Whether it is ``name(...)`` without keywords."""
-    named = isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
-    return named and node.func.id == name and not node.keywords
+    return (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id == name
+        and not node.keywords
+    )
 
 
-def _is_plain_dict(node: ast.expr) -> bool:
+def _is_plain_dict(node: ast.expr) -> TypeGuard[ast.Call]:
     """Whether it is ``dict(key=..., ...)``, or ``dict({...})`` as mmengine writes other keys."""
     return (
         isinstance(node, ast.Call)
@@ -191,7 +199,7 @@ def _is_plain_dict(node: ast.expr) -> bool:
     )
 
 
-def _refused(node: ast.AST, file: str | Path) -> UnsafeFileError:
+def _refused(node: ast.stmt | ast.expr, file: str | Path) -> UnsafeFileError:
     text = ' '.join(ast.unparse(node).split())
     return UnsafeFileError(
         f'{file} has a config that is not only data: {text[:80]!r} in line {node.lineno} would be '

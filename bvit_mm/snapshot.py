@@ -140,7 +140,7 @@ def _keep(thing: Any, storages: dict[int, torch.UntypedStorage]) -> Iterator[Cal
     elif isinstance(thing, np.random.RandomState):
         yield partial(thing.set_state, thing.get_state())
     elif isinstance(thing, (np.random.Generator, np.random.BitGenerator)):
-        numbers = getattr(thing, 'bit_generator', thing)
+        numbers: Any = getattr(thing, 'bit_generator', thing)
         yield partial(setattr, numbers, 'state', numbers.state)
     else:
         for name in _slots(thing):
@@ -209,7 +209,9 @@ def _refill(thing: Any, content: list[Any]) -> None:
     """Gives a container its content again; one that has it is left alone, others may read it."""
     now = _content(thing)
     if isinstance(thing, dict):
-        entries = [[(id(key), id(value)) for key, value in each] for each in (now, content)]
+        entries: list[list[Any]] = [
+            [(id(key), id(value)) for key, value in each] for each in (now, content)
+        ]
     else:
         entries = [list(map(id, each)) for each in (now, content)]
     if entries[0] == entries[1] or (isinstance(thing, bytearray) and now == content):

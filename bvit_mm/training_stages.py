@@ -8,8 +8,6 @@ from math import prod
 from numbers import Integral
 from typing import Any
 
-import numpy as np
-
 # One number, or one for each level of a pyramid.
 PerLevel = int | tuple[int, ...]
 
@@ -126,7 +124,7 @@ def parse_training_stages(spec: StagesSpec, whole: TrainingStage) -> tuple[Train
     for k, (smaller, larger) in enumerate(pairwise(stages), start=2):
         for name in whole.keys:
             before, now = getattr(smaller, name), getattr(larger, name)
-            if np.any(np.less(now, before)):
+            if any(b < a for a, b in zip(_flat(before), _flat(now))):
                 raise ValueError(
                     f'training stage {k}: {name}={now} is less than {before} in training stage '
                     f'{k - 1}; stages may only grow'
@@ -137,6 +135,10 @@ def parse_training_stages(spec: StagesSpec, whole: TrainingStage) -> tuple[Train
             f'({whole}), but has {stages[-1]}'
         )
     return tuple(stages)
+
+
+def _flat(value: Any) -> tuple[int, ...]:
+    return value if isinstance(value, tuple) else (value,)
 
 
 def check_distinct(stages: Sequence[TrainingStage], recipes: Sequence[object] = ()) -> None:

@@ -48,11 +48,12 @@ def cut_prefix(state_dict: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
         if key.startswith(prefix)
     )
     name = prefix.removesuffix('.')
-    part._metadata = OrderedDict(
+    metadata = OrderedDict(
         (key.removeprefix(name).removeprefix('.'), value)
         for key, value in getattr(state_dict, '_metadata', {}).items()
         if f'{key}.'.startswith(prefix)
     )
+    vars(part)['_metadata'] = metadata  # as torch keeps it
     return part
 
 

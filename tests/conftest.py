@@ -32,6 +32,10 @@ LONG = (
 )  # fmt: skip
 
 
+# What `make laws` runs: what must hold whatever a run is made of. No run is trained.
+LAWS = ('house', 'laws', 'plan', 'growth', 'training_stages', 'schedulers', 'closeness')
+
+
 @pytest.hookimpl(wrapper=True, optionalhook=True)
 def pytest_xdist_auto_num_workers():
     """No more workers than this process may use CPUs: xdist counts those of the machine."""
@@ -45,8 +49,17 @@ def pytest_configure(config):
     config.option.loadscopereorder = False
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items):
-    """Long files first, so that all processes end at about the same time."""
+    """Long files first, so that all processes end at about the same time; and marks the laws.
+
+    Networks of full size, which have one image at once, are left out of these: they take most of
+    the time.
+    """
+    for item in items:
+        case = getattr(item, 'callspec', None) and item.callspec.params.get('case')
+        if item.path.stem in {f'test_{name}' for name in LAWS} and getattr(case, 'batch', 2) > 1:
+            item.add_marker('laws')
     place = {f'test_{name}': i for i, name in enumerate(LONG)}
     items.sort(key=lambda item: place.get(item.path.stem, len(place)))
 

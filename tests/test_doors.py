@@ -21,7 +21,7 @@ from bvit_mm.registry import MODELS
 from bvit_mm.report import plan_table
 from bvit_mm.training_stages import AXES, Axis, TrainingStage, parse_training_stages
 
-from .support.runs import POOLED, build
+from .support.runs import build
 from .support.trainings import log_of
 from .support.variants import SWITCH
 
@@ -98,8 +98,8 @@ def depth(monkeypatch):
 def run(tmp_path, hook=SWITCH, **backbone):
     changes = {
         'model.backbone': dict(_delete_=True, type='bvit_mm.ToyStack', **backbone),
-        **POOLED,
-        'model.head.in_channels': 8,
+        'model.neck': dict(type='GlobalAveragePooling'),
+        'model.head': dict(type='LinearClsHead', in_channels=8),
         'custom_hooks': [hook],
         'train_cfg.epochs': [1] * len(ToyStack(**backbone).training_stages),
     }

@@ -70,7 +70,7 @@ class MissingSlotFFN(ElasticFFN):
 
 
 class NoOutFFN(ElasticFFN):
-    slots = tuple(slot._replace(out=False) for slot in ElasticFFN.slots)
+    slots = tuple(dataclasses.replace(slot, out=False) for slot in ElasticFFN.slots)
 
 
 def with_ffn(ffn):

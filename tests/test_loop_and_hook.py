@@ -12,7 +12,7 @@ from mmengine.runner import FlexibleRunner, Runner
 from mmpretrain.models import build_classifier
 
 from bvit_mm.cost import find_backbone, stage_gflops
-from bvit_mm.growth import INITS
+from bvit_mm.growth import INITS, MOMENTS
 
 from .support.data_sets import Untouched
 from .support.hooks import RecordHook
@@ -82,7 +82,7 @@ def test_looking_at_the_loss_changes_nothing(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('init', INITS)
-@pytest.mark.parametrize('moments', ['drop', 'copy', 'drop_all', 'corrected'])
+@pytest.mark.parametrize('moments', MOMENTS)
 def test_every_initialiser_and_rule_runs(tmp_path, init, moments):
     hook = dict(type='bvit_mm.StageSwitchHook', init=init, moments=moments)
     changes = {'train_cfg.epochs': [1, 1, 1], 'custom_hooks': [hook, RECORD, EMA]}

@@ -9,9 +9,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import bvit_mm
 from bvit_mm.processes import shared_seed
 from bvit_mm.testing.closeness import tolerance_of_training
 
+from .support import cases
 from .support.files import last_file
 from .support.runs import BATCHES, FAMILIES, build
 from .support.two_processes import EPOCHS, GROWTH, PLAIN, SHORT, STOPS, distance_of_weights
@@ -20,7 +22,11 @@ from .support.variants import EVERY_ITERATION, SUBSET, VARIANTS
 ROUNDING = tolerance_of_training(6 * BATCHES)  # no run has more epochs
 
 
-@pytest.fixture(scope='module', params=FAMILIES)
+# Of the package: a network of the docs differs in nothing that processes share.
+OWN = [name for name, case in cases.FAMILIES.items() if hasattr(bvit_mm, case.elastic.__name__)]
+
+
+@pytest.fixture(scope='module', params=OWN)
 def two(request, tmp_path_factory):
     """What two processes found, with the folder of their runs."""
     folder = tmp_path_factory.mktemp(f'two_{request.param}')

@@ -12,7 +12,6 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
-from .support.cases import CASES
 from .support.files import assert_same_run, last_file
 from .support.hooks import Stop
 from .support.runs import BATCHES, EPOCHS, FAMILIES, build
@@ -88,27 +87,6 @@ def test_other_families_resumed_in_the_middle_of_an_epoch(tmp_path, uninterrupte
     for at in (11, 13):
         resumed = resume(tmp_path / str(at), tmp_path / 'whole', at, changes)
         assert_same_run(resumed, last_file(tmp_path / 'whole'))
-
-
-# Networks of full size cost minutes, and differ from the small ones in nothing that a run asks.
-SMALL = [case for case in CASES if case.batch > 1]
-
-
-@pytest.mark.parametrize('case', SMALL, ids=lambda case: case.name)
-def test_every_backbone_resumed(tmp_path, case):
-    """Every small row of the table of laws, from within the epoch after a switch."""
-    changes = {
-        **case.run_changes(),
-        'default_hooks.checkpoint': dict(type='CheckpointHook', interval=3, by_epoch=False),
-        'custom_hooks': [{**SWITCH, 'moments': 'corrected'}],
-        'train_cfg': dict(_delete_=True, type='bvit_mm.BudgetedTrainLoop', val_interval=99),
-        'train_cfg.epochs': [1] * case.build().num_training_stages,
-        'train_dataloader.batch_size': case.batch,
-        'train_dataloader.dataset.number': 2 * case.batch,
-    }
-    build(tmp_path / 'whole', **changes).train()
-    resumed = resume(tmp_path / 'resumed', tmp_path / 'whole', 4, changes)
-    assert_same_run(resumed, last_file(tmp_path / 'whole'))
 
 
 def test_resumed_from_the_best_checkpoint(tmp_path):

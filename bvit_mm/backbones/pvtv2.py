@@ -114,9 +114,10 @@ class ElasticPVTv2(ElasticBackbone, BaseModule):
         init_cfg: dict | list | None = None,
     ) -> None:
         super().__init__(init_cfg)
-        for name, value in (('linear', linear), ('with_cp', with_cp)):
-            if not isinstance(value, bool):
-                raise ValueError(f'{name}={value!r} of ElasticPVTv2 must be True or False')
+        _check_flags(linear=linear, with_cp=with_cp)
+        _check_rates(
+            drop_rate=drop_rate, attn_drop_rate=attn_drop_rate, drop_path_rate=drop_path_rate
+        )
         self.arch_settings = _parse_arch(arch)
         widths, depths, heads, ratios, sr_ratios = self.arch_settings.values()
         patch_sizes = _whole_numbers('patch_sizes', patch_sizes, len(widths))
@@ -126,16 +127,9 @@ class ElasticPVTv2(ElasticBackbone, BaseModule):
         self.embed_dims = widths
         self.out_indices = _parse_out_indices(out_indices, len(widths))
         self.frozen_stages = _parse_frozen_stages(frozen_stages, len(widths))
-        for name, rate in (
-            ('drop_rate', drop_rate),
-            ('attn_drop_rate', attn_drop_rate),
-            ('drop_path_rate', drop_path_rate),
-        ):
-            if not isinstance(rate, Real) or not 0 <= rate < 1:
-                raise ValueError(f'{name}={rate!r} of ElasticPVTv2 must be a number in [0, 1)')
         drop_paths = iter(torch.linspace(0, drop_path_rate, sum(depths), device='cpu').tolist())
-        self.levels, channels = nn.ModuleList(), in_channels
-        for i, width in enumerate(widths):
+        self.levels = nn.ModuleList()
+        for i, (channels, width) in enumerate(zip((in_channels, *widths), widths)):
             blocks = [
                 Block(
                     SpatialReductionAttention(
@@ -149,7 +143,6 @@ class ElasticPVTv2(ElasticBackbone, BaseModule):
             ]
             embed = OverlapPatchEmbed(channels, width, patch_sizes[i], strides[i])
             self.levels.append(Level(embed, blocks))
-            channels = width
         whole = TrainingStage(
             heads=heads,
             hidden=tuple(ratio * width for ratio, width in zip(ratios, widths)),
@@ -157,16 +150,18 @@ class ElasticPVTv2(ElasticBackbone, BaseModule):
         )
         self.init_training_stages(training_stages, whole)
         self._check_reductions()
+        self._freeze()
+        self._register_load_state_dict_pre_hook(_rename_official_keys)
+        if only_stage is not None:
+            self.shrink_(only_stage)
+
+    def _check_frozen(self) -> None:
         if self.num_training_stages > 1 and self.frozen_stages >= 0:
             raise ValueError(
                 f'training_stages grow every level, but frozen_stages={self.frozen_stages} freezes '
                 'weights that growing would write to; drop that, or train the whole network only '
                 '(training_stages=None)'
             )
-        self._freeze()
-        self._register_load_state_dict_pre_hook(_rename_official_keys)
-        if only_stage is not None:
-            self.shrink_(only_stage)
 
     def init_weights(self) -> None:
         """Draws the weights as the official implementation does, unless ``init_cfg`` is given."""
@@ -188,6 +183,7 @@ class ElasticPVTv2(ElasticBackbone, BaseModule):
         return self
 
     def _freeze(self) -> None:
+        self._check_frozen()
         if self.frozen_stages >= 0:
             for part in (self.levels[0].patch_embed, *self.levels[: self.frozen_stages]):
                 part.eval().requires_grad_(False)
@@ -445,6 +441,18 @@ class ConvMLP(ElasticModule, BaseModule):
             return self.dwconv(x)
         weight, bias = self.active_parameter('dwconv.weight'), self.active_parameter('dwconv.bias')
         return F.conv2d(x, weight, bias, padding=1, groups=self.active['hidden'])
+
+
+def _check_flags(**flags: bool) -> None:
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise ValueError(f'{name}={value!r} of ElasticPVTv2 must be True or False')
+
+
+def _check_rates(**rates: float) -> None:
+    for name, rate in rates.items():
+        if not isinstance(rate, Real) or not 0 <= rate < 1:
+            raise ValueError(f'{name}={rate!r} of ElasticPVTv2 must be a number in [0, 1)')
 
 
 def _parse_arch(arch: Any) -> dict[str, tuple[int, ...]]:
