@@ -17,7 +17,8 @@ from mmpretrain.models.backbones import SwinTransformer, VisionTransformer
 from mmpretrain.models.utils import MultiheadAttention
 from torch import nn
 
-from bvit_mm.analysis import (
+from bvit_mm.analysis.hook import LOG, RedundancyHook, read_records, write_record
+from bvit_mm.analysis.measure import (
     ComponentShare,
     HeadSimilarity,
     class_attention,
@@ -27,7 +28,6 @@ from bvit_mm.analysis import (
     measure_class_attention,
     measure_redundancy,
 )
-from bvit_mm.redundancy_hook import LOG, RedundancyHook, read_records, write_record
 from bvit_mm.testing.case import randomised
 from bvit_mm.testing.closeness import assert_near, tolerance
 
@@ -497,7 +497,7 @@ def test_hook_serves_plain_networks_in_other_loops(tmp_path):
 
 
 def test_only_the_main_process_measures_and_writes(tmp_path, monkeypatch):
-    monkeypatch.setattr('bvit_mm.redundancy_hook.is_main_process', lambda: False)
+    monkeypatch.setattr('bvit_mm.analysis.hook.is_main_process', lambda: False)
     runner = build(tmp_path, custom_hooks=[SWITCH, MEASURE])
     runner.train()
     assert not (tmp_path / LOG).exists()

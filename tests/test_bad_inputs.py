@@ -16,8 +16,8 @@ from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapperDict, build_optim_wrapper
 from mmengine.registry import DATASETS, HOOKS, OPTIM_WRAPPER_CONSTRUCTORS
 
-from bvit_mm.memory import fits
-from bvit_mm.rehearsal import measure
+from bvit_mm.running.memory import fits
+from bvit_mm.running.rehearsal import measure
 
 from .support.data_sets import Untouched
 from .support.files import assert_same_run, content, last_file
@@ -658,7 +658,7 @@ def test_signal_in_the_rehearsal(whole, tmp_path, monkeypatch, number):
         os.kill(os.getpid(), number)
         return fits(*args)
 
-    monkeypatch.setattr('bvit_mm.memory.fits', interrupted)
+    monkeypatch.setattr('bvit_mm.running.memory.fits', interrupted)
     is_interrupted(tmp_path, build(tmp_path, **SHORT), number, 0)
     monkeypatch.undo()
     build(tmp_path, **SHORT, resume=True).train()
@@ -672,11 +672,13 @@ def test_signal_while_hours_are_timed(tmp_path, monkeypatch):
         os.kill(os.getpid(), TERM)
         return measure(*args)
 
-    monkeypatch.setattr('bvit_mm.rehearsal.measure', interrupted)
+    monkeypatch.setattr('bvit_mm.running.rehearsal.measure', interrupted)
     changes = {**budget('1.5s'), **NO_VALIDATION, 'default_hooks.checkpoint.interval': 1000}
     is_interrupted(tmp_path, build(tmp_path, **changes), TERM, 0)
     saved = last_file(tmp_path)['meta']['bvit_mm']
-    monkeypatch.setattr('bvit_mm.rehearsal.measure', lambda *_: pytest.fail('it was timed again'))
+    monkeypatch.setattr(
+        'bvit_mm.running.rehearsal.measure', lambda *_: pytest.fail('it was timed again')
+    )
     runner = build(tmp_path, **changes, resume=True)
     runner.train()
     assert runner.iter > 0

@@ -18,14 +18,14 @@ from torch import nn
 from bvit_mm import SubsetHook, SubsetSampler, make_plan, subset_share
 from bvit_mm.budget import StatedEpochs
 from bvit_mm.cost import plan_of_config
-from bvit_mm.data_share import SELECTION_COST, selection_charge
-from bvit_mm.gradmatch import gram_matrix, match
-from bvit_mm.last_layer import last_layer, mini_batch_gradients, mini_batches
 from bvit_mm.ledger import Ledger
-from bvit_mm.old_records import ledger_of_today, plan_of_today
-from bvit_mm.randomness import derived_seed
-from bvit_mm.resumption import check_same
-from bvit_mm.subset import random_subset, samples_of
+from bvit_mm.running.old_records import ledger_of_today, plan_of_today
+from bvit_mm.running.randomness import derived_seed
+from bvit_mm.running.resumption import check_same
+from bvit_mm.subsets.gradients import last_layer, mini_batch_gradients, mini_batches
+from bvit_mm.subsets.matching import gram_matrix, match
+from bvit_mm.subsets.sampler import random_subset, samples_of
+from bvit_mm.subsets.share import SELECTION_COST, selection_charge
 from bvit_mm.testing.closeness import assert_near
 
 from .support.files import assert_same_run, differences, last_file
