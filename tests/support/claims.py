@@ -124,7 +124,7 @@ def side(data, budget):
 def selections(data, budget):
     """What GradMatch pays for its selections, in percent of the budget."""
     plan, *_ = _planned(data, 'gradmatch', budget)
-    return 100 * plan.selection_cost / plan.cost
+    return 100 * sum(plan.charged.values()) / plan.cost
 
 
 @functools.cache
