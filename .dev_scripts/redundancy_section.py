@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from bvit_mm.analysis.figures import draw_lines
 from bvit_mm.compare.tables import markdown
-from bvit_mm.redundancy_figures import draw_lines
 
 INTRODUCTION = """## Redundancy over training
 

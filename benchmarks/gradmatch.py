@@ -14,7 +14,7 @@ import time
 
 import torch
 
-from bvit_mm.gradmatch import batch_gradient, gram_matrix, match, sketch_of
+from bvit_mm.subsets.matching import batch_gradient, gram_matrix, match, sketch_of
 
 
 def main() -> None:

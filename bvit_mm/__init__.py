@@ -1,14 +1,18 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
 """Vision Transformers trained to any budget, in OpenMMLab.
 
-A budget becomes a plan (``plan``; ``hours`` if it is time); the plan sets the length of the run
-(``loop``), and the ledger says what of it is spent (``ledger``); at each epoch the hook asks
-which training stage it is (``hook``); the elastic backbone computes with only the active heads,
-hidden units and tokens (``elastic``, ``backbones``); when the stage changes, the weights grow
-(``growth``); the checkpoint is a plain mmpretrain checkpoint, which ``publish`` hands on;
-transfer needs none of this. Baselines that train on less data (``subset``, ``subset_hook``,
-``gradmatch``) stand beside it. Why growing costs so little can be looked at: how much heads,
-hidden units and tokens repeat each other (``analysis``), while a run trains (``redundancy_hook``).
+A budget (``budget``) becomes a plan (``plan``); the plan sets the length of the run (``loop``),
+and the ledger says what of it is spent (``ledger``); at each epoch the hook asks which training
+stage it is (``stage_switch_hook``); the stage says what the network is (``training_stages``) and
+how it is trained (``recipes``); the elastic backbone computes with only the active heads, hidden
+units and tokens (``elastic``, ``backbones``); when the stage changes, the weights grow
+(``growth``); the checkpoint is a plain mmpretrain checkpoint, which ``publish`` hands on; transfer
+needs none of this.
+
+What serves a run has a room of its own (``running``), and so have files from elsewhere
+(``reading``). Baselines that train on less data (``subsets``), comparisons (``compare``) and a look
+at why growing costs so little (``analysis``) stand beside it: nothing here needs them. The laws of
+a backbone can be called for others (``testing``). docs/architecture.md tells a run in order.
 """
 
 from importlib import metadata
@@ -36,20 +40,20 @@ def _check_environment() -> None:
 
 _check_environment()
 
+from .analysis.hook import RedundancyHook  # noqa: E402
 from .backbones import (  # noqa: E402
     ElasticPVTv2,
     ElasticSwinTransformer,
     ElasticVisionTransformer,
 )
-from .classes import ClassCountHook  # noqa: E402
-from .data_share import subset_share  # noqa: E402
 from .loop import BudgetedTrainLoop  # noqa: E402
 from .plan import Plan, make_plan  # noqa: E402
-from .redundancy_hook import RedundancyHook  # noqa: E402
+from .running.class_count_hook import ClassCountHook  # noqa: E402
 from .schedulers import REXLR, LinearDecayLR  # noqa: E402
 from .stage_switch_hook import StageSwitchHook  # noqa: E402
-from .subset import SubsetSampler  # noqa: E402
-from .subset_hook import SubsetHook  # noqa: E402
+from .subsets.hook import SubsetHook  # noqa: E402
+from .subsets.sampler import SubsetSampler  # noqa: E402
+from .subsets.share import subset_share  # noqa: E402
 
 __all__ = [
     'REXLR',

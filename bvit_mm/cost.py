@@ -14,11 +14,11 @@ from torch.utils.data import DataLoader
 
 from .budget import Budget, read_budget
 from .building import build_to_count
-from .config_types import builds, class_of
 from .elastic import ElasticBackbone, find_backbone
 from .plan import Charge, Plan, make_plan
-from .processes import unwrapped
+from .reading.config_types import builds, class_of
 from .registry import DATA_SAMPLERS, HOOKS, LOOPS
+from .running.processes import unwrapped
 from .training_stages import check_distinct
 
 LOOP = 'bvit_mm.BudgetedTrainLoop'

@@ -18,7 +18,8 @@ from mmengine.registry import WEIGHT_INITIALIZERS
 from mmpretrain.models.utils import MultiheadAttention
 from torch import Tensor, nn
 
-from .config_types import builds
+from .reading.config_types import builds
+from .reading.weights import load_pretrained
 from .training_stages import (
     StagesSpec,
     TrainingStage,
@@ -26,7 +27,6 @@ from .training_stages import (
     is_whole_number,
     parse_training_stages,
 )
-from .weights import load_pretrained
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .elastic import ElasticBackbone, Slot
-from .mmengine_gaps import initialize_anew
+from .running.mmengine_gaps import initialize_anew
 
 MOMENTS = ('drop', 'copy', 'drop_all', 'corrected')
 

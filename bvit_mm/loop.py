@@ -11,33 +11,33 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from .budget_scheduler_hook import Schedule
 from .building import model_of
-from .checks import check_data, check_processes, check_runner, find_hook
-from .classes import check_evaluated
 from .cost import budget_for
 from .elastic import ElasticBackbone, find_backbone
-from .ending import early_end, never_validated, warn
 from .hours import Measurement
-from .image_size import SizeLedger, watched
 from .ledger import LEDGER_FILE, Ledger
-from .micro_batches import count_samples
-from .old_records import ledger_of_today
-from .parts import Parts
 from .plan import Plan
-from .processes import Agreement
-from .randomness import Seeds, has_stated_seed
 from .registry import LOOPS
-from .rehearsal import time_stages
 from .report import ledger_table, plan_table
-from .resumable import INTERRUPTED
-from .resumption import PLAN_FILE, Resumption
-from .run_state_hook import RunStateHook
-from .saving import saves_now, write_numbers
-from .signals import StopSignals
-from .spending_log_hook import SpendingLogHook
-from .stopwatch import EpochTimer, Stopwatch
-from .training_step import TrainingStep
+from .running.budget_scheduler_hook import Schedule
+from .running.checks import check_data, check_processes, check_runner, find_hook
+from .running.class_count_hook import check_evaluated
+from .running.ending import early_end, never_validated, warn
+from .running.image_size import SizeLedger, watched
+from .running.last_checkpoint import INTERRUPTED
+from .running.old_records import ledger_of_today
+from .running.parts import Parts
+from .running.processes import Agreement
+from .running.randomness import Seeds, has_stated_seed
+from .running.rehearsal import time_stages
+from .running.resumption import PLAN_FILE, Resumption
+from .running.run_state_hook import RunStateHook
+from .running.saving import saves_now, write_numbers
+from .running.signals import StopSignals
+from .running.spending_log_hook import SpendingLogHook
+from .running.stopwatch import EpochTimer, Stopwatch
+from .running.train_in_parts import count_samples
+from .running.training_step import TrainingStep
 
 
 @LOOPS.register_module()

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from mmengine.runner import Runner
 from mmpretrain.models.utils.batch_augments import RandomBatchAugment
 
-from .processes import unwrapped
+from .running.processes import unwrapped
 
 
 class Setter(NamedTuple):

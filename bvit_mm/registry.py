@@ -20,13 +20,16 @@ HOOKS = Registry(
     scope='bvit_mm',
     locations=[
         'bvit_mm.stage_switch_hook',
-        'bvit_mm.classes',
-        'bvit_mm.redundancy_hook',
-        'bvit_mm.subset_hook',
+        'bvit_mm.running.class_count_hook',
+        'bvit_mm.analysis.hook',
+        'bvit_mm.subsets.hook',
     ],
 )
 DATA_SAMPLERS = Registry(
-    'data sampler', parent=ROOT_DATA_SAMPLERS, scope='bvit_mm', locations=['bvit_mm.subset']
+    'data sampler',
+    parent=ROOT_DATA_SAMPLERS,
+    scope='bvit_mm',
+    locations=['bvit_mm.subsets.sampler'],
 )
 PARAM_SCHEDULERS = Registry(
     'parameter scheduler',

@@ -10,17 +10,17 @@ from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import Runner
 from torch import nn
 
-from .classes import ClassCountHook
 from .elastic import ElasticBackbone, find_backbone
 from .growth import check_growth, check_moments, correct_bias_, drawn_anew, grow_
-from .mmengine_gaps import has_loaded, is_to_resume, load_from
-from .optimizer_probe import OptimizerTraits, forget_, probe_optimizer
 from .plan import Plan
-from .processes import optimizers, shared_seed, unwrapped
-from .randomness import kept_random_state
 from .recipes import Recipes
 from .registry import HOOKS
-from .snapshot import lasting_iterators, unchanged
+from .running.class_count_hook import ClassCountHook
+from .running.mmengine_gaps import has_loaded, is_to_resume, load_from
+from .running.optimizer_probe import OptimizerTraits, forget_, probe_optimizer
+from .running.processes import optimizers, shared_seed, unwrapped
+from .running.randomness import kept_random_state
+from .running.snapshot import lasting_iterators, unchanged
 
 
 @HOOKS.register_module()

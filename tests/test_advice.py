@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from bvit_mm import SubsetSampler, subset_share
 from bvit_mm.budget import MeteredBudget
-from bvit_mm.data_share import selection_charge
 from bvit_mm.figures import at_least
 from bvit_mm.hours import Pace
 from bvit_mm.plan import make_plan
+from bvit_mm.subsets.share import selection_charge
 
 NUMBER = r'[\d.]+(?:e[+-]?\d+)?'
 # What a text says to give, as changes of options; several, if it offers several.

@@ -13,7 +13,7 @@ from mmpretrain.models.backbones import SwinTransformer, VisionTransformer
 from mmpretrain.models.utils import MultiheadAttention
 from torch import nn
 
-from bvit_mm.analysis import (
+from bvit_mm.analysis.measure import (
     ComponentShare,
     HeadSimilarity,
     class_attention,

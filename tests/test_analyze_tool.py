@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from bvit_mm.redundancy_hook import LOG, read_records
+from bvit_mm.analysis.hook import LOG, read_records
 
 from .support.measured import MEASURE, SWITCH, draw, every_family
 from .support.runs import FAMILIES, build, config

@@ -11,8 +11,8 @@ import torch
 from mmengine.dataset import ConcatDataset, RepeatDataset
 from mmpretrain.datasets import CustomDataset
 
-from bvit_mm.classes import check_same_classes
-from bvit_mm.publish import publish
+from bvit_mm.publish.network import publish
+from bvit_mm.running.class_count_hook import check_same_classes
 
 from .support.runs import build
 

@@ -9,7 +9,7 @@ from mmengine.registry import HOOKS
 
 from bvit_mm.compare.runs import Run, record_of
 from bvit_mm.cost import find_backbone
-from bvit_mm.publish import publish
+from bvit_mm.publish.network import publish
 
 from .support.clock import run as run_hours
 from .support.files import assert_same_run, last_file

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.optimize import nnls
 from torch import nn
 
-from bvit_mm.gradmatch import batch_gradient, gram_matrix, match, sketch_of
+from bvit_mm.subsets.matching import batch_gradient, gram_matrix, match, sketch_of
 from bvit_mm.testing.closeness import assert_near, distance
 
 
@@ -90,7 +90,7 @@ def test_sketch_keeps_inner_products():
 
 def test_gram_matrix_by_blocks(monkeypatch):
     rows = rows_of(4, 7, 50, torch.float32)
-    monkeypatch.setattr('bvit_mm.gradmatch.BLOCK', 8)
+    monkeypatch.setattr('bvit_mm.subsets.matching.BLOCK', 8)
     exact = rows.double() @ rows.double().T
     assert_near(gram_matrix(rows), exact)
 

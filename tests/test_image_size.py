@@ -12,9 +12,9 @@ from torch import nn
 
 from bvit_mm.budget import read_budget
 from bvit_mm.cost import find_backbone
-from bvit_mm.image_size import check_image_size, watched
 from bvit_mm.ledger import Ledger
-from bvit_mm.publish import publish
+from bvit_mm.publish.network import publish
+from bvit_mm.running.image_size import check_image_size, watched
 from bvit_mm.testing.counting import counted
 
 from .support import cases

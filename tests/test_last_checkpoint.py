@@ -9,7 +9,7 @@ import pytest
 import torch
 from mmengine.hooks import CheckpointHook
 
-from bvit_mm.resumable import _number, check_savers
+from bvit_mm.running.last_checkpoint import _number, check_savers
 
 from .support.files import assert_same_run, content, last_file
 from .support.runs import BATCHES, build

@@ -9,10 +9,10 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from torch import nn
 
-from bvit_mm.gradmatch import gram_matrix, match
-from bvit_mm.last_layer import last_layer, mini_batch_gradients, mini_batches
-from bvit_mm.randomness import derived_seed
-from bvit_mm.subset import samples_of
+from bvit_mm.running.randomness import derived_seed
+from bvit_mm.subsets.gradients import last_layer, mini_batch_gradients, mini_batches
+from bvit_mm.subsets.matching import gram_matrix, match
+from bvit_mm.subsets.sampler import samples_of
 from bvit_mm.testing.closeness import assert_near
 
 from .support.files import differences

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bvit_mm.publish import publish
+from bvit_mm.publish.network import publish
 
 from .support.files import differences, last_file
 from .support.hooks import Stop

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from bvit_mm.growth import grow_
-from bvit_mm.optimizer_probe import ABSENT, forget_, probe_optimizer
+from bvit_mm.running.optimizer_probe import ABSENT, forget_, probe_optimizer
 from bvit_mm.testing.laws import of_units
 
 from .support.cases import vit

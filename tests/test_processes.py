@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import bvit_mm
-from bvit_mm.processes import shared_seed
+from bvit_mm.running.processes import shared_seed
 from bvit_mm.testing.closeness import tolerance_of_training
 
 from .support import cases
@@ -125,7 +125,7 @@ def test_processes_book_alike(two):
 
 def test_shared_seed_is_without_the_rank(monkeypatch):
     """mmengine adds it to the runner's seed, which then differs between processes."""
-    monkeypatch.setattr('bvit_mm.processes.get_rank', lambda: 3)
+    monkeypatch.setattr('bvit_mm.running.processes.get_rank', lambda: 3)
     for diff, seed in ((True, 7), (False, 10)):
         runner = SimpleNamespace(seed=10, _randomness_cfg=dict(diff_rank_seed=diff))
         assert shared_seed(runner) == seed

@@ -19,10 +19,10 @@ from timm.models.swin_transformer import SwinTransformer as TimmSwin
 from timm.models.vision_transformer import VisionTransformer as TimmViT
 
 from bvit_mm.cost import build_to_count
-from bvit_mm.publish import _config_of, publish, write_published
+from bvit_mm.publish.network import _config_of, publish, write_published
+from bvit_mm.publish.timm_names import to_timm
+from bvit_mm.reading.weights import cut_prefix
 from bvit_mm.testing.closeness import assert_near
-from bvit_mm.timm_keys import to_timm
-from bvit_mm.weights import cut_prefix
 
 from .support import cases
 from .support.runs import FAMILIES, build

@@ -6,10 +6,10 @@ import json
 import pytest
 from mmengine.runner import Runner
 
-from bvit_mm.analysis import (
+from bvit_mm.analysis.hook import LOG, RedundancyHook, read_records, write_record
+from bvit_mm.analysis.measure import (
     measure_redundancy,
 )
-from bvit_mm.redundancy_hook import LOG, RedundancyHook, read_records, write_record
 
 from .support.files import assert_same_run, last_file
 from .support.hooks import Stop
@@ -85,7 +85,7 @@ def test_hook_serves_plain_networks_in_other_loops(tmp_path):
 
 
 def test_only_the_main_process_measures_and_writes(tmp_path, monkeypatch):
-    monkeypatch.setattr('bvit_mm.redundancy_hook.is_main_process', lambda: False)
+    monkeypatch.setattr('bvit_mm.analysis.hook.is_main_process', lambda: False)
     runner = build(tmp_path, custom_hooks=[SWITCH, MEASURE])
     runner.train()
     assert not (tmp_path / LOG).exists()

@@ -22,10 +22,10 @@ from mmpretrain.models.losses import CrossEntropyLoss
 from torch import nn
 from torch.utils.data import Sampler
 
-from bvit_mm import hook as hook_file
+from bvit_mm import stage_switch_hook as hook_file
 from bvit_mm.loop import BudgetedTrainLoop
-from bvit_mm.rehearsal import rehearsal
-from bvit_mm.snapshot import unchanged
+from bvit_mm.running.rehearsal import rehearsal
+from bvit_mm.running.snapshot import unchanged
 
 from .support.files import assert_same_run, last_file
 from .support.optimizers import REFUSED, SERVED
@@ -352,7 +352,7 @@ def test_a_trial_of_hours_leaves_everything_too(tmp_path, monkeypatch):
             yield
         seen.append(changes_since(before))
 
-    monkeypatch.setattr('bvit_mm.rehearsal.rehearsal', watched_rehearsal)
+    monkeypatch.setattr('bvit_mm.running.rehearsal.rehearsal', watched_rehearsal)
     build(tmp_path, **changes, optim_wrapper=wrapper).train()
     assert seen == [[]]
 

@@ -32,16 +32,16 @@ from bvit_mm.compare.runner import finished
 from bvit_mm.compare.runs import goes_on
 from bvit_mm.compare.settings import base_config
 from bvit_mm.cost import build_to_count, find_backbone
-from bvit_mm.publish import publish
-from bvit_mm.safe_files import (
+from bvit_mm.publish.network import publish
+from bvit_mm.reading.safe_files import (
     TRUST,
     UnsafeFileError,
     _load_by_torch,
     _load_restricted,
     guarded,
 )
-from bvit_mm.saved_config import check_buildable, read_config
-from bvit_mm.weights import read_checkpoint
+from bvit_mm.reading.saved_config import check_buildable, read_config
+from bvit_mm.reading.weights import read_checkpoint
 
 from .support.files import differences
 from .support.runs import build, config
@@ -228,7 +228,7 @@ def test_pickles_of_another_protocol(tmp_path):
 
 def test_all_of_an_older_torch(whole, tmp_path, monkeypatch):
     """Where torch's own safe unpickler is not enough."""
-    monkeypatch.setattr('bvit_mm.safe_files.TORCH_IS_SAFE', False)
+    monkeypatch.setattr('bvit_mm.reading.safe_files.TORCH_IS_SAFE', False)
     as_program(whole / 'epoch_2.pth', tmp_path / 'w.pth', tmp_path / 'ran')
     with pytest.raises(UnsafeFileError, match=r'it would run posix\.mkdir'):
         read_checkpoint(tmp_path / 'w.pth')

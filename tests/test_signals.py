@@ -9,8 +9,8 @@ import pytest
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
-from bvit_mm.memory import fits
-from bvit_mm.rehearsal import measure
+from bvit_mm.running.memory import fits
+from bvit_mm.running.rehearsal import measure
 
 from .support.files import assert_same_run, last_file
 from .support.runs import BATCHES, build
@@ -99,7 +99,7 @@ def test_signal_in_the_rehearsal(whole, tmp_path, monkeypatch, number):
         os.kill(os.getpid(), number)
         return fits(*args)
 
-    monkeypatch.setattr('bvit_mm.memory.fits', interrupted)
+    monkeypatch.setattr('bvit_mm.running.memory.fits', interrupted)
     is_interrupted(tmp_path, build(tmp_path, **SHORT), number, 0)
     monkeypatch.undo()
     build(tmp_path, **SHORT, resume=True).train()
@@ -113,11 +113,13 @@ def test_signal_while_hours_are_timed(tmp_path, monkeypatch):
         os.kill(os.getpid(), TERM)
         return measure(*args)
 
-    monkeypatch.setattr('bvit_mm.rehearsal.measure', interrupted)
+    monkeypatch.setattr('bvit_mm.running.rehearsal.measure', interrupted)
     changes = {**budget('1.5s'), **NO_VALIDATION, 'default_hooks.checkpoint.interval': 1000}
     is_interrupted(tmp_path, build(tmp_path, **changes), TERM, 0)
     saved = last_file(tmp_path)['meta']['bvit_mm']
-    monkeypatch.setattr('bvit_mm.rehearsal.measure', lambda *_: pytest.fail('it was timed again'))
+    monkeypatch.setattr(
+        'bvit_mm.running.rehearsal.measure', lambda *_: pytest.fail('it was timed again')
+    )
     runner = build(tmp_path, **changes, resume=True)
     runner.train()
     assert runner.iter > 0

@@ -13,10 +13,10 @@ from torch.nn.utils import parameters_to_vector
 
 from bvit_mm.cost import find_backbone
 from bvit_mm.ledger import Ledger
-from bvit_mm.memory import is_out_of_memory
 from bvit_mm.meter import Clock
-from bvit_mm.micro_batches import count_samples, split
-from bvit_mm.rehearsal import rehearsal
+from bvit_mm.running.memory import is_out_of_memory
+from bvit_mm.running.rehearsal import rehearsal
+from bvit_mm.running.train_in_parts import count_samples, split
 from bvit_mm.testing.closeness import assert_near, distance, tolerance_of_training
 
 from .support.files import assert_same_run, differences, last_file

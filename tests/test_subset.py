@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from bvit_mm import SubsetSampler, make_plan, subset_share
 from bvit_mm.budget import StatedEpochs
-from bvit_mm.data_share import selection_charge
-from bvit_mm.last_layer import mini_batches
-from bvit_mm.old_records import plan_of_today
-from bvit_mm.resumption import check_same
-from bvit_mm.subset import random_subset, samples_of
+from bvit_mm.running.old_records import plan_of_today
+from bvit_mm.running.resumption import check_same
+from bvit_mm.subsets.gradients import mini_batches
+from bvit_mm.subsets.sampler import random_subset, samples_of
+from bvit_mm.subsets.share import selection_charge
 
 
 @given(

@@ -10,9 +10,9 @@ from mmengine.runner import Runner
 
 from bvit_mm import SubsetHook, subset_share
 from bvit_mm.cost import plan_of_config
-from bvit_mm.data_share import SELECTION_COST
 from bvit_mm.ledger import Ledger
-from bvit_mm.old_records import ledger_of_today
+from bvit_mm.running.old_records import ledger_of_today
+from bvit_mm.subsets.share import SELECTION_COST
 
 from .support.files import assert_same_run, last_file
 from .support.runs import FAMILIES, build, config

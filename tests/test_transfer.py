@@ -15,8 +15,8 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS, MODELS, DefaultScope
 from mmengine.runner import Runner
 
-from bvit_mm.classes import check_classes
-from bvit_mm.publish import publish, write_published
+from bvit_mm.publish.network import publish, write_published
+from bvit_mm.running.class_count_hook import check_classes
 
 from .support.configs import CONFIGS, row
 from .support.runs import build

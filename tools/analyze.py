@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 with contextlib.redirect_stdout(sys.stderr):  # some packages talk while they are imported
-    from bvit_mm.analysis import image_loader, measure_class_attention, measure_redundancy
+    from bvit_mm.analysis.hook import read_records
+    from bvit_mm.analysis.measure import image_loader, measure_class_attention, measure_redundancy
     from bvit_mm.building import build_to_count, model_config
-    from bvit_mm.publish import WEIGHTS, choose_weights
-    from bvit_mm.redundancy_hook import read_records
-    from bvit_mm.saved_config import check_buildable, read_config
-    from bvit_mm.weights import load_strictly, read_checkpoint
+    from bvit_mm.publish.network import WEIGHTS, choose_weights
+    from bvit_mm.reading.saved_config import check_buildable, read_config
+    from bvit_mm.reading.weights import load_strictly, read_checkpoint
 
 WHAT = ('cka', 'pca', 'attention')
 SHOWN = 6  # images on which attention is drawn
@@ -191,7 +191,7 @@ def write(
 ) -> list[Path]:
     """Writes numbers, if they are new, and figures; the files."""
     # Only here is matplotlib needed.
-    from bvit_mm.redundancy_figures import draw_attention, draw_lines, draw_matrices
+    from bvit_mm.analysis.figures import draw_attention, draw_lines, draw_matrices
 
     args.out.mkdir(parents=True, exist_ok=True)
     names = ['cka', 'cka_matrices', 'components', 'attention']

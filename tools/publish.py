@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 with contextlib.redirect_stdout(sys.stderr):  # some packages talk while they are imported
-    from bvit_mm.publish import WEIGHTS, publish, write_hashed, write_published
-    from bvit_mm.timm_keys import to_timm
+    from bvit_mm.publish.network import WEIGHTS, publish, write_hashed, write_published
+    from bvit_mm.publish.timm_names import to_timm
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from bvit_mm.building import build_to_count
-from bvit_mm.weights import load_strictly, read_checkpoint
+from bvit_mm.reading.weights import load_strictly, read_checkpoint
 
 
 def main() -> None:

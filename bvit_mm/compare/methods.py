@@ -11,12 +11,12 @@ from mmengine.config import Config
 from mmengine.optim.scheduler.lr_scheduler import LRSchedulerMixin
 
 from ..building import build_to_count, model_config
-from ..config_types import builds
 from ..cost import plan_of_config, stage_gflops
-from ..data_share import subset_share
 from ..elastic import find_backbone
-from ..last_layer import check_classifier
+from ..reading.config_types import builds
 from ..registry import PARAM_SCHEDULERS
+from ..subsets.gradients import check_classifier
+from ..subsets.share import subset_share
 
 Changes = dict[str, Any]  # as of --cfg-options
 MakesChanges = Callable[[Config, float], Changes]

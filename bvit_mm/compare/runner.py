@@ -15,7 +15,7 @@ import torch
 
 from ..files import write_whole
 from ..hours import duration
-from ..saved_config import read_config
+from ..reading.saved_config import read_config
 from .records import Record, read_records
 from .runs import Run, goes_on, last_error, record_of, spent
 from .settings import Settings

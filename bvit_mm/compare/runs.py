@@ -11,12 +11,12 @@ from typing import NamedTuple
 import torch
 from mmengine.config import Config
 
-from ..config_types import in_words
 from ..cost import plan_of_config
 from ..ledger import Ledger
 from ..plan import Plan
-from ..resumable import last_whole_checkpoint
-from ..safe_files import UnsafeFileError
+from ..reading.config_types import in_words
+from ..reading.safe_files import UnsafeFileError
+from ..running.last_checkpoint import last_whole_checkpoint
 from .methods import Method
 from .records import Record, read_metric
 from .settings import Settings

@@ -17,7 +17,7 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
-from bvit_mm.resumable import last_whole_checkpoint
+from bvit_mm.running.last_checkpoint import last_whole_checkpoint
 
 from .files import differences, forget_times, last_file
 from .runs import build

@@ -2,7 +2,7 @@
 """What the garbage collector can reach from an object, and how it differs later.
 
 It sees what no list of attributes names: closures, slots, what C code refers to. Written against
-bvit_mm.snapshot, and with nothing of it.
+bvit_mm.running.snapshot, and with nothing of it.
 """
 
 import gc

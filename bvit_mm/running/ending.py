@@ -3,7 +3,7 @@
 
 from mmengine.runner import Runner, find_latest_checkpoint
 
-from .elastic import find_backbone
+from ..elastic import find_backbone
 
 
 def early_end(runner: Runner) -> str | None:

@@ -10,9 +10,9 @@ from typing import Any
 from mmengine.dist import all_gather_object
 from torch import nn
 
-from .budget import Budget
-from .elastic import ElasticBackbone
-from .plan import Plan
+from ..budget import Budget
+from ..elastic import ElasticBackbone
+from ..plan import Plan
 from .processes import Agreement
 
 Size = tuple[int, int]

@@ -12,9 +12,9 @@ from mmpretrain.models import ClsHead, CrossEntropyLoss, LabelSmoothLoss
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from .gradmatch import batch_gradient, sketch_of
-from .mmengine_gaps import smoothing
-from .randomness import derived_seed, kept_random_state
+from ..running.mmengine_gaps import smoothing
+from ..running.randomness import derived_seed, kept_random_state
+from .matching import batch_gradient, sketch_of
 
 
 def last_layer(head: nn.Module) -> nn.Linear | None:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 
+from ..training_stages import is_whole_number
 from .memory import TrainInParts, find_parts
 from .processes import Agreement
-from .training_stages import is_whole_number
 
 
 class Parts:

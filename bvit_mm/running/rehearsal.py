@@ -16,16 +16,16 @@ from mmengine.runner import Runner
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from .budget import MeteredBudget
-from .elastic import find_backbone
-from .hours import Measurement, Pace
-from .meter import Clock, Meter
-from .micro_batches import count_samples
+from ..budget import MeteredBudget
+from ..elastic import find_backbone
+from ..hours import Measurement, Pace
+from ..meter import Clock, Meter
 from .mmengine_gaps import restart_workers
 from .processes import Agreement, unwrapped
 from .randomness import kept_random_state
 from .saving import epoch_savers
 from .snapshot import lasting_iterators, unchanged, walk
+from .train_in_parts import count_samples
 
 # Share of a budget that timing the stages may take, validation as well: 1.5 % in all.
 REHEARSED = 0.01

@@ -1,5 +1,5 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
-"""Figures 2 to 4 of the paper, from what ``bvit_mm.analysis`` measures.
+"""Figures 2 to 4 of the paper, from what ``bvit_mm.analysis.measure`` measures.
 
 Colors are those of viridis, which keep their order for the color-blind and in gray.
 """

@@ -14,9 +14,9 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import MMLogger
 from mmengine.runner import find_latest_checkpoint
 
-from .files import write_whole
-from .safe_files import UnsafeFileError
-from .weights import read_checkpoint
+from ..files import write_whole
+from ..reading.safe_files import UnsafeFileError
+from ..reading.weights import read_checkpoint
 
 INTERRUPTED = 'interrupted.pth'
 LAST = 'last_checkpoint'

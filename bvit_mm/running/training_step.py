@@ -8,9 +8,9 @@ import torch
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from .micro_batches import train_in_parts
 from .mmengine_gaps import is_compiled, set_inner_count
 from .randomness import kept_random_state
+from .train_in_parts import train_in_parts
 
 
 class TrainingStep:

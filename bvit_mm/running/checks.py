@@ -11,13 +11,13 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from .budget import Budget
-from .classes import check_classes
-from .config_types import type_name
-from .plan import Plan
+from ..budget import Budget
+from ..plan import Plan
+from ..reading.config_types import type_name
+from ..stage_switch_hook import StageSwitchHook
+from ..training_stages import is_whole_number
+from .class_count_hook import check_classes
 from .snapshot import lasting_iterators
-from .stage_switch_hook import StageSwitchHook
-from .training_stages import is_whole_number
 
 STRATEGIES = ('SingleDeviceStrategy', 'DDPStrategy')
 SCHEDULES = Budget.schedules

@@ -1,8 +1,8 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
 """What passes while a run trains, charged to what it passed with."""
 
-from .ledger import Ledger
-from .meter import Clock, Meter
+from ..ledger import Ledger
+from ..meter import Clock, Meter
 from .processes import Agreement
 
 

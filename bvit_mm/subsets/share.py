@@ -6,8 +6,8 @@ Pure Python, as the planner is. Costs are in epochs on all data.
 
 import math
 
-from .figures import at_least, check_epochs
-from .plan import Charge
+from ..figures import at_least, check_epochs
+from ..plan import Charge
 
 # Looking at all data once: a forward pass, where training is a forward and a backward pass of
 # twice its cost.

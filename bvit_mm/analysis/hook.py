@@ -9,12 +9,12 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner, set_random_seed
 
-from .analysis import image_loader, measure_redundancy, observable_copy
-from .files import write_whole
-from .processes import shared_seed
-from .randomness import kept_random_state
-from .registry import HOOKS
-from .training_stages import is_whole_number
+from ..files import write_whole
+from ..registry import HOOKS
+from ..running.processes import shared_seed
+from ..running.randomness import kept_random_state
+from ..training_stages import is_whole_number
+from .measure import image_loader, measure_redundancy, observable_copy
 
 LOG = 'redundancy.jsonl'
 

@@ -9,10 +9,10 @@ from typing import Any
 from mmengine.hooks import ParamSchedulerHook
 from mmengine.runner import Runner
 
-from .budget import Budget
+from ..budget import Budget
+from ..plan import Plan
 from .checks import check_schedule, check_schedulers, flat
 from .mmengine_gaps import SchedulerLike, is_to_resume, replace_hook, steps_done
-from .plan import Plan
 
 
 class BudgetSchedulerHook(ParamSchedulerHook):

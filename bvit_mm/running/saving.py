@@ -10,8 +10,8 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner
 
-from .files import replaced, write_whole
-from .resumable import INTERRUPTED, write_last
+from ..files import replaced, write_whole
+from .last_checkpoint import INTERRUPTED, write_last
 
 
 def savers(hooks: Iterable[Hook]) -> list[CheckpointHook]:

@@ -7,10 +7,10 @@ import torch
 from mmengine.dataset import DefaultSampler
 from torch import Tensor
 
-from .data_share import check_share
-from .figures import at_least
-from .randomness import derived_seed
-from .registry import DATA_SAMPLERS
+from ..figures import at_least
+from ..registry import DATA_SAMPLERS
+from ..running.randomness import derived_seed
+from .share import check_share
 
 
 def random_subset(total: int, size: int, seed: int) -> Tensor:

@@ -14,15 +14,15 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import Tensor
 
-from .building import build_to_count, model_config
-from .classes import FOLDERS
-from .elastic import ElasticBackbone, find_backbone
-from .files import write_whole
-from .ledger import Ledger
-from .old_records import ledger_of_today
-from .plan import Plan
-from .saved_config import check_buildable, read_config
-from .weights import cut_prefix, load_strictly, read_checkpoint
+from ..building import build_to_count, model_config
+from ..elastic import ElasticBackbone, find_backbone
+from ..files import write_whole
+from ..ledger import Ledger
+from ..plan import Plan
+from ..reading.saved_config import check_buildable, read_config
+from ..reading.weights import cut_prefix, load_strictly, read_checkpoint
+from ..running.class_count_hook import FOLDERS
+from ..running.old_records import ledger_of_today
 
 WEIGHTS = ('ema', 'raw')
 HASH_LENGTH = 8

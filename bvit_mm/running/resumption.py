@@ -7,14 +7,14 @@ from typing import Any
 
 from mmengine.runner import Runner
 
-from .budget import Budget, amount_of, described
-from .ledger import Ledger
+from ..budget import Budget, amount_of, described
+from ..ledger import Ledger
+from ..plan import Plan
+from ..reading.weights import read_checkpoint
+from .last_checkpoint import check_savers, last_whole_checkpoint
 from .mmengine_gaps import is_to_resume, load_from, set_load_from
 from .old_records import plan_of_today
-from .plan import Plan
-from .resumable import check_savers, last_whole_checkpoint
 from .saving import keep_two_checkpoints
-from .weights import read_checkpoint
 
 PLAN_FILE = 'plan.json'
 

@@ -12,17 +12,17 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader
 
-from .data_share import SELECTION_COST, selection_charge
-from .figures import check_epochs
-from .gradmatch import gram_matrix, match
-from .last_layer import check_classifier, mini_batch_gradients, mini_batches
-from .loop import BudgetedTrainLoop
-from .mmengine_gaps import is_to_resume
-from .plan import Charge
-from .processes import shared_seed, unwrapped
-from .randomness import derived_seed
-from .registry import HOOKS
-from .subset import SubsetSampler, random_subset, samples_of
+from ..figures import check_epochs
+from ..loop import BudgetedTrainLoop
+from ..plan import Charge
+from ..registry import HOOKS
+from ..running.mmengine_gaps import is_to_resume
+from ..running.processes import shared_seed, unwrapped
+from ..running.randomness import derived_seed
+from .gradients import check_classifier, mini_batch_gradients, mini_batches
+from .matching import gram_matrix, match
+from .sampler import SubsetSampler, random_subset, samples_of
+from .share import SELECTION_COST, selection_charge
 
 SELECTIONS = ('random', 'gradmatch')
 KEY = 'bvit_mm_subset'  # of a checkpoint

@@ -17,9 +17,9 @@ from mmpretrain.models.utils import MultiheadAttention, WindowMSA
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from .backbones.swin import ElasticWindowMSA
-from .elastic import ElasticBackbone, ElasticFFN, ElasticModule, ElasticMultiheadAttention, Slot
-from .processes import unwrapped
+from ..backbones.swin import ElasticWindowMSA
+from ..elastic import ElasticBackbone, ElasticFFN, ElasticModule, ElasticMultiheadAttention, Slot
+from ..running.processes import unwrapped
 
 VARIANCE = 0.99  # share of the variance that the counted components hold (Fig. 3)
 ROUNDING = 1e-12  # values whose variance is a smaller share of their mean square are constant

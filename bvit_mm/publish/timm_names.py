@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 from torch import Tensor
 
-from .elastic import ElasticBackbone
+from ..elastic import ElasticBackbone
 
 # A pattern of our key, and timm's key; the first that matches counts, and "" drops the weight.
 MLP = (r'ffn\.layers\.0\.0\.', 'mlp.fc1.'), (r'ffn\.layers\.1\.', 'mlp.fc2.')

@@ -14,11 +14,11 @@ from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 from torch import nn
 
-from .elastic import find_backbone
-from .micro_batches import count_samples
+from ..elastic import find_backbone
 from .mmengine_gaps import update_each_time
 from .processes import Agreement, optim_wrappers, unwrapped
 from .rehearsal import irreversible, rehearsal
+from .train_in_parts import count_samples
 
 TrainInParts = Callable[[nn.Module, Any, int], Any]
 
