@@ -18,8 +18,8 @@ SMALL = {case.name: case for case in CASES if case.batch > 1}
 # Rounding in float32 grows in a few steps to less than this share; a change of what is computed,
 # such as another order of random numbers, is far above it.
 CLOSE = 1e-4
-# mmpretrain's T2T-ViT multiplies scores where others divide them: its attention is nearly a step, and
-# weights changed by 1e-7 of their size end 1e-2 apart after twenty iterations.
+# mmpretrain's T2T-ViT multiplies scores where others divide them, so its attention is nearly a
+# step: weights changed by 1e-7 of their size end 1e-2 apart after twenty iterations.
 ROUGH = {'t2t': 1e-2}
 
 # The losses of each iteration, two a stage, and the norm of all weights at the end. Print those of
