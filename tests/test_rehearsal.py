@@ -22,7 +22,7 @@ from mmpretrain.models.losses import CrossEntropyLoss
 from torch import nn
 from torch.utils.data import Sampler
 
-from bvit_mm import hook as hook_file
+from bvit_mm import stage_switch_hook as hook_file
 from bvit_mm.loop import BudgetedTrainLoop
 from bvit_mm.running.rehearsal import rehearsal
 from bvit_mm.running.snapshot import unchanged

@@ -2,17 +2,16 @@
 """Law 8: stopped and resumed at any iteration = never stopped, bit for bit."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 
 import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
+from .support import runs
 from .support.files import assert_same_run, last_file
+from .support.fresh import FORKS
 from .support.hooks import Stop
 from .support.runs import BATCHES, EPOCHS, FAMILIES, build
 from .support.trainings import resume, stop_and_resume
@@ -173,10 +172,10 @@ def test_killed_at_three_points(tmp_path):
                 *changes['custom_hooks'],
                 dict(type='KillHook', at=kill_at),
             ]
-        command = [sys.executable, '-m', 'tests.support.runs', str(work_dir), json.dumps(changes)]
-        env = {**os.environ, 'OMP_NUM_THREADS': '1'}
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
-        assert done.returncode == (-signal.SIGKILL if kill_at else 0), done.stderr[-2000:]
+        process = FORKS.Process(target=runs.train, args=(work_dir, changes))
+        process.start()
+        process.join(timeout=300)
+        assert process.exitcode == (-signal.SIGKILL if kill_at else 0)
 
     train(tmp_path / 'whole', resume=False)
     killed = tmp_path / 'killed'

@@ -1,16 +1,9 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
-"""A real Runner on tiny data, for the tests of loop and hook.
-
-As a script it trains, and can be killed on the way:
-
-    python -m tests.support.runs WORK_DIR [OPTIONS as JSON]
-"""
+"""A real Runner on tiny data, for the tests of loop and hook."""
 
 import copy
-import json
 import os
 import signal
-import sys
 
 import torch
 import yapf.yapflib.yapf_api
@@ -150,6 +143,8 @@ def build(work_dir, **changes):
 
 build.count = 0
 
-if __name__ == '__main__':
+
+def train(work_dir, changes):
+    """What a process does that a test starts."""
     torch.set_num_threads(1)
-    Runner.from_cfg(config(sys.argv[1], **json.loads((*sys.argv[2:], '{}')[0]))).train()
+    Runner.from_cfg(config(work_dir, **changes)).train()
