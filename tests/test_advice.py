@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from bvit_mm import SubsetSampler, subset_share
 from bvit_mm.budget import MeteredBudget
-from bvit_mm.options import at_least
 from bvit_mm.hours import Pace
+from bvit_mm.options import at_least
 from bvit_mm.plan import make_plan
 from bvit_mm.subsets.share import selection_charge
 
