@@ -23,7 +23,7 @@ from .reading.weights import load_pretrained
 from .training_stages import (
     StagesSpec,
     TrainingStage,
-    centred,
+    centered,
     is_whole_number,
     parse_training_stages,
 )
@@ -67,7 +67,7 @@ class Slot(ABC):
 
     @abstractmethod
     def grown_values(self, tensor: Tensor, total: int, old: int, new: int) -> Tensor:
-        """What units ``old`` to ``new - 1`` start from, unless an initialiser knows better."""
+        """What units ``old`` to ``new - 1`` start from, unless an initializer knows better."""
 
 
 @final
@@ -329,7 +329,7 @@ class ElasticBackbone:
         Of an image of another size than the backbone is built for, the same share.
         """
         whole, active = self.whole.grid, self.training_stages[k].grid
-        return tuple(centred(int(n), int(n) * a / w) for n, a, w in zip(grid, active, whole))
+        return tuple(centered(int(n), int(n) * a / w) for n, a, w in zip(grid, active, whole))
 
     def flops(self, k: int, input_size: int | tuple[int, int] | None = None) -> int:
         """Forward multiply-adds of one image, without classifier, by the rule in ``flops``.

@@ -52,7 +52,7 @@ class NewUnits:
 
 
 class Material:
-    """What an initialiser may ask for besides the weight; made when one asks for it.
+    """What an initializer may ask for besides the weight; made when one asks for it.
 
     Args:
         name: The name of the parameter in the backbone.
@@ -125,7 +125,7 @@ INITS: dict[str, Callable[[Tensor, NewUnits, Material], None]] = dict(
 
 
 def check_growth(init: str, moments: str) -> None:
-    """Raises ValueError if there is no such initialiser or rule for moments."""
+    """Raises ValueError if there is no such initializer or rule for moments."""
     for name, value, known in (('init', init, tuple(INITS)), ('moments', moments, MOMENTS)):
         if value not in known:
             raise ValueError(f'{name}={value!r} is not known; give one of {known}')
@@ -159,7 +159,7 @@ def grow_(
         averages: Names of state that follows the weights (``probe_optimizer``). It grows as they
             do; unless copied, that of new units begins with their weights, as a first step would.
         twins: Backbones that follow this one, such as its exponential moving average.
-        fresh: Returns the backbone of ``drawn_anew(model)``; called if an initialiser needs it.
+        fresh: Returns the backbone of ``drawn_anew(model)``; called if an initializer needs it.
         seed: Draws the noise; the same on every rank.
 
     Raises:

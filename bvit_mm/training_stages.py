@@ -290,14 +290,14 @@ def _default_grid(k: int, count: int, whole: TrainingStage) -> tuple[int, int]:
             per_level(each, 1)[0] for each in (_default_window(k, count, whole), whole.window)
         )
         side = window / of_all
-    return tuple(centred(n, n * side) for n in whole.grid)
+    return tuple(centered(n, n * side) for n in whole.grid)
 
 
 def _share_of_tokens(k: int, count: int) -> float:
     return 1.0 if count == 1 else 0.5 + 0.5 * (k - 1) / (count - 1)
 
 
-def centred(total: int, size: float) -> int:
+def centered(total: int, size: float) -> int:
     """The number nearest to ``size`` that leaves as many of ``total`` out on both sides."""
     return max(total - 2 * round((total - size) / 2), 2 - total % 2)
 

@@ -38,7 +38,7 @@ ROUNDING = tolerance(torch.float32, passes=4)
 
 
 def cka_of_eq_4(x, y):
-    """Eq. 4 as it is printed: Gram matrices, centred by H on both sides."""
+    """Eq. 4 as it is printed: Gram matrices, centered by H on both sides."""
     m = len(x)
     h = torch.eye(m, dtype=x.dtype) - torch.ones(m, m, dtype=x.dtype) / m
 
@@ -50,7 +50,7 @@ def cka_of_eq_4(x, y):
 
 
 def cka_of_distances(x, y):
-    """The same from distances alone: doubly centred, squared, they are the Gram matrices."""
+    """The same from distances alone: doubly centered, squared, they are the Gram matrices."""
 
     def gram(points):
         squares = ((points[:, None] - points[None]) ** 2).sum(-1)
@@ -145,7 +145,7 @@ def features_with(variances, tokens, units, seed=0):
     """Features (tokens, units) with a mean, whose principal components have some variances."""
     directions, _ = torch.linalg.qr(draw(units, units, seed=seed))
     scores = draw(tokens, len(variances), seed=seed + 1)
-    scores, _ = torch.linalg.qr(scores - scores.mean(0))  # stays centred
+    scores, _ = torch.linalg.qr(scores - scores.mean(0))  # stays centered
     deviations = torch.tensor(variances, dtype=torch.float64).sqrt()
     return (scores * deviations) @ directions[: len(variances)] + 10 * draw(units, seed=seed + 2)
 
@@ -177,7 +177,7 @@ def test_components_equal_those_of_singular_values():
 def test_tokens_that_are_all_the_same_have_no_components():
     features = torch.stack([torch.full((6, 9), 0.1), torch.zeros(6, 9), torch.eye(6, 9)])
     features[0] += 1e-8 * draw(6, 9, dtype=torch.float32)
-    assert count_components(features).tolist() == [0, 0, 5]  # six tokens, centred
+    assert count_components(features).tolist() == [0, 0, 5]  # six tokens, centered
     assert count_components(torch.ones(2, 1, 9)).tolist() == [0, 0]
 
 
@@ -341,7 +341,7 @@ def test_class_attention_finds_the_token_that_is_asked_for():
         backbone.cls_token.zero_(), backbone.pos_embed.zero_()
         backbone.pos_embed[0, :, 1] = 1.0
         backbone.pos_embed[0, 0, 0] = 9.0  # the class token
-        row, column = 2, 5  # of the 8 x 8 grid, whose centre of 6 x 6 is active
+        row, column = 2, 5  # of the 8 x 8 grid, whose center of 6 x 6 is active
         backbone.pos_embed[0, 1 + row * 8 + column, 2] = 9.0
         attn.qkv.weight.zero_(), attn.qkv.bias.zero_()
         attn.qkv.weight[0, 0] = attn.qkv.weight[24, 2] = 10.0  # of the first head

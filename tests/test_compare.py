@@ -157,7 +157,7 @@ def test_components_grow_alone():
     )  # docs/tables.md: the paper prints 973.9, which cannot be
 
 
-def test_initialisers_keep_other_hooks():
+def test_initializers_keep_other_hooks():
     cfg = Config.fromfile(DEIT_S)
     cfg.custom_hooks = [dict(type='EMAHook'), dict(type='bvit_mm.StageSwitchHook')]
     hooks = ABLATIONS['half'](cfg, 0.5)['custom_hooks']

@@ -1,5 +1,5 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
-"""One row opens a door: a new axis of training stages, and a new initialiser, by toys.
+"""One row opens a door: a new axis of training stages, and a new initializer, by toys.
 
 The backbone has no heads. Its blocks are slices of two parameters, so its one elastic module
 follows two axes: hidden units, and depth, which ``bvit_mm`` does not know.
@@ -177,7 +177,7 @@ def start_at_zero_(weight, units, material):
     units.put_(weight, values if units.slot.out else torch.zeros_like(values))
 
 
-def test_a_new_initialiser_is_one_row(tmp_path, monkeypatch):
+def test_a_new_initializer_is_one_row(tmp_path, monkeypatch):
     hook = dict(SWITCH, init='zero')
     with pytest.raises(ValueError, match="init='zero' is not known; give one of"):
         run(tmp_path / 'a', hook, training_stages=2)

@@ -83,7 +83,7 @@ def test_looking_at_the_loss_changes_nothing(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('init', INITS)
 @pytest.mark.parametrize('moments', MOMENTS)
-def test_every_initialiser_and_rule_runs(tmp_path, init, moments):
+def test_every_initializer_and_rule_runs(tmp_path, init, moments):
     hook = dict(type='bvit_mm.StageSwitchHook', init=init, moments=moments)
     changes = {'train_cfg.epochs': [1, 1, 1], 'custom_hooks': [hook, RECORD, EMA]}
     _, record = run(tmp_path, **changes)

@@ -92,10 +92,10 @@ def test_coverage_has_the_area_and_place_of_the_shape(kind):
         assert alpha.shape == (64, 80) and alpha.min() == 0 and alpha.max() == 1
         assert alpha.sum() == pytest.approx(AREAS[kind] * 25**2, rel=0.02)
         assert (alpha >= 0.5).sum() == pytest.approx(AREAS[kind] * 25**2, rel=0.03)
-        if kind not in ('arrow', 'crescent'):  # the others have their centre of mass in the middle
+        if kind not in ('arrow', 'crescent'):  # the others have their center of mass in the middle
             y, x = np.mgrid[:64, :80] + 0.5
-            centre = (alpha * x).sum() / alpha.sum(), (alpha * y).sum() / alpha.sum()
-            assert centre == pytest.approx((41.3, 30.6), abs=0.1)
+            center = (alpha * x).sum() / alpha.sum(), (alpha * y).sum() / alpha.sum()
+            assert center == pytest.approx((41.3, 30.6), abs=0.1)
 
 
 def test_an_angle_turns_the_shape():
@@ -177,7 +177,7 @@ def test_a_pixel_belongs_to_the_topmost_shape_covering_half_of_it(monkeypatch):
 
 
 def test_shapes_stand_out_and_hide_no_other():
-    """Inside its mask a shape has one colour, unlike the background's next to it."""
+    """Inside its mask a shape has one color, unlike the background's next to it."""
     for i in range(40):
         rng = np.random.default_rng(i)
         image, top, kinds = shapes.drawn_instances(rng, 96)
@@ -194,24 +194,24 @@ def test_shapes_stand_out_and_hide_no_other():
                 assert apart > 15
 
 
-def test_colour_is_no_clue_to_the_kind():
-    """The nearest mean colour of a kind tells kinds apart hardly better than chance."""
+def test_color_is_no_clue_to_the_kind():
+    """The nearest mean color of a kind tells kinds apart hardly better than chance."""
     means = []
     for i in range(600):
         image = shapes.drawn_single(np.random.default_rng(i), 24, shapes.KINDS[i % 10])
         means.append(image[6:18, 6:18].mean((0, 1)))
     means = np.array(means)
-    centres = np.stack([means[:300][k::10].mean(0) for k in range(10)])
-    nearest = ((means[300:, None] - centres) ** 2).sum(-1).argmin(1)
+    centers = np.stack([means[:300][k::10].mean(0) for k in range(10)])
+    nearest = ((means[300:, None] - centers) ** 2).sum(-1).argmin(1)
     assert (nearest == np.arange(300) % 10).mean() < 0.2
 
 
 @pytest.mark.parametrize('hue', shapes.HUES)
-def test_colours_of_a_hue_are_nearest_to_it(hue):
+def test_colors_of_a_hue_are_nearest_to_it(hue):
     rng = np.random.default_rng(0)
     for _ in range(50):
-        colour = shapes.colour_of(hue)(rng)
-        degrees = cv2.cvtColor(np.float32([[colour / 255]]), cv2.COLOR_BGR2HSV)[0, 0, 0]
+        color = shapes.color_of(hue)(rng)
+        degrees = cv2.cvtColor(np.float32([[color / 255]]), cv2.COLOR_BGR2HSV)[0, 0, 0]
         apart = {name: abs((degrees - at + 180) % 360 - 180) for name, at in shapes.HUES.items()}
         assert min(apart, key=apart.get) == hue
 
@@ -456,7 +456,7 @@ def test_mmpretrain_reads_cifar100(drawn, split, n):
     for i, rng in enumerate(again('cifar100', part, ARGS, 10)):
         item = dataset.get_data_info(i)
         hue, kind = names[i % 100].split('_')
-        drawn_image = shapes.drawn_single(rng, 32, kind, shapes.colour_of(hue))
+        drawn_image = shapes.drawn_single(rng, 32, kind, shapes.color_of(hue))
         assert np.array_equal(item['img'][..., ::-1], drawn_image) and item['gt_label'] == i % 100
 
 

@@ -132,7 +132,7 @@ def test_numpy_numbers_are_numbers():
     assert type(backbone.flops(0)) is int
 
 
-def test_initialisation_is_the_official_one():
+def test_initialization_is_the_official_one():
     torch.manual_seed(0)
     backbone = ElasticPVTv2('b2', linear=True)
     backbone.init_weights()
@@ -151,7 +151,7 @@ def test_initialisation_is_the_official_one():
     assert torch.equal(block.norm1.weight, torch.ones(320))
 
 
-def test_init_cfg_replaces_the_initialisation():
+def test_init_cfg_replaces_the_initialization():
     init = dict(type='Constant', layer='Linear', val=0.5)
     backbone = ElasticPVTv2('b0', init_cfg=init)
     backbone.init_weights()

@@ -28,7 +28,7 @@ def in_evaluation(images, *models):
 
 
 @pytest.mark.parametrize('arch', ['small', 'base'])
-def test_equals_mmpretrain_as_initialised(arch):
+def test_equals_mmpretrain_as_initialized(arch):
     """In float32, in evaluation and in training."""
     results = []
     for cls in (ElasticSwinTransformer, SwinTransformer):

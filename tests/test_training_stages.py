@@ -12,7 +12,7 @@ from bvit_mm import ElasticPVTv2, ElasticSwinTransformer, ElasticVisionTransform
 from bvit_mm.elastic import center_crop
 from bvit_mm.training_stages import (
     TrainingStage,
-    centred,
+    centered,
     check_distinct,
     parse_training_stages,
 )
@@ -287,9 +287,9 @@ def test_center_crop_keeps_the_centre():
 
 
 @pytest.mark.parametrize('total', range(1, 20))
-def test_centred_is_the_nearest_centre_crop(total):
+def test_centered_is_the_nearest_centre_crop(total):
     fits = range(2 - total % 2, total + 1, 2)
     for tenth in range(10 * total + 1):
-        size = centred(total, tenth / 10)
+        size = centered(total, tenth / 10)
         assert size in fits
         assert abs(size - tenth / 10) <= min(abs(n - tenth / 10) for n in fits) + 1e-9

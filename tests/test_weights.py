@@ -43,7 +43,7 @@ def test_all_weights_get_in(name, prefix, tmp_path):
 
 
 @pytest.mark.parametrize('kind', ['mmengine.Pretrained', PretrainedInit])
-def test_other_spellings_of_the_initialiser(kind, tmp_path):
+def test_other_spellings_of_the_initializer(kind, tmp_path):
     case = BASES['vit-base']
     given = saved(case.build(), tmp_path / 'w.pth') | dict(type=kind)
     weights = torch.load(tmp_path / 'w.pth', weights_only=False)

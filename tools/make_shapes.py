@@ -87,13 +87,13 @@ def coverage(kind: str, x: float, y: float, radius: float, angle: float, shape) 
     return shrink(fine)
 
 
-def random_colour(rng: np.random.Generator) -> np.ndarray:
-    """Any colour (BGR)."""
+def random_color(rng: np.random.Generator) -> np.ndarray:
+    """Any color (BGR)."""
     return rng.uniform(10, 245, 3)
 
 
-def colour_of(hue: str) -> Callable[[np.random.Generator], np.ndarray]:
-    """Draws colours (BGR) that look like this hue."""
+def color_of(hue: str) -> Callable[[np.random.Generator], np.ndarray]:
+    """Draws colors (BGR) that look like this hue."""
 
     def draw(rng):
         hsv = HUES[hue] + rng.uniform(-7, 7), rng.uniform(0.65, 1), rng.uniform(0.6, 1)
@@ -104,7 +104,7 @@ def colour_of(hue: str) -> Callable[[np.random.Generator], np.ndarray]:
 
 
 def smooth_noise(rng: np.random.Generator, shape, strength: float) -> np.ndarray:
-    """Colour that changes slowly: (h, w, 3), around 0."""
+    """Color that changes slowly: (h, w, 3), around 0."""
     coarse = rng.normal(0, strength, (4, 4, 3)).astype(np.float32)
     return cv2.resize(coarse, shape[::-1], interpolation=cv2.INTER_CUBIC)
 
@@ -119,14 +119,14 @@ def strokes(rng: np.random.Generator, canvas: np.ndarray, n: int) -> np.ndarray:
         thickness = FINE * max(1, round(rng.uniform(0.01, 0.035) * min(h, w)))
         cv2.line(fine, *(tuple(map(int, end)) for end in ends), 1, thickness)
         alpha = shrink(fine)
-        canvas += alpha[..., None] * (random_colour(rng) - canvas)
+        canvas += alpha[..., None] * (random_color(rng) - canvas)
         painted |= alpha >= 0.5
     return painted
 
 
 def clutter(rng: np.random.Generator, shape) -> np.ndarray:
-    """A canvas (h, w, 3) of changing colour with strokes."""
-    canvas = random_colour(rng) + smooth_noise(rng, shape, 25)
+    """A canvas (h, w, 3) of changing color with strokes."""
+    canvas = random_color(rng) + smooth_noise(rng, shape, 25)
     strokes(rng, canvas, rng.integers(2, 6))
     return canvas
 
@@ -151,7 +151,7 @@ def compose(
     canvas: np.ndarray,
     kinds: tuple[str, ...],
     sizes: tuple[float, float],
-    colour: Callable[[np.random.Generator], np.ndarray] = random_colour,
+    color: Callable[[np.random.Generator], np.ndarray] = random_color,
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Paints shapes onto a canvas, later ones over earlier ones.
 
@@ -172,9 +172,9 @@ def compose(
                 break
         else:
             continue
-        # Of four colours the one that differs most from what it is painted on.
+        # Of four colors the one that differs most from what it is painted on.
         below = canvas[mask].mean(0)
-        paint = max((colour(rng) for _ in range(4)), key=lambda c: np.abs(c - below).max())
+        paint = max((color(rng) for _ in range(4)), key=lambda c: np.abs(c - below).max())
         canvas += alpha[..., None] * (paint + smooth_noise(rng, shape, 10) - canvas)
         painted.append(kind)
         whole.append(mask.sum())
@@ -188,9 +188,9 @@ def sides(rng: np.random.Generator, size: int) -> tuple[int, int]:
     return tuple(rng.permutation([size, 3 * size // 4]))
 
 
-def drawn_single(rng, size, kind, colour=random_colour) -> np.ndarray:
+def drawn_single(rng, size, kind, color=random_color) -> np.ndarray:
     """An image with one large shape."""
-    return compose(rng, clutter(rng, (size, size)), (kind,), (0.26, 0.46), colour)[0]
+    return compose(rng, clutter(rng, (size, size)), (kind,), (0.26, 0.46), color)[0]
 
 
 def drawn_instances(rng, size) -> tuple[np.ndarray, np.ndarray, list[str]]:
@@ -233,7 +233,7 @@ def write_folder(out: Path, args: dict) -> None:
 def segmentation(mask: np.ndarray) -> list[list[int]] | dict:
     """COCO's form of a mask: polygons along the edges of its pixels, or runs if it has a hole.
 
-    COCO's rasteriser gives back exactly the mask: its polygons count pixel centres.
+    COCO's rasterizer gives back exactly the mask: its polygons count pixel centers.
     """
     large = np.kron(mask.astype(np.uint8), np.ones((3, 3), np.uint8))
     parts, tree = cv2.findContours(large, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
@@ -329,7 +329,7 @@ def write_cifar100(out: Path, args: dict) -> None:
     groups = [(kind, tone) for kind in KINDS for tone in ('warm', 'cold')]
     fine = [(kind, hue) for kind in KINDS for hue in HUES]
     coarse = [groups.index((kind, 'warm' if hue in WARM else 'cold')) for kind, hue in fine]
-    classes = [(kind, colour_of(hue)) for kind, hue in fine]
+    classes = [(kind, color_of(hue)) for kind, hue in fine]
     for split, name in zip(SPLITS, ('train', 'test')):
         content = cifar_images('cifar100', split, args, classes)
         labels = content.pop('labels')

@@ -49,7 +49,7 @@ def draw_lines(
                 [record['epoch'] for record in stage],
                 [np.nan if value is None else scale * value for value in values],
                 color=colors[i],
-                ls=('-', '--')[i % 2],  # so that neighbours can be told apart
+                ls=('-', '--')[i % 2],  # so that neighbors can be told apart
                 marker='.' if len(records) <= FEW else None,
                 ms=4,
                 lw=1.3,

@@ -35,7 +35,7 @@ class HeadSimilarity:
     """Linear CKA between the heads of one attention (Eq. 4), over any number of batches.
 
     Eq. 4 compares m x m Gram matrices of m tokens. With a linear kernel the HSIC of two heads X
-    and Y times (m - 1)^2 is the squared Frobenius norm of their co-moments, the centred X^T Y; the
+    and Y times (m - 1)^2 is the squared Frobenius norm of their co-moments, the centered X^T Y; the
     factor cancels. Co-moments of all heads add up over batches. So the result is that of Eq. 4 on
     all tokens of all images at once, not an estimate from parts of them, and the memory it takes
     does not depend on how many there are. All sums are in float64.
@@ -90,7 +90,7 @@ def mean_of_pairs(matrix: Tensor) -> float:
 def count_components(features: Tensor) -> Tensor:
     """How many principal components hold 99 % of the variance of features, image by image (Fig. 3).
 
-    The tokens of an image are the samples, and centred, as is usual in a principal component
+    The tokens of an image are the samples, and centered, as is usual in a principal component
     analysis; so there are at most one fewer than tokens.
 
     Args:
@@ -100,9 +100,9 @@ def count_components(features: Tensor) -> Tensor:
         (images,) whole numbers; 0 where all tokens are the same, because nothing varies.
     """
     x = features.double()
-    centred = x - x.mean(1, keepdim=True)
+    centered = x - x.mean(1, keepdim=True)
     # Both products have the same eigenvalues but for zeros: that of the smaller side is taken.
-    small = centred @ centred.mT if x.shape[1] < x.shape[2] else centred.mT @ centred
+    small = centered @ centered.mT if x.shape[1] < x.shape[2] else centered.mT @ centered
     variances = torch.linalg.eigvalsh(small).clamp(min=0).flip(-1)
     total = variances.sum(-1)
     # The tolerance is for variances that come to 99 % exactly, but for rounding.
@@ -154,7 +154,7 @@ class ClassAttention(NamedTuple):
         block: Its name.
         maps: (images, rows, columns), of the patch tokens that are active, without the class
             token, so their sum is below 1.
-        grid: Rows and columns of all patch tokens, of which the active ones are the centre.
+        grid: Rows and columns of all patch tokens, of which the active ones are the center.
     """
 
     block: str

@@ -85,7 +85,7 @@ class ElasticPVTv2(ElasticBackbone, BaseModule):
             see ``parse_training_stages``.
         only_stage: Builds the smaller network of this training stage alone (0-based), for
             weights that ``tools/publish.py --stage`` exported.
-        init_cfg: Replaces the official initialisation.
+        init_cfg: Replaces the official initialization.
 
     Raises:
         ValueError: If the architecture is not known or not consistent, or if the training

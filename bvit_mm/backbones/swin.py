@@ -37,7 +37,7 @@ class ElasticSwinTransformer(ElasticBackbone, SwinTransformer):
     first level, from which those of the others follow, and windows of ``window`` x ``window``
     tokens (one number, or one for each level). Widths and depths stay.
 
-    A smaller window reads the centre of the full relative position bias table: the same offsets
+    A smaller window reads the center of the full relative position bias table: the same offsets
     with the same meaning. The paper does not say what offsets start from that appear when the
     window grows; here they start as ``new_offsets`` says.
 
@@ -228,7 +228,7 @@ class OffsetSlot(Slot):
     """The offsets of a relative position bias table, which follow the window.
 
     A window of w x w tokens knows the offsets from 1 - w to w - 1 in rows and columns. So unit u
-    is the ring of offsets whose larger part is u, and w units are the centre of the table.
+    is the ring of offsets whose larger part is u, and w units are the center of the table.
 
     Attributes:
         start: What new offsets start from; see ``ElasticSwinTransformer``.

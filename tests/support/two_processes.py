@@ -89,7 +89,7 @@ def resumed(folder, name, family):
 
 
 def grown(folder, family):
-    """Random initialisers must draw the same in all processes, also if these are seeded apart."""
+    """Random initializers must draw the same in all processes, also if these are seeded apart."""
     return {
         name: train(
             folder / name,

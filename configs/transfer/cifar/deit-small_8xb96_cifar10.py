@@ -43,7 +43,7 @@ model = dict(
 )
 
 # mmpretrain's CIFAR images are RGB. They are made BGR, as the images of ImageNet come: the grey of
-# RandAugment's colour and contrast is computed from BGR, and the preprocessor that is inherited
+# RandAugment's color and contrast is computed from BGR, and the preprocessor that is inherited
 # (to_rgb=True, ImageNet's mean and std in RGB order) turns them back. Image files are read as BGR:
 # to classify them, leave the first step out.
 data_preprocessor = dict(num_classes=10)
