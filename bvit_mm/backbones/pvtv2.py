@@ -123,8 +123,7 @@ class ElasticPVTv2(ElasticBackbone, BaseModule):
         patch_sizes = _whole_numbers('patch_sizes', patch_sizes, len(widths))
         strides = _whole_numbers('strides', strides, len(widths))
         (in_channels,) = _whole_numbers('in_channels', [in_channels], 1)
-        rows, columns = _whole_numbers('img_size', to_2tuple(img_size), 2)
-        self.img_size = rows, columns
+        self.img_size = _parse_size(img_size)
         self.embed_dims = widths
         self.out_indices = _parse_out_indices(out_indices, len(widths))
         self.frozen_stages = _parse_frozen_stages(frozen_stages, len(widths))
@@ -490,6 +489,11 @@ def _whole_numbers(name: str, values: Any, count: int | None = None) -> tuple[in
             f'{name}={values!r} of ElasticPVTv2 must be whole numbers from 1 on, {wanted}'
         )
     return tuple(map(int, values))
+
+
+def _parse_size(img_size: Any) -> tuple[int, int]:
+    rows, columns = _whole_numbers('img_size', to_2tuple(img_size), 2)
+    return rows, columns
 
 
 def _parse_out_indices(out_indices: Any, levels: int) -> tuple[int, ...]:
