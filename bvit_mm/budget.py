@@ -80,9 +80,14 @@ class Budget:
         return plan
 
     @property
+    def unpaced(self) -> 'MeteredBudget | None':
+        """Itself, if the stages must be timed before its plan is known; else None."""
+        return None
+
+    @property
     def needs_pace(self) -> bool:
         """Whether the stages must be timed before its plan is known."""
-        return False
+        return self.unpaced is not None
 
     def learn(self, name: str, amount: float) -> None:
         """Takes note of how much ``'validation'`` or ``'saving'`` took."""
@@ -153,15 +158,16 @@ class MeteredBudget(Budget):
     ) -> None:
         self.text = text
         self.meter = meter
-        self.amount = meter.parse(text)
+        self.amount: float = meter.parse(text)  # type: ignore[assignment]  # not None: ``read`` asked
         self.proportions = tuple(proportions)
-        self.pace = pace
+        self._pace = pace
         self._recent: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=RECENT))
 
     @classmethod
     def read(cls, gflops: Sequence[float], **options: Any) -> tuple[Budget, Plan] | None:
         """The plan is that of the full cost, until the pace was measured."""
-        budget, cap = options.get('budget'), options.get('max_epochs')
+        budget: Any = options.get('budget')
+        cap = options.get('max_epochs')
         meter = next((each for each in METERS if each.parse(budget) is not None), None)
         if meter is None or options.get('epochs') is not None or options.get('charges'):
             return None
@@ -201,8 +207,19 @@ class MeteredBudget(Budget):
         return replace(plan, epochs=self.lengths(done, saved))
 
     @property
-    def needs_pace(self) -> bool:
-        return self.pace is None
+    def unpaced(self) -> 'MeteredBudget | None':
+        return self if self._pace is None else None
+
+    @property
+    def pace(self) -> Pace:
+        """How much things take."""
+        if self._pace is None:
+            raise RuntimeError(f'the pace of budget={self.text!r} was not measured yet')
+        return self._pace
+
+    @pace.setter
+    def pace(self, pace: Pace) -> None:
+        self._pace = pace
 
     def plan_measured(self, plan: Plan, ledger: Ledger) -> Plan:
         """The plan of a run that begins, by the pace that was measured.
@@ -226,7 +243,8 @@ class MeteredBudget(Budget):
         """
         recent = self._recent[name]
         recent.append(amount)
-        self.pace = replace(self.pace, **{name: sorted(recent)[-2:][0]})
+        change: dict[str, Any] = {name: sorted(recent)[-2:][0]}
+        self.pace = replace(self.pace, **change)
 
     @property
     def end(self) -> float:
@@ -272,7 +290,7 @@ class MeteredBudget(Budget):
         return {self.meter.name: self.amount, 'weights': list(self.proportions)}
 
     def state(self) -> dict[str, Any] | None:
-        return None if self.pace is None else asdict(self.pace)
+        return None if self._pace is None else asdict(self._pace)
 
     def load_state(self, saved: dict[str, Any] | None) -> None:
         if saved is not None:  # else a signal came before the stages were timed

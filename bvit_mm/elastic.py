@@ -6,14 +6,14 @@ below full size slices them. So checkpoints, optimizers, EMA and DDP never see a
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
 import torch
 import torch.nn.functional as F
 from mmcv.cnn.bricks.transformer import FFN
-from mmengine.model import PretrainedInit
+from mmengine.model import BaseModule, PretrainedInit
 from mmengine.registry import WEIGHT_INITIALIZERS
 from mmpretrain.models.utils import MultiheadAttention
 from torch import Tensor, nn
@@ -116,6 +116,11 @@ class ElasticModule:
     axes: ClassVar[dict[str, str]]
     active: dict[str, int]
 
+    # Of the torch module that it is mixed into.
+    named_parameters: Callable[..., Iterator[tuple[str, nn.Parameter]]]
+    get_submodule: Callable[..., nn.Module]
+    modules: Callable[..., Iterator[nn.Module]]
+
     def total(self, axis: str) -> int:
         """The number of all units along an axis."""
         return getattr(self, self.axes[axis])
@@ -132,8 +137,11 @@ class ElasticModule:
             if slot.axis == axis and slot.param in parameters:
                 yield slot, parameters[slot.param]
 
-    def active_parameter(self, name: str) -> Tensor | None:
-        """The active part of a parameter that may follow the units; None if there is none."""
+    def active_parameter(self, name: str) -> Tensor | Any:
+        """The active part of a parameter that may follow the units; None if there is none.
+
+        Only a bias may be missing, so callers need not look at what else they ask for.
+        """
         module, _, attribute = name.rpartition('.')
         param = getattr(self.get_submodule(module), attribute)
         for slot in self.slots:
@@ -218,7 +226,7 @@ def is_plain_ffn(ffn: nn.Module) -> bool:
     return isinstance(ffn, FFN) and ffn.num_fcs == 2
 
 
-def elasticize_(module: nn.Module, elastic_class: type) -> None:
+def elasticize_(module: Any, elastic_class: type[ElasticModule]) -> None:
     """Makes ``module`` elastic in place, all units active.
 
     Only its class changes, to a subclass of the present one: no parameter is drawn again, so
@@ -228,7 +236,7 @@ def elasticize_(module: nn.Module, elastic_class: type) -> None:
     module.active = {axis: module.total(axis) for axis in module.axes}
 
 
-class ElasticBackbone:
+class ElasticBackbone(BaseModule):
     """Mixin of a backbone with training stages; without a hook it is the whole network.
 
     A subclass calls ``init_training_stages``, says which ``units`` a stage activates and what it
@@ -248,6 +256,7 @@ class ElasticBackbone:
     plain_type: str | None = None
     img_size: tuple[int, int]  # height and width that ``flops`` counts, and so plans, by default
     training_stages: tuple[TrainingStage, ...]
+    init_cfg: dict[str, Any] | list[dict[str, Any]] | None
 
     def init_training_stages(self, spec: StagesSpec, whole: TrainingStage) -> None:
         self.training_stages = parse_training_stages(spec, whole)
@@ -329,7 +338,8 @@ class ElasticBackbone:
         Of an image of another size than the backbone is built for, the same share.
         """
         whole, active = self.whole.grid, self.training_stages[k].grid
-        return tuple(centered(int(n), int(n) * a / w) for n, a, w in zip(grid, active, whole))
+        rows, columns = (centered(int(n), int(n) * a / w) for n, a, w in zip(grid, active, whole))
+        return rows, columns
 
     def flops(self, k: int, input_size: int | tuple[int, int] | None = None) -> int:
         """Forward multiply-adds of one image, without classifier, by the rule in ``flops``.

@@ -6,6 +6,7 @@ count, without biases; an affine layer norm is 5 an element, adaptive pooling 1 
 everything else is free.
 """
 
+from mmengine.model import BaseModule
 from mmengine.utils import to_2tuple
 from torch import nn
 
@@ -51,7 +52,7 @@ def conv_grid(module: nn.Conv2d | nn.Unfold, size: tuple[int, int]) -> tuple[int
     )
 
 
-def patch_grid(module: nn.Module, size: tuple[int, int]) -> tuple[int, int]:
+def patch_grid(module: BaseModule, size: tuple[int, int]) -> tuple[int, int]:
     """Rows and columns that a ``PatchEmbed`` or ``PatchMerging`` makes, padding included."""
     if module.adaptive_padding:
         padding = module.adaptive_padding.get_pad_shape(size)

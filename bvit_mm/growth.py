@@ -8,13 +8,15 @@ Functions on tensors; ``StageSwitchHook`` decides when. Unit ``old + i`` is grow
 import copy
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from .elastic import ElasticBackbone, Slot
 from .running.mmengine_gaps import initialize_anew
+
+Model = TypeVar('Model', bound=nn.Module)
 
 MOMENTS = ('drop', 'copy', 'drop_all', 'corrected')
 
@@ -82,6 +84,12 @@ class Material:
         return torch.randn(self._shape, generator=self._generator)
 
 
+class Initialiser(Protocol):
+    """Writes the new units of a weight of full shape, in place."""
+
+    def __call__(self, weight: Tensor, /, units: NewUnits, material: Material) -> None: ...
+
+
 def start_as_copy_(weight: Tensor, units: NewUnits, material: Material) -> None:
     """New units are copies."""
     units.put_(weight, units.copies(weight))
@@ -115,8 +123,8 @@ def start_with_noise_(weight: Tensor, units: NewUnits, material: Material) -> No
     units.put_(weight, values + spread * units.of(material.noise.to(weight), units.grown))
 
 
-# What new units start from: each writes those of a weight of full shape, in place.
-INITS: dict[str, Callable[[Tensor, NewUnits, Material], None]] = dict(
+# What new units start from.
+INITS: dict[str, Initialiser] = dict(
     copy=start_as_copy_,
     random=start_at_random_,
     half=start_by_halves_,
@@ -137,8 +145,8 @@ def grow_(
     stage: int,
     init: str = 'copy',
     moments: str = 'drop',
-    states: Mapping[nn.Parameter, dict[str, Any]] | None = None,
-    averages: Mapping[nn.Parameter, Collection[str]] | None = None,
+    states: Mapping[Tensor, dict[str, Any]] | None = None,
+    averages: Mapping[Tensor, Collection[str]] | None = None,
     twins: Sequence[ElasticBackbone] = (),
     fresh: Callable[[], ElasticBackbone] | None = None,
     seed: int = 0,
@@ -228,12 +236,12 @@ def grow_moment_(moment: Tensor, units: NewUnits, is_copied: bool) -> None:
     units.put_(moment, values if is_copied else torch.zeros_like(values))
 
 
-def drawn_anew(model: nn.Module, seed: int) -> nn.Module:
+def drawn_anew(model: Model, seed: int) -> Model:
     """A copy of a model, on the CPU, with weights drawn as at the start of training.
 
     Not the weights it started with: those of inactive units have been decayed since.
     """
-    fresh = copy.deepcopy(model).cpu()
+    fresh: Any = copy.deepcopy(model).cpu()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for module in fresh.modules():

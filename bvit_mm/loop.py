@@ -11,6 +11,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from .budget import MeteredBudget
 from .building import model_of
 from .cost import budget_for
 from .elastic import ElasticBackbone, find_backbone
@@ -197,15 +198,15 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
         with watched(self._backbone) as images:
             self.parts.find(self.runner, self._step.eagerly, self._agree)
         self.sizes.check(self.plan, self.budget, images.size, is_new=self._iter == 0)
-        measurements = []
-        if needs_pace := self.budget.needs_pace:
+        measurements: list[Measurement] = []
+        if unpaced := self.budget.unpaced:
             measurements = time_stages(
-                self.runner, self._train, self.budget, self.val_interval, self._agree
+                self.runner, self._train, unpaced, self.val_interval, self._agree
             )
         self._step.forget_compiled()
         self._charge('rehearsal')
-        if needs_pace:
-            self._begin_at_the_pace()
+        if unpaced:
+            self._begin_at_the_pace(unpaced)
         if self.budget.follows_pace:  # nobody knows which iteration will be the last to accumulate
             self.runner.optim_wrapper.initialize_count_status(self.runner.model, self._iter, -1)
         return measurements
@@ -295,14 +296,14 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
         self._max_epochs = plan.total_epochs
         self._max_iters = self._max_epochs * len(self.dataloader)
 
-    def _begin_at_the_pace(self) -> None:
+    def _begin_at_the_pace(self, budget: MeteredBudget) -> None:
         """Plans the whole run by the pace that was measured."""
-        self._follow(self.budget.plan_measured(self.plan, self.ledger))
+        self._follow(budget.plan_measured(self.plan, self.ledger))
         if self.val_begin > self._max_epochs:
-            self.budget.never_validates()
+            budget.never_validates()
         self._schedule.rebuild(self.plan)
         self.runner.logger.info(
-            f'The plan for {self.budget.text}, until the speed changes:\n'
+            f'The plan for {budget.text}, until the speed changes:\n'
             + plan_table(self.plan, self._stages)
         )
 

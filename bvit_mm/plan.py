@@ -227,7 +227,8 @@ def parse_budget(budget: float | str, full_cost: float, full_epochs: int) -> flo
     Raises:
         ValueError: If it is no number, not positive, or above the full cost.
     """
-    value, absolute = budget, False
+    value: float | str | None = budget
+    absolute = False
     most = f"'{full_cost!r} GFLOPs'"  # in full, so that it is accepted
     if isinstance(value, str):
         text = value.strip().lower()
@@ -272,12 +273,8 @@ def _spend(
     (docs/planner.md). Where there is a gap between plans, epochs of the first stage fill it.
     """
     slack = 1e-12 * cost  # sums are rounded, the budget is exact
-    for exact in _steps(gflops, proportions, cost, max_epochs):
-        begin = math.fsum(c * x for c, x in zip(gflops, exact)) - slack
-        n = round(math.fsum(exact))
-        plan = _dearest(gflops, n, exact, begin, cost + slack)
-        if plan:
-            break
+    plan = next(_near_steps(gflops, proportions, cost, slack, max_epochs))
+    n = sum(plan)
     spent = math.fsum(c * m for c, m in zip(gflops, plan))
     rest = math.floor((cost + slack - spent) / gflops[0])
     if max_epochs is not None and rest > max_epochs - n:
@@ -285,6 +282,21 @@ def _spend(
         filled = (plan[0] + rest, *plan[1:])
         return _moved_on(gflops, filled, cost + slack - spent - rest * gflops[0])
     return (plan[0] + rest, *plan[1:])
+
+
+def _near_steps(
+    gflops: tuple[float, ...],
+    proportions: list[float],
+    cost: float,
+    slack: float,
+    max_epochs: int | None,
+) -> Iterator[tuple[int, ...]]:
+    """Whole plans that ``cost`` pays, the dearest near each step, from the highest step down."""
+    for exact in _steps(gflops, proportions, cost, max_epochs):
+        begin = math.fsum(c * x for c, x in zip(gflops, exact)) - slack
+        plan = _dearest(gflops, round(math.fsum(exact)), exact, begin, cost + slack)
+        if plan is not None:
+            yield plan
 
 
 def _moved_on(gflops: tuple[float, ...], plan: tuple[int, ...], left: float) -> tuple[int, ...]:

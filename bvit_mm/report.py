@@ -16,7 +16,7 @@ def plan_table(plan: Plan, stages: Sequence[TrainingStage]) -> str:
     What a pyramid has at each level is listed by level; its tokens are the first level's.
     """
     names = [AXES[key].label for key in stages[0].keys]
-    rows = [('stage', *names, 'GFLOPs', 'epochs', 'cost', 'share')]
+    rows: list[Sequence[object]] = [('stage', *names, 'GFLOPs', 'epochs', 'cost', 'share')]
     for k, (stage, gflops, epochs, cost) in enumerate(
         zip(stages, plan.gflops, plan.epochs, plan.costs), start=1
     ):
@@ -38,7 +38,9 @@ def ledger_table(plan: Plan, ledger: Ledger, budget: Budget) -> str:
 
     Seconds are on the clock, of all sessions of the run together.
     """
-    rows = [('stage', 'epochs', 'planned', 'cost', 'planned', 'samples', 'seconds', 'images/s')]
+    rows: list[Sequence[object]] = [
+        ('stage', 'epochs', 'planned', 'cost', 'planned', 'samples', 'seconds', 'images/s')
+    ]
     for k, (epochs, planned, cost, price, samples, seconds) in enumerate(
         zip(ledger.epochs, plan.epochs, ledger.costs, plan.costs, ledger.samples, ledger.seconds),
         start=1,
@@ -68,7 +70,9 @@ def measurement_table(
         measurements: Of each training stage.
         length: Iterations of an epoch.
     """
-    rows = [('stage', 'epochs', 'hours', 'images/s', 'waiting', 'bound by', 'peak memory')]
+    rows: list[Sequence[object]] = [
+        ('stage', 'epochs', 'hours', 'images/s', 'waiting', 'bound by', 'peak memory')
+    ]
     total = sum(n * length * m.amount for n, m in zip(plan.epochs, measurements))
     for k, (epochs, m) in enumerate(zip(plan.epochs, measurements), start=1):
         hours = epochs * length * m.seconds / 3600

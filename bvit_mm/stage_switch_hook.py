@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import Runner
-from torch import nn
+from torch import Tensor
 
 from .elastic import ElasticBackbone, find_backbone
 from .growth import check_growth, check_moments, correct_bias_, drawn_anew, grow_
@@ -115,8 +115,8 @@ class StageSwitchHook(Hook):
         old = backbone.training_stage
         model = unwrapped(runner.model)
         seed = shared_seed(runner) + stage
-        states: dict[nn.Parameter, dict[str, Any]] = {}
-        averages: dict[nn.Parameter, frozenset[str]] = {}
+        states: dict[Tensor, dict[str, Any]] = {}
+        averages: dict[Tensor, frozenset[str]] = {}
         for optimizer, traits in self._traits.items():
             states.update(optimizer.state)
             averages.update(dict.fromkeys(optimizer.state, traits.weights))

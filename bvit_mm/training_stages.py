@@ -261,7 +261,8 @@ def _read_grid(name: str, value: Any, whole: TrainingStage) -> tuple[int, int]:
             f'patch grid (the same number of patches must be left out on both sides); '
             f'give one of {choice}'
         )
-    return tuple(map(int, pair))
+    rows, columns = map(int, pair)
+    return rows, columns
 
 
 def _default_heads(k: int, count: int, whole: TrainingStage) -> PerLevel:
@@ -290,7 +291,8 @@ def _default_grid(k: int, count: int, whole: TrainingStage) -> tuple[int, int]:
             per_level(each, 1)[0] for each in (_default_window(k, count, whole), whole.window)
         )
         side = window / of_all
-    return tuple(centered(n, n * side) for n in whole.grid)
+    rows, columns = (centered(n, n * side) for n in whole.grid)
+    return rows, columns
 
 
 def _share_of_tokens(k: int, count: int) -> float:

@@ -2,7 +2,7 @@
 """The PVTv2 family, with ordinary and with linear spatial-reduction attention, elastic."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, MutableSequence, Sequence
 from numbers import Real
 from typing import Any, ClassVar
 
@@ -123,12 +123,12 @@ class ElasticPVTv2(ElasticBackbone, BaseModule):
         patch_sizes = _whole_numbers('patch_sizes', patch_sizes, len(widths))
         strides = _whole_numbers('strides', strides, len(widths))
         (in_channels,) = _whole_numbers('in_channels', [in_channels], 1)
-        self.img_size = _whole_numbers('img_size', to_2tuple(img_size), 2)
+        self.img_size = _parse_size(img_size)
         self.embed_dims = widths
         self.out_indices = _parse_out_indices(out_indices, len(widths))
         self.frozen_stages = _parse_frozen_stages(frozen_stages, len(widths))
         drop_paths = iter(torch.linspace(0, drop_path_rate, sum(depths), device='cpu').tolist())
-        self.levels = nn.ModuleList()
+        self.levels: MutableSequence[Level] = nn.ModuleList()  # type: ignore[assignment]  # items have no type
         for i, (channels, width) in enumerate(zip((in_channels, *widths), widths)):
             blocks = [
                 Block(
@@ -185,7 +185,9 @@ class ElasticPVTv2(ElasticBackbone, BaseModule):
     def _freeze(self) -> None:
         self._check_frozen()
         if self.frozen_stages >= 0:
-            for part in (self.levels[0].patch_embed, *self.levels[: self.frozen_stages]):
+            levels = self.levels[: self.frozen_stages]
+            parts: list[BaseModule] = [self.levels[0].patch_embed, *levels]
+            for part in parts:
                 part.eval().requires_grad_(False)
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
@@ -296,7 +298,7 @@ class Level(BaseModule):
         super().__init__()
         self.width = patch_embed.proj.out_channels
         self.patch_embed = patch_embed
-        self.blocks = nn.ModuleList(blocks)
+        self.blocks: Sequence[Block] = nn.ModuleList(blocks)  # type: ignore[assignment]  # items have no type
         self.norm = nn.LayerNorm(self.width, eps=1e-6)
 
 
@@ -310,7 +312,7 @@ class OverlapPatchEmbed(BaseModule):
 
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
         x = self.proj(x)
-        return self.norm(x.flatten(2).transpose(1, 2)), tuple(x.shape[2:])
+        return self.norm(x.flatten(2).transpose(1, 2)), (x.shape[2], x.shape[3])
 
 
 class Block(BaseModule):
@@ -487,6 +489,11 @@ def _whole_numbers(name: str, values: Any, count: int | None = None) -> tuple[in
             f'{name}={values!r} of ElasticPVTv2 must be whole numbers from 1 on, {wanted}'
         )
     return tuple(map(int, values))
+
+
+def _parse_size(img_size: Any) -> tuple[int, int]:
+    rows, columns = _whole_numbers('img_size', to_2tuple(img_size), 2)
+    return rows, columns
 
 
 def _parse_out_indices(out_indices: Any, levels: int) -> tuple[int, ...]:

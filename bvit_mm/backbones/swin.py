@@ -271,6 +271,8 @@ class ElasticShiftWindowMSA(ElasticModule, ShiftWindowMSA):
     """mmpretrain's window attention, in windows of fewer rows and columns."""
 
     axes: ClassVar = dict(window='window_size')
+    window_size: int
+    shift_size: int
 
     def shrink_(self) -> None:
         super().shrink_()
@@ -314,6 +316,8 @@ class ElasticWindowMSA(ElasticModule, WindowMSA):
 
     slots = (*HEADS, OffsetSlot('relative_position_bias_table', 0, 'window'))
     axes: ClassVar = dict(heads='num_heads', window='side')
+    window_size: tuple[int, int]
+    relative_position_index: Tensor
 
     @property
     def side(self) -> int:
@@ -346,8 +350,11 @@ class ElasticWindowMSA(ElasticModule, WindowMSA):
         else:  # a window with its mask is as a head with its bias
             bias = (bias + mask[:, None]).view(1, count * heads, area, area)
             qkv = qkv.reshape(3, batch, count * heads, area, -1)
+        q, k, v = qkv
         x = F.scaled_dot_product_attention(
-            *qkv,
+            q,
+            k,
+            v,
             attn_mask=bias.to(qkv.dtype),
             dropout_p=self.attn_drop.p if self.training else 0.0,
             scale=self.scale,

@@ -143,8 +143,8 @@ class ElasticVisionTransformer(ElasticBackbone, VisionTransformer):
         if not isinstance(self.pre_norm, nn.Identity):
             total += flops.norm(tokens, width)
         total += 2 * len(self.layers) * flops.norm(tokens, width)
-        for module, axis, active in self.units(k):
-            if axis == 'heads':
+        for module, _, active in self.units(k):
+            if isinstance(module, ElasticMultiheadAttention):
                 total += flops.attention(tokens, tokens, width, active * module.head_dims)
             else:
                 total += flops.mlp(tokens, width, active)

@@ -135,7 +135,7 @@ def check_schedulers(runner: Runner, configs: Any, plan: Plan, budget: Budget) -
                 f'{type_name(scheduler)} begins at epoch {begin}; '
                 'raise the budget, or shorten what comes before it (warm-up)'
             )
-    stated = [s.get('end') for s in schedulers]
+    stated: list[Any] = [s.get('end') for s in schedulers]
     if stated and None not in stated and max(stated) != plan.total_epochs:
         runner.logger.warning(
             f'the schedulers are stated up to epoch {max(stated)}, but the plan has '

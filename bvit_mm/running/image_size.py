@@ -106,7 +106,7 @@ class SizeLedger:
         """GFLOPs of each of the last images beyond the plan's; the mean over the processes."""
         stage, size = self.backbone.training_stage, self.seen.size
         extra = extra_gflops(self.backbone, stage, size)
-        if extra and not self._has_warned:
+        if extra and size and not self._has_warned:
             problem = differs(self.backbone, plan, stage, [size])
             self._warn(
                 problem and f'in epoch {epoch + 1}, {problem}. The ledger books what is trained'

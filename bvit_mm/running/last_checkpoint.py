@@ -131,7 +131,9 @@ def _found(work_dir: str, savers: list[CheckpointHook], last: str | None) -> lis
                 number = _number(hook.filename_tmpl, name)
                 if number is not None:
                     stored[store.join_path(folder, name)] = number
-    return [f for files in (stored, ages) for f in sorted(files, key=files.get, reverse=True)]
+    return [
+        f for files in (stored, ages) for f in sorted(files, key=files.__getitem__, reverse=True)
+    ]
 
 
 def _number(template: str, name: str) -> int | None:
@@ -163,7 +165,7 @@ def _others(work_dir: str, savers: list[CheckpointHook], found: list[str]) -> li
             saved = meta.get('bvit_mm') if isinstance(meta, dict) else None
             if isinstance(saved, dict) and 'batches_done' in saved:
                 ages[str(file)] = 'optimizer' in checkpoint, file.stat().st_mtime_ns
-    return sorted(ages, key=ages.get, reverse=True)
+    return sorted(ages, key=ages.__getitem__, reverse=True)
 
 
 def _advice(work_dir: str, problems: list[str], others: list[str]) -> str:

@@ -5,7 +5,7 @@ Nothing else reaches into their privates, so a new release of theirs has this fi
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer
@@ -17,7 +17,7 @@ from mmpretrain.models.losses import LabelSmoothLoss
 from torch import nn
 from torch.utils.data import DataLoader
 
-SchedulerLike = _ParamScheduler
+SchedulerLike: TypeAlias = _ParamScheduler
 
 
 def is_to_resume(runner: Runner) -> bool:

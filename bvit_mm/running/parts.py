@@ -2,6 +2,7 @@
 """Into how many parts each training stage divides a batch."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
@@ -48,7 +49,7 @@ class Parts:
         self.counts = find_parts(runner, train, self.counts, self.is_auto, agree)
 
 
-def _check_counts(counts: Sequence[int] | str | None, stages: int) -> tuple[int, ...]:
+def _check_counts(counts: Any, stages: int) -> tuple[int, ...]:
     if counts is None or counts == 'auto':
         return (1,) * stages
     if (

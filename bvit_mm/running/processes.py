@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from mmengine.dist import all_reduce, get_rank, get_world_size
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseModel, is_model_wrapper
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
 from torch import distributed, nn
@@ -19,7 +19,7 @@ def shared_seed(runner: Runner) -> int:
     return runner.seed - get_rank() * has_seeds_by_rank(runner)
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
+def unwrapped(model: nn.Module) -> BaseModel:
     """The model itself, without what distributes it over processes."""
     return model.module if is_model_wrapper(model) else model
 

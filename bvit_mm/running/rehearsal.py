@@ -83,7 +83,8 @@ def _loaders(runner: Runner) -> list[DataLoader]:
 def _written(runner: Runner) -> tuple[list[list[Any]], list[Any]]:
     """What may be written to, and what data in it is passed by."""
     loaders = _loaders(runner)
-    passed = [loader.dataset for loader in loaders if loader.num_workers]  # workers have copies
+    # workers have copies
+    passed: list[Any] = [loader.dataset for loader in loaders if loader.num_workers]
     for loader in loaders:
         passed += [
             thing
@@ -207,7 +208,7 @@ def time_stages(
         measurements = [
             measure(
                 runner,
-                lambda batch, stage=stage: train_step(batch, stage),
+                _of_stage(train_step, stage),
                 stage,
                 allowed / len(stages),
                 budget.meter,
@@ -223,6 +224,10 @@ def time_stages(
         save_interval=min([max(1, hook.interval) for hook in epoch_savers(runner)], default=1),
     )
     return measurements
+
+
+def _of_stage(train_step: StageStep, stage: int) -> TrainStep:
+    return lambda batch: train_step(batch, stage)
 
 
 def _endless(loader: DataLoader) -> Iterator[Any]:

@@ -143,7 +143,7 @@ def _state(file: str, checkpoint: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: If it has not, or not all of it.
     """
-    meta = checkpoint.get('meta')
+    meta: Any = checkpoint.get('meta')
     saved = meta.get('bvit_mm') if isinstance(meta, dict) else None
     if not isinstance(saved, dict):
         raise ValueError(

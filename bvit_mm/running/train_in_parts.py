@@ -5,15 +5,19 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
+from mmengine.model import BaseModel, MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
-from torch import Tensor, nn
+from torch import Tensor
 
 from .mmengine_gaps import set_inner_count
 from .processes import unwrapped
 
 
 def train_in_parts(
-    model: nn.Module, data_batch: Any, optim_wrapper: OptimWrapper, parts: int
+    model: BaseModel | MMDistributedDataParallel,
+    data_batch: Any,
+    optim_wrapper: OptimWrapper,
+    parts: int,
 ) -> dict[str, Tensor]:
     """What ``model.train_step`` does, with the batch divided after it was preprocessed.
 

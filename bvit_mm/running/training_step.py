@@ -5,8 +5,9 @@ import copy
 from typing import Any
 
 import torch
+from mmengine.model import BaseModel, MMDistributedDataParallel
 from mmengine.runner import Runner
-from torch import Tensor, nn
+from torch import Tensor
 
 from .mmengine_gaps import is_compiled, set_inner_count
 from .randomness import kept_random_state
@@ -38,7 +39,9 @@ class TrainingStep:
             return model.train_step(data_batch, wrapper)
         return self._compile(data_batch, stage, parts)
 
-    def eagerly(self, model: nn.Module, data_batch: Any, parts: int) -> dict[str, Tensor]:
+    def eagerly(
+        self, model: BaseModel | MMDistributedDataParallel, data_batch: Any, parts: int
+    ) -> dict[str, Tensor]:
         """Trains a batch in parts, without compiling anything.
 
         Args:

@@ -3,12 +3,14 @@
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from mmengine.dataset import worker_init_fn
 from mmengine.dist import all_gather_object, get_dist_info
 from mmengine.runner import set_random_seed
 from mmpretrain.models import ClsHead, CrossEntropyLoss, LabelSmoothLoss
+from mmpretrain.models.classifiers import BaseClassifier
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -72,9 +74,9 @@ def mini_batches(total: int, batch_size: int, seed: int) -> list[list[int]]:
 
 @torch.no_grad()
 def mini_batch_gradients(
-    model: nn.Module,
+    model: BaseClassifier,
     train: DataLoader,
-    batches: Sequence[Sequence[int]],
+    batches: Sequence[list[int]],
     features: bool,
     width: int,
     seed: int,
@@ -96,12 +98,13 @@ def mini_batch_gradients(
         Mini-batches x numbers of a gradient, in single precision on the CPU.
     """
     rank, world_size = get_dist_info()
-    layer, inputs = last_layer(model.head), []
+    layer: Any = last_layer(model.head)  # if features, there is one (check_classifier)
+    inputs: list[Tensor] = []
     sketch = None
     if features:
         sketch = sketch_of(layer.out_features, layer.in_features, width, seed)
         device = next(model.parameters()).device
-        sketch = sketch and tuple(signs.to(device) for signs in sketch)
+        sketch = sketch and (sketch[0].to(device), sketch[1].to(device))
         handle = layer.register_forward_hook(lambda _, args, __: inputs.append(args[0]))
     drawn = derived_seed(seed, rank)
     seeded = partial(worker_init_fn, num_workers=train.num_workers, rank=rank, seed=drawn)

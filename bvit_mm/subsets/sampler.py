@@ -89,8 +89,7 @@ class SubsetSampler(DefaultSampler):
         Raises:
             ValueError: If the config states no share of the data.
         """
-        is_config = isinstance(sampler, dict)
-        return check_share(sampler.get('share') if is_config else sampler.share)
+        return check_share(sampler.get('share') if isinstance(sampler, dict) else sampler.share)
 
     @property
     def size(self) -> int:

@@ -5,6 +5,7 @@ Pure Python, as the planner is. Costs are in epochs on all data.
 """
 
 import math
+from typing import Any
 
 from ..options import at_least, check_epochs
 from ..plan import Charge
@@ -69,7 +70,7 @@ def subset_share(
     return budget - cost / full_epochs
 
 
-def check_share(share: float) -> float:
+def check_share(share: Any) -> float:
     """Raises ValueError unless it is a share of the data."""
     if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
         raise ValueError(

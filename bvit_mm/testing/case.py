@@ -3,13 +3,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from ..elastic import ElasticBackbone
 from ..training_stages import StagesSpec, TrainingStage
+
+Model = TypeVar('Model', bound=nn.Module)
 
 
 @dataclass
@@ -82,7 +84,7 @@ class Case:
         return torch.randn(batch or self.batch, 3, *self.size, generator=generator)
 
 
-def randomised(model: nn.Module) -> nn.Module:
+def randomised(model: Model) -> Model:
     """Draws what is zero or one at the start too, so that nothing is equal by accident."""
     for param in model.parameters():
         param.data.add_(0.1 * torch.randn_like(param))

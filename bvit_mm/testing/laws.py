@@ -17,7 +17,7 @@ from mmengine.runner.checkpoint import load_state_dict
 from torch import Tensor, nn
 
 from ..backbones.swin import OffsetSlot
-from ..elastic import Slot
+from ..elastic import Slot, UnitSlot
 from ..growth import INITS, drawn_anew, grow_
 from .case import Case
 from .closeness import assert_near, distance
@@ -70,7 +70,13 @@ def law(**options: Sequence[Any]) -> Callable[[Callable[..., None]], Callable[..
 
 def tensors(outputs: Tensor | Sequence[Tensor]) -> list[Tensor]:
     """The outputs of a backbone as a list."""
-    return list(outputs) if isinstance(outputs, (tuple, list)) else [outputs]
+    return [outputs] if isinstance(outputs, Tensor) else list(outputs)
+
+
+def gradient(param: nn.Parameter) -> Tensor:
+    """The gradient of a parameter, which must have one."""
+    assert param.grad is not None, f'a parameter of shape {tuple(param.shape)} has no gradient'
+    return param.grad
 
 
 def equal(ours: Tensor, theirs: Tensor, case: Case) -> bool:
@@ -98,6 +104,7 @@ def plain_mapping(slot: Slot, size: int, total: int, old: int, new: int) -> Tens
                 dy, dx = (min(max(d, 1 - old), old - 1) for d in (dy, dx))
             table.append((dy + total - 1) * side + dx + total - 1)
         return torch.tensor(table)
+    assert isinstance(slot, UnitSlot), f'how {slot} grows is not known'
     entries = size // slot.blocks // total
     table = []
     for block, unit, entry in itertools.product(*map(range, (slot.blocks, total, entries))):
@@ -130,8 +137,8 @@ def whole_network_equals_plain_class(case: Case, training: bool) -> None:
         model.train(training)
         torch.manual_seed(5)  # drop-path
         outputs = tensors(model(case.images().to(case.dtype)))
-        sum(out.square().sum() for out in outputs).backward()
-        results.append((outputs, {name: p.grad for name, p in model.named_parameters()}))
+        torch.autograd.backward([out.square().sum() for out in outputs])
+        results.append((outputs, {name: gradient(p) for name, p in model.named_parameters()}))
     (ours, our_grads), (theirs, their_grads) = results
     assert all(equal(a, b, case) for a, b in zip(ours, theirs)), 'other outputs'
     for name, grad in their_grads.items():
@@ -207,15 +214,16 @@ def inactive_units_get_exactly_zero_gradients(case: Case) -> None:
     for k in range(backbone.num_training_stages):
         backbone.set_training_stage(k)
         backbone.zero_grad()
-        sum(out.square().sum() for out in tensors(backbone(case.images()))).backward()
+        outputs = tensors(backbone(case.images()))
+        torch.autograd.backward([out.square().sum() for out in outputs])
         for name, param in backbone.named_parameters():
             assert param.grad is not None and param.grad.shape == param.shape, name
         for module, axis, active in backbone.units(k):
             for slot, param in module.elastic_parameters(axis):
                 total = module.total(axis)
-                rest = of_units(slot, param.grad, total, range(active, total))
+                rest = of_units(slot, gradient(param), total, range(active, total))
                 assert not rest.count_nonzero(), f'{slot.param}: inactive units have gradients'
-                used = of_units(slot, param.grad, total, range(active))
+                used = of_units(slot, gradient(param), total, range(active))
                 assert used.count_nonzero(), f'{slot.param}: active units have no gradients'
 
 
@@ -318,7 +326,7 @@ def stages_run_under_autocast(case: Case) -> None:
         exact = tensors(backbone(case.images()))
         with torch.autocast('cpu', dtype=torch.bfloat16):
             rough = tensors(backbone(case.images()))
-        sum(out.float().square().sum() for out in rough).backward()
+        torch.autograd.backward([out.float().square().sum() for out in rough])
         for a, b in zip(rough, exact):
             similarity = F.cosine_similarity(a.flatten(), b.flatten(), dim=0)
             assert similarity > 0.9, f'training stage {k + 1}: cosine {similarity:.2g}'
