@@ -278,9 +278,9 @@ TIMM = dict(
     ),
 )
 
-# How far apart tiny runs may end, as a share, where rounding grows more than elsewhere. mmpretrain's
-# T2T-ViT multiplies scores where others divide them, so its attention is nearly a step: weights
-# changed by 1e-7 of their size end 1e-2 apart after twenty iterations.
+# How far apart tiny runs may end, as a share, where rounding grows more than elsewhere.
+# mmpretrain's T2T-ViT multiplies scores where others divide them, so its attention is nearly a
+# step: weights changed by 1e-7 of their size end 1e-2 apart after twenty iterations.
 ROUGH = {'t2t': 1e-2}
 
 # Of each row, what tests/test_golden.py finds: the losses of each iteration, two a stage, and the
