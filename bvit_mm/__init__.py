@@ -41,11 +41,8 @@ def _check_environment() -> None:
 _check_environment()
 
 from .analysis.hook import RedundancyHook  # noqa: E402
-from .backbones import (  # noqa: E402
-    ElasticPVTv2,
-    ElasticSwinTransformer,
-    ElasticVisionTransformer,
-)
+from .backbones import *  # noqa: E402, F403
+from .backbones import __all__ as _families  # noqa: E402
 from .loop import BudgetedTrainLoop  # noqa: E402
 from .plan import Plan, make_plan  # noqa: E402
 from .running.class_count_hook import ClassCountHook  # noqa: E402
@@ -59,9 +56,6 @@ __all__ = [
     'REXLR',
     'BudgetedTrainLoop',
     'ClassCountHook',
-    'ElasticPVTv2',
-    'ElasticSwinTransformer',
-    'ElasticVisionTransformer',
     'LinearDecayLR',
     'Plan',
     'RedundancyHook',
@@ -70,4 +64,5 @@ __all__ = [
     'SubsetSampler',
     'make_plan',
     'subset_share',
+    *_families,
 ]

@@ -5,6 +5,8 @@ The parameters keep the names and shapes of mmpretrain's modules at every moment
 below full size slices them. So checkpoints, optimizers, EMA and DDP never see a change.
 """
 
+import inspect
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -254,9 +256,21 @@ class ElasticBackbone(BaseModule):
 
     # The type of the whole network for those who do not have bvit_mm; None if there is none.
     plain_type: str | None = None
+    # How timm calls the weights of a classifier with the whole network: a pattern of our key, and
+    # timm's key; the first that matches counts, and '' drops the weight. Empty if timm has none.
+    timm_names: ClassVar[Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]] = ()
     img_size: tuple[int, int]  # height and width that ``flops`` counts, and so plans, by default
     training_stages: tuple[TrainingStage, ...]
     init_cfg: dict[str, Any] | list[dict[str, Any]] | None
+
+    @classmethod
+    def own_arguments(cls) -> set[str]:
+        """The arguments that the plain class does not have: those by keyword only."""
+        own = {'training_stages', 'only_stage'}
+        if cls.plain_type is not None:
+            parameters = inspect.signature(cls).parameters.values()
+            own |= {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+        return own
 
     def init_training_stages(self, spec: StagesSpec, whole: TrainingStage) -> None:
         self.training_stages = parse_training_stages(spec, whole)
@@ -280,6 +294,11 @@ class ElasticBackbone(BaseModule):
         Those of the network keep their initial values.
         """
         return set()
+
+    @staticmethod
+    def timm_value(key: str, value: Tensor) -> Tensor:
+        """A weight as timm orders it."""
+        return value
 
     def train(self, mode: bool = True) -> 'ElasticBackbone':
         super().train(mode)

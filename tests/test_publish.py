@@ -14,9 +14,6 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS
 from mmpretrain import ImageClassificationInferencer, get_model
-from timm.models.pvt_v2 import PyramidVisionTransformerV2
-from timm.models.swin_transformer import SwinTransformer as TimmSwin
-from timm.models.vision_transformer import VisionTransformer as TimmViT
 
 from bvit_mm.cost import build_to_count
 from bvit_mm.publish.network import _config_of, publish, write_published
@@ -29,34 +26,19 @@ from .support.runs import FAMILIES, build
 from .support.scripts import run_tool
 
 ROOT = Path(__file__).parent.parent
-TIMM = dict(
-    vit=lambda: TimmViT(
-        img_size=16, patch_size=2, embed_dim=24, depth=2, num_heads=3, mlp_ratio=2, num_classes=4
-    ),
-    swin=lambda: TimmSwin(
-        img_size=16,
-        patch_size=2,
-        embed_dim=16,
-        depths=(2, 2),
-        num_heads=(2, 4),
-        window_size=4,
-        num_classes=4,
-    ),
-    pvtv2=lambda: PyramidVisionTransformerV2(
-        embed_dims=(16, 32),
-        depths=(1, 1),
-        num_heads=(2, 4),
-        mlp_ratios=(2, 2),
-        sr_ratios=(2, 1),
-        num_classes=4,
-    ),
-)
 every_family = pytest.mark.parametrize('family', FAMILIES)
 
 
 def side(family):
     """Of the images that a family's network is built for."""
     return cases.FAMILIES[family].kwargs['img_size']
+
+
+def timms(family):
+    """timm's network for a family, of four classes."""
+    path, options = cases.TIMM[family]
+    module, name = path.split('.')
+    return getattr(import_module(f'timm.models.{module}'), name)(**options, num_classes=4)
 
 
 def pipeline(family):
@@ -152,8 +134,8 @@ def test_every_consumer_agrees(work_dirs, published, family):
     plain = get_model(str(config), pretrained=str(weights), device='cpu')
     assert type(plain.backbone) is cases.FAMILIES[family].plain
     models = [ours, plain]
-    if family in TIMM:
-        theirs = TIMM[family]()
+    if family in cases.TIMM:
+        theirs = timms(family)
         renamed = to_timm(torch.load(weights, weights_only=True)['state_dict'], ours.backbone)
         theirs.load_state_dict(renamed, strict=True)
         models.append(theirs)
@@ -270,7 +252,7 @@ def test_tool(work_dirs, publish_here, capsys, tmp_path):
     names = [Path(line.rsplit(' (', 1)[0]) for line in files]
     assert [path.name[:-12] for path in names] == ['swin-', 'swin', 'swin-timm-']
     assert all(path.is_file() for path in names)
-    model = TIMM['swin']()
+    model = timms('swin')
     timm.models.load_checkpoint(model, str(names[2]), strict=True)
 
 

@@ -12,23 +12,15 @@ from collections.abc import Collection, Iterable, Iterator, Sequence, Sized
 from typing import Any, NamedTuple, cast
 
 import torch
-from mmcv.cnn.bricks.transformer import FFN
-from mmpretrain.models.utils import MultiheadAttention, WindowMSA
+from mmpretrain.models.utils import MultiheadAttention
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from ..backbones.swin import ElasticWindowMSA
-from ..elastic import ElasticBackbone, ElasticFFN, ElasticModule, ElasticMultiheadAttention, Slot
+from ..elastic import ElasticBackbone, ElasticModule, Slot
 from ..running.processes import unwrapped
 
 VARIANCE = 0.99  # share of the variance that the counted components hold (Fig. 3)
 ROUNDING = 1e-12  # values whose variance is a smaller share of their mean square are constant
-# Plain modules, and the elastic ones whose slots say which of their layers read or make the units.
-PLAIN = {
-    MultiheadAttention: ElasticMultiheadAttention,
-    WindowMSA: ElasticWindowMSA,
-    FFN: ElasticFFN,
-}
 
 
 class HeadSimilarity:
@@ -220,7 +212,7 @@ def measure_redundancy(
         if axis != 'heads' and 'pca' in what:
             shares[block] = ComponentShare()
             _first_layer(module, described).register_forward_hook(
-                lambda _, args, out, share=shares[block]: share.update(out)
+                lambda _, args, out, share=shares[block]: share.update(out.flatten(1, -2))
             )
         elif axis == 'heads' and units > 1 and 'cka' in what:
             similarities[block] = HeadSimilarity(units)
@@ -324,10 +316,18 @@ def observable_copy(model: nn.Module) -> nn.Module:
 def _blocks(network: nn.Module) -> Iterator[tuple[str, nn.Module, Any]]:
     """Attentions and MLPs: name of the block, module, and what has the slots that describe it."""
     for name, module in network.named_modules():
-        described = module if isinstance(module, ElasticModule) else PLAIN.get(type(module))
+        described = module if isinstance(module, ElasticModule) else _elastic_class(type(module))
         if described is not None and any(slot.out for slot in described.slots):
             numbers = [str(int(part) + 1) for part in name.split('.') if part.isdigit()]
             yield '.'.join(numbers) or name, module, described
+
+
+def _elastic_class(plain: type[nn.Module]) -> type[ElasticModule] | None:
+    """The class that a plain module would be made: its slots say which layers have the units."""
+    if plain.forward is nn.Module.forward:  # it only holds others
+        return None
+    found = (c for c in ElasticModule.__subclasses__() if c.__bases__ == (ElasticModule, plain))
+    return next(found, None)
 
 
 def _first_layer(module: nn.Module, described: Any) -> nn.Module:

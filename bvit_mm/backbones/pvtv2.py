@@ -94,6 +94,13 @@ class ElasticPVTv2(ElasticBackbone, BaseModule):
     [1] Wang et al., PVT v2: Improved Baselines with Pyramid Vision Transformer, 2022.
     """
 
+    timm_names = (
+        (r'backbone\.levels\.0\.patch_embed\.', 'patch_embed.'),
+        (r'backbone\.levels\.(\d+)\.patch_embed\.', r'stages.\1.downsample.'),
+        (r'backbone\.levels\.(\d+)\.(blocks|norm)\.', r'stages.\1.\2.'),
+        (r'head\.fc\.', 'head.'),
+    )
+
     def __init__(
         self,
         arch: str | dict[str, Sequence[int]] = 'b2',

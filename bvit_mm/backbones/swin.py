@@ -66,6 +66,24 @@ class ElasticSwinTransformer(ElasticBackbone, SwinTransformer):
     """
 
     plain_type = 'SwinTransformer'
+    timm_names = (
+        (r'backbone\.patch_embed\.projection\.', 'patch_embed.proj.'),
+        (r'backbone\.patch_embed\.norm\.', 'patch_embed.norm.'),
+        (r'.*\.relative_position_index', ''),
+        *(
+            (rf'backbone\.stages\.(\d+)\.blocks\.(\d+)\.{ours}', rf'layers.\1.blocks.\2.{theirs}')
+            for ours, theirs in (
+                (r'ffn\.layers\.0\.0\.', 'mlp.fc1.'),
+                (r'ffn\.layers\.1\.', 'mlp.fc2.'),
+                (r'attn\.w_msa\.', 'attn.'),
+                (r'norm(\d)\.', r'norm\3.'),
+            )
+        ),
+        # there the next level begins with the merging of patches
+        (r'backbone\.stages\.(\d+)\.downsample', lambda m: f'layers.{int(m[1]) + 1}.downsample'),
+        (r'backbone\.norm\d\.', 'norm.'),
+        (r'head\.fc\.', 'head.fc.'),
+    )
 
     def __init__(
         self,
@@ -140,6 +158,14 @@ class ElasticSwinTransformer(ElasticBackbone, SwinTransformer):
         """Norms: a classifier has that of the last level, this network those of ``out_indices``."""
         levels = set(self.out_indices) ^ {len(self.stages) - 1}
         return {f'norm{i}.{name}' for i in levels for name in ('weight', 'bias')}
+
+    @staticmethod
+    def timm_value(key: str, value: Tensor) -> Tensor:
+        """What reads four patches has mmpretrain's order of (channel, row, column), reversed."""
+        if '.downsample.' not in key:
+            return value
+        patches = value.unflatten(-1, (-1, 2, 2))
+        return patches.transpose(-1, -3).flatten(-3).contiguous()
 
     def units(self, k: int) -> Iterator[tuple[ElasticModule, str, int]]:
         stage = self.training_stages[k]

@@ -47,6 +47,16 @@ class ElasticVisionTransformer(ElasticBackbone, VisionTransformer):
     """
 
     plain_type = 'VisionTransformer'
+    timm_names = (
+        (r'backbone\.(cls_token|pos_embed)', r'\1'),
+        (r'backbone\.patch_embed\.projection\.', 'patch_embed.proj.'),
+        (r'backbone\.layers\.(\d+)\.ffn\.layers\.0\.0\.', r'blocks.\1.mlp.fc1.'),
+        (r'backbone\.layers\.(\d+)\.ffn\.layers\.1\.', r'blocks.\1.mlp.fc2.'),
+        (r'backbone\.layers\.(\d+)\.ln(\d)\.', r'blocks.\1.norm\2.'),
+        (r'backbone\.layers\.(\d+)\.attn\.', r'blocks.\1.attn.'),
+        (r'backbone\.ln1\.', 'norm.'),
+        (r'head\.layers\.head\.', 'head.'),
+    )
 
     def __init__(
         self,

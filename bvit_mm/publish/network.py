@@ -4,7 +4,6 @@
 import contextlib
 import copy
 import hashlib
-import inspect
 import io
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -215,7 +214,7 @@ def _config_of(cfg: Config, backbone: ElasticBackbone, only: int | None) -> Conf
         part.pop('init_cfg', None)
     model.pop('train_cfg', None)
     if only is None:
-        for name in _own_arguments(backbone):
+        for name in backbone.own_arguments():
             model['backbone'].pop(name, None)
         if backbone.plain_type is not None:
             model['backbone']['type'] = backbone.plain_type
@@ -233,15 +232,6 @@ def _config_of(cfg: Config, backbone: ElasticBackbone, only: int | None) -> Conf
     with contextlib.suppress(AttributeError, KeyError, TypeError):  # a config may have no pipeline
         published['test_dataloader'] = dict(dataset=dict(pipeline=loader.dataset.pipeline))
     return Config(published)
-
-
-def _own_arguments(backbone: ElasticBackbone) -> list[str]:
-    """Arguments about training stages, which the plain class does not have."""
-    own = {'training_stages', 'only_stage'}
-    if backbone.plain_type is not None:  # the others go to the plain class as they are
-        parameters = inspect.signature(type(backbone)).parameters.values()
-        own |= {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
-    return sorted(own)
 
 
 def _plain(value: Any) -> Any:

@@ -25,7 +25,8 @@ class Case:
             library is its own plain class; compare it with something else as well.
         small: Builds the independent network of a stage, with weights cut out of the backbone.
         stages: The ``training_stages``; more than one.
-        kwargs: Arguments of both classes, ``img_size`` among them.
+        kwargs: Arguments of the elastic class, ``img_size`` among them. The plain class gets those
+            that it has too (``ElasticBackbone.own_arguments``).
         tolerance: How far from the plain class results may be in float64, as a share of the
             largest value; 0 asks for the same bits, in float32.
         batch: The number of images at once.
@@ -54,7 +55,8 @@ class Case:
     def build_plain(self, seed: int = 0) -> nn.Module:
         """The plain network, with the same weights for the same seed."""
         torch.manual_seed(seed)
-        return randomised(self.plain(**self.kwargs))
+        own = set() if self.plain is self.elastic else self.elastic.own_arguments()
+        return randomised(self.plain(**{k: v for k, v in self.kwargs.items() if k not in own}))
 
     @property
     def size(self) -> tuple[int, int]:
