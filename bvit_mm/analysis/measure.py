@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from ..elastic import ElasticBackbone, ElasticModule, Slot
-from ..running.processes import unwrapped
+from ..wrapped import unwrapped
 
 VARIANCE = 0.99  # share of the variance that the counted components hold (Fig. 3)
 ROUNDING = 1e-12  # values whose variance is a smaller share of their mean square are constant
