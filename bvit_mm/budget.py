@@ -177,8 +177,8 @@ class MeteredBudget(Budget):
                 f'give max_epochs={cap} with a budget in GFLOPs, or none'
             )
         whole = make_plan(gflops, **{**options, 'budget': 1.0})
-        shape = {name: options[name] for name in ('alpha', 'seed', 'family') if name in options}
-        found = cls(budget, proportions_of(len(whole.gflops), **shape), meter=meter)
+        lengths = {name: options[name] for name in ('alpha', 'seed', 'family') if name in options}
+        found = cls(budget, proportions_of(len(whole.gflops), **lengths), meter=meter)
         return found, replace(whole, budget=None)
 
     def spent(self, plan: Plan, ledger: Ledger) -> float:

@@ -14,12 +14,13 @@ from torch.utils.data import DataLoader
 
 from .budget import Budget, read_budget
 from .building import build_to_count
+from .config_types import builds, class_of
 from .elastic import ElasticBackbone, find_backbone
 from .plan import Charge, Plan, make_plan
-from .reading.config_types import builds, class_of
 from .registry import DATA_SAMPLERS, HOOKS, LOOPS
-from .running.processes import unwrapped
+from .run_hook import RunHook
 from .training_stages import check_distinct
+from .wrapped import unwrapped
 
 LOOP = 'bvit_mm.BudgetedTrainLoop'
 OF_THE_RUN = ('gflops', 'epoch_share', 'charges')  # what no config states of a plan
@@ -54,7 +55,7 @@ def budget_for(
     Args:
         model: A model with an elastic backbone.
         dataloader: Of the training data, or its config.
-        hooks: Of the run. Those that have ``charges()`` or ``recipes`` are asked for them.
+        hooks: Of the run. ``RunHook``s are asked for charges and recipes.
         **options: Those of ``make_plan`` that configs state.
 
     Raises:
@@ -68,8 +69,8 @@ def budget_for(
                 f'train_cfg has {name}={value!r}, which is not known; give {", ".join(known)} or '
                 f'{", ".join(loop_options())}'
             )
-    stages = find_backbone(unwrapped(model)).training_stages
-    recipes = [hook.recipes for hook in hooks if hasattr(hook, 'recipes')]
+    stages = find_backbone(model).training_stages
+    recipes = [hook.recipes for hook in hooks if isinstance(hook, RunHook) and hook.recipes]
     check_distinct(stages, *(each.of_stages(len(stages)) for each in recipes[:1]))
     of_data = dict(epoch_share=epoch_share(dataloader), charges=charges_of(hooks))
     return read_budget(stage_gflops(model), **of_data, **options)
@@ -99,8 +100,9 @@ def epoch_share(dataloader: DataLoader | dict | None) -> float:
 
 
 def charges_of(hooks: Iterable[Hook]) -> tuple[Charge, ...]:
-    """What the hooks of a run charge besides training; those that do have ``charges()``."""
-    return tuple(charge for hook in hooks if hasattr(hook, 'charges') for charge in hook.charges())
+    """What the hooks of a run cost besides training."""
+    asked = [hook for hook in hooks if isinstance(hook, RunHook)]
+    return tuple(charge for hook in asked for charge in hook.charges())
 
 
 def is_budgeted(cfg: Config) -> bool:
@@ -136,7 +138,7 @@ def budget_of_config(cfg: Config, **changes: Any) -> tuple[Budget, Plan, Elastic
     hooks = [
         HOOKS.build({name: value for name, value in hook.items() if name != 'priority'})
         for hook in cfg.get('custom_hooks') or []
-        if any(hasattr(class_of(hook, HOOKS), name) for name in ('charges', 'recipes'))
+        if builds(hook, HOOKS, RunHook)
     ]
     others = ('type', *loop_options())
     options = {name: value for name, value in train_cfg.items() if name not in others}

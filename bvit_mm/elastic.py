@@ -20,15 +20,10 @@ from mmengine.registry import WEIGHT_INITIALIZERS
 from mmpretrain.models.utils import MultiheadAttention
 from torch import Tensor, nn
 
-from .reading.config_types import builds
+from .config_types import builds
+from .options import is_whole_number
 from .reading.weights import load_pretrained
-from .training_stages import (
-    StagesSpec,
-    TrainingStage,
-    centered,
-    is_whole_number,
-    parse_training_stages,
-)
+from .training_stages import StagesSpec, TrainingStage, centered, parse_training_stages
 
 
 @dataclass(frozen=True)

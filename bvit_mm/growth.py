@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .elastic import ElasticBackbone, Slot
-from .running.mmengine_gaps import initialize_anew
+from .mmengine_gaps import initialize_anew
 
 Model = TypeVar('Model', bound=nn.Module)
 
@@ -106,8 +106,8 @@ def start_by_halves_(weight: Tensor, units: NewUnits, material: Material) -> Non
     if not units.slot.out:
         return
     dim = units.slot.dim
-    family = torch.arange(units.new) % units.old
-    copies = torch.bincount(family)[family]
+    origin = torch.arange(units.new) % units.old
+    copies = torch.bincount(origin)[origin]
     places = units.slot.places(weight.shape[dim], units.total, range(units.new))
     copies = copies.repeat_interleave(len(places) // units.new)  # one for each place
     shape = [1] * weight.dim()

@@ -1,5 +1,5 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
-"""The plan sets the length of the run; the ledger says what of it is spent."""
+"""The order of a run: the plan sets its length, and the ledger says what of it is spent."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,7 +21,7 @@ from .plan import Plan
 from .registry import LOOPS
 from .report import ledger_table, plan_table
 from .running.budget_scheduler_hook import Schedule
-from .running.checks import check_data, check_processes, check_runner, find_hook
+from .running.checks import check_data, check_processes, check_runner
 from .running.class_count_hook import check_evaluated
 from .running.ending import early_end, never_validated, warn
 from .running.image_size import SizeLedger, watched
@@ -39,15 +39,15 @@ from .running.spending_log_hook import SpendingLogHook
 from .running.stopwatch import EpochTimer, Stopwatch
 from .running.train_in_parts import count_samples
 from .running.training_step import TrainingStep
+from .stage_switch_hook import find_switch_hook
 
 
 @LOOPS.register_module()
 class BudgetedTrainLoop(EpochBasedTrainLoop):
     """Trains for as long as a budget lasts, in training stages.
 
-    The runner builds the train loop before optimizers and schedulers, whose ``end`` defaults
-    to ``max_epochs``; so the length is planned here, and schedulers follow by themselves.
-    ``StageSwitchHook`` then switches the stages.
+    The runner builds the train loop before optimizers and schedulers, whose ``end`` defaults to
+    ``max_epochs``. So the length is planned here; ``StageSwitchHook`` switches the stages.
 
     Before the first iteration the last stage is tried, so that a run does not die of memory when
     it gets there. With a budget in hours all stages are timed as well; after each epoch what is
@@ -86,7 +86,7 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
         self._agree = Agreement()
         self._stopwatch = Stopwatch(self._agree)
         self._signals = StopSignals()
-        switch = find_hook(runner)
+        switch = find_switch_hook(runner)
         model = model_of(runner)
         self._stages = find_backbone(model).training_stages
         self.budget, self.plan = budget_for(model, dataloader, runner.hooks, **plan)

@@ -2,6 +2,8 @@
 """Numbers in options: what they must be, and figures of advice that are accepted if followed."""
 
 from decimal import ROUND_CEILING, Context, Decimal
+from numbers import Integral
+from typing import Any
 
 
 def at_least(value: float, digits: int = 2) -> str:
@@ -17,3 +19,8 @@ def check_epochs(name: str, value: int, least: int = 1) -> None:
         raise ValueError(
             f'{name}={value!r} must be a whole number of epochs, at least {least}{each}'
         )
+
+
+def is_whole_number(value: Any) -> bool:
+    """NumPy's are; True and False are not."""
+    return isinstance(value, Integral) and not isinstance(value, bool)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from mmengine.runner import Runner
 from mmpretrain.models.utils.batch_augments import RandomBatchAugment
 
-from .running.processes import unwrapped
+from .wrapped import unwrapped
 
 
 class Setter(NamedTuple):
@@ -29,7 +29,13 @@ class Setter(NamedTuple):
 
 
 def _build_augments(value: dict | None) -> RandomBatchAugment | None:
-    return RandomBatchAugment(**value) if isinstance(value, dict) else value
+    if value is None or isinstance(value, RandomBatchAugment):
+        return value
+    if not isinstance(value, dict):
+        raise ValueError(
+            "give a dict such as dict(augments=[dict(type='Mixup', alpha=0.8)]), or None"
+        )
+    return RandomBatchAugment(**value)
 
 
 def _read_augments(runner: Runner) -> RandomBatchAugment | None:
@@ -74,7 +80,16 @@ class Recipes:
                 f'training stage {k}: recipe {recipe!r} of StageSwitchHook must be a dict of '
                 f'{sorted(SETTERS)}'
             )
-        return {name: SETTERS[name].build(value) for name, value in recipe.items()}
+        built = {}
+        for name, value in recipe.items():
+            try:
+                built[name] = SETTERS[name].build(value)
+            except (TypeError, ValueError, KeyError) as error:
+                raise ValueError(
+                    f'training stage {k}: {name}={value!r} of recipes of StageSwitchHook cannot be '
+                    f'built ({type(error).__name__}: {error})'
+                ) from None
+        return built
 
     def of_stages(self, count: int) -> Sequence[dict[str, Any]]:
         """What is given for each of ``count`` training stages; empty if all train alike.
@@ -92,7 +107,14 @@ class Recipes:
     def read(self, runner: Runner) -> None:
         """Takes note of what the config says, before any recipe is applied."""
         names = dict.fromkeys(name for recipe in self._built for name in recipe)
-        self._own = {name: SETTERS[name].read(runner) for name in names}
+        for name in names:
+            try:
+                self._own[name] = SETTERS[name].read(runner)
+            except AttributeError as error:
+                raise ValueError(
+                    f'recipes of StageSwitchHook change {name}, which this run does not have '
+                    f'({error}); leave it out'
+                ) from None
 
     def apply(self, runner: Runner, stage: int) -> None:
         """Lets the run train with the recipe of a training stage (0-based)."""

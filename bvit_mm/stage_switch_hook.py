@@ -6,25 +6,27 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from mmengine.hooks import EMAHook, Hook
+from mmengine.hooks import EMAHook
 from mmengine.runner import Runner
-from torch import Tensor
+from torch import Tensor, nn
 
 from .elastic import ElasticBackbone, find_backbone
 from .growth import check_growth, check_moments, correct_bias_, drawn_anew, grow_
+from .mmengine_gaps import has_loaded, has_train_loop, is_to_resume, load_from
 from .plan import Plan
 from .recipes import Recipes
 from .registry import HOOKS
+from .run_hook import RunHook
 from .running.class_count_hook import ClassCountHook
-from .running.mmengine_gaps import has_loaded, is_to_resume, load_from
 from .running.optimizer_probe import OptimizerTraits, forget_, probe_optimizer
-from .running.processes import optimizers, shared_seed, unwrapped
+from .running.processes import shared_seed
 from .running.randomness import kept_random_state
 from .running.snapshot import lasting_iterators, unchanged
+from .wrapped import optimizers, unwrapped
 
 
 @HOOKS.register_module()
-class StageSwitchHook(Hook):
+class StageSwitchHook(RunHook):
     """Switches training stages as ``BudgetedTrainLoop`` planned them.
 
     The network that trains, its exponential moving average (any of mmengine's ``EMAHook``s) and
@@ -45,7 +47,6 @@ class StageSwitchHook(Hook):
     """
 
     priority = 'HIGH'  # other hooks find the stage set
-    recipes = Recipes()
 
     def __init__(
         self,
@@ -54,7 +55,7 @@ class StageSwitchHook(Hook):
         recipes: Sequence[dict[str, Any]] | None = None,
     ) -> None:
         check_growth(init, moments)
-        self.recipes = Recipes(recipes)
+        self.recipes: Recipes = Recipes(recipes)
         self.init = init
         self.moments = moments
         self._traits: dict[torch.optim.Optimizer, OptimizerTraits] = {}
@@ -62,6 +63,8 @@ class StageSwitchHook(Hook):
     def before_run(self, runner: Runner) -> None:
         if not any(isinstance(hook, ClassCountHook) for hook in runner.hooks):
             runner.register_hook(ClassCountHook())
+        if has_train_loop(runner) and isinstance(runner.model, nn.Module):
+            self.recipes.read(runner)
 
     def before_train(self, runner: Runner) -> None:
         plan = _plan(runner)
@@ -146,6 +149,21 @@ class StageSwitchHook(Hook):
             f'{loop.budget.size(plan)}; '
             + (f'loss of one batch {before:.4f} -> {after:.4f}' if before is not None else '')
         )
+
+
+def find_switch_hook(runner: Runner) -> StageSwitchHook:
+    """The hook that switches the stages.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    for hook in runner.hooks:
+        if isinstance(hook, StageSwitchHook):
+            return hook
+    raise ValueError(
+        'BudgetedTrainLoop plans training stages, but nothing switches them; '
+        "add dict(type='bvit_mm.StageSwitchHook') to custom_hooks"
+    )
 
 
 def _plan(runner: Runner) -> Plan:

@@ -8,6 +8,8 @@ from math import prod
 from numbers import Integral
 from typing import Any
 
+from .options import is_whole_number
+
 # One number, or one for each level of a pyramid.
 PerLevel = int | tuple[int, ...]
 
@@ -182,11 +184,6 @@ def _stages_of_number(count: Any, whole: TrainingStage) -> tuple[TrainingStage, 
         for k in range(1, count + 1)
     ]
     return parse_training_stages(stages, whole)
-
-
-def is_whole_number(value: Any) -> bool:
-    """NumPy's are; True and False are not."""
-    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def per_level(value: PerLevel, levels: int) -> tuple[int, ...]:

@@ -4,7 +4,6 @@
 from dataclasses import replace
 
 import pytest
-from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
 from bvit_mm.budget import (
@@ -22,6 +21,7 @@ from bvit_mm.hours import Pace
 from bvit_mm.ledger import Ledger
 from bvit_mm.meter import METERS, Meter
 from bvit_mm.plan import make_plan
+from bvit_mm.run_hook import RunHook
 
 from .support.files import last_file
 from .support.hooks import Stop
@@ -192,8 +192,8 @@ def test_a_new_kind_is_a_class_and_a_row(tmp_path, monkeypatch, number):
 
 
 @HOOKS.register_module(force=True)
-class RefusingHook(Hook):
-    """Has checks and charges of its own, as the core asks every hook for them."""
+class RefusingHook(RunHook):
+    """Has a check of its own."""
 
     def check_run(self, loop, model):
         raise ValueError(f'refused with {loop.plan.total_epochs} epochs')

@@ -15,8 +15,8 @@ from mmengine.registry import HOOKS, MODELS, PARAM_SCHEDULERS
 
 import bvit_mm
 from bvit_mm.compare import ABLATIONS, METHODS
+from bvit_mm.config_types import builds, class_of, in_words, type_name
 from bvit_mm.cost import is_budgeted, plan_of_config
-from bvit_mm.reading.config_types import builds, class_of, in_words, type_name
 
 from .support.files import assert_same_run, last_file
 from .support.runs import build

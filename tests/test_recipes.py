@@ -4,11 +4,13 @@
 import pytest
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
+from mmpretrain.models import ClsDataPreprocessor
+from mmpretrain.registry import MODELS
 
 from bvit_mm.cost import plan_of_config
 from bvit_mm.publish.network import publish
 from bvit_mm.recipes import SETTERS, Recipes, Setter
-from bvit_mm.running.processes import unwrapped
+from bvit_mm.wrapped import unwrapped
 
 from .support.files import assert_same_run, last_file
 from .support.runs import BATCHES, build, config
@@ -42,6 +44,22 @@ class SeeRecipeHook(Hook):
 
 
 SEE = dict(type='SeeRecipeHook')
+
+
+@MODELS.register_module(force=True)
+class NoMixing(ClsDataPreprocessor):
+    """Gets images ready, and mixes none."""
+
+    def __init__(self, batch_augments=None, **kwargs):
+        super().__init__(**kwargs)
+        del self.batch_augments
+
+    def forward(self, data, training=False):
+        self.batch_augments = None
+        try:
+            return super().forward(data, training)
+        finally:
+            del self.batch_augments
 
 
 @pytest.fixture
@@ -115,6 +133,11 @@ def test_resumed_with_the_recipe_of_its_stage(tmp_path, drop_rate, at):
         ({}, 'recipes={} of StageSwitchHook must be a list of dicts'),
         ([dict(momentum=1)], r"stage 1: recipe {'momentum': 1} of Sta.* a dict of \['batch_aug"),
         ([{}, 3], r'training stage 2: recipe 3 of StageSwitchHook must be a dict'),
+        (
+            [{}, dict(batch_augments='Mixup')],
+            r"stage 2: batch_augments='Mixup' of .*give a dict such",
+        ),
+        ([dict(batch_augments=dict(foo=1))], r"stage 1: batch_augments={'foo': 1} .*TypeError"),
     ],
 )
 def test_recipes_that_are_none(recipes, message):
@@ -136,3 +159,25 @@ def test_stages_that_do_not_differ_are_refused(tmp_path, recipes, message):
     refused(tmp_path / 'run', message, **changes)
     with pytest.raises(ValueError, match=message):
         plan_of_config(config(tmp_path, **changes))
+
+
+def test_models_that_mix_no_images_are_refused(tmp_path):
+    """Before anything is trained."""
+    changes = with_recipes({}, {}, dict(batch_augments=MIXED))
+    changes['model.data_preprocessor'] = dict(_delete_=True, type='NoMixing', num_classes=4)
+    message = 'recipes of StageSwitchHook change batch_augments, which this run does not have'
+    with pytest.raises(ValueError, match=message):
+        build(tmp_path, **changes).train()
+
+
+def test_gradient_matching_refuses_recipes_that_mix(tmp_path):
+    sampler = dict(_delete_=True, type='bvit_mm.SubsetSampler', share=0.5)
+    match = dict(type='bvit_mm.SubsetHook', selection='gradmatch', interval=2, batch_size=2)
+    changes = with_recipes({}, dict(batch_augments=MIXED), {}, hooks=[match])
+    changes |= {
+        'model.train_cfg': None,
+        'model.head.loss': dict(_delete_=True, type='CrossEntropyLoss'),
+        'train_dataloader.sampler': sampler,
+    }
+    message = 'recipes of StageSwitchHook mix them .batch_augments.; leave that out'
+    refused(tmp_path, message, **changes)

@@ -14,8 +14,8 @@ from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from bvit_mm.config_types import builds
 from bvit_mm.cost import budget_of_config, is_budgeted
-from bvit_mm.reading.config_types import builds
 from bvit_mm.registry import HOOKS
 from bvit_mm.running.resumption import check_work_dir
 from bvit_mm.stage_switch_hook import StageSwitchHook

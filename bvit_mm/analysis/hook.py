@@ -10,10 +10,10 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner, set_random_seed
 
 from ..files import write_whole
+from ..options import is_whole_number
 from ..registry import HOOKS
 from ..running.processes import shared_seed
 from ..running.randomness import kept_random_state
-from ..training_stages import is_whole_number
 from .measure import image_loader, measure_redundancy, observable_copy
 
 LOG = 'redundancy.jsonl'

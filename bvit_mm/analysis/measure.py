@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from ..elastic import ElasticBackbone, ElasticModule, Slot
-from ..running.processes import unwrapped
+from ..wrapped import unwrapped
 
 VARIANCE = 0.99  # share of the variance that the counted components hold (Fig. 3)
 ROUNDING = 1e-12  # values whose variance is a smaller share of their mean square are constant
@@ -208,14 +208,16 @@ def measure_redundancy(
     similarities, shares = {}, {}
     for block, module, described in _blocks(network):
         axis = _reading_slot(described).axis
-        units = getattr(module, described.axes[axis])
         if axis != 'heads' and 'pca' in what:
             shares[block] = ComponentShare()
             _first_layer(module, described).register_forward_hook(
                 lambda _, args, out, share=shares[block]: share.update(out.flatten(1, -2))
             )
-        elif axis == 'heads' and units > 1 and 'cka' in what:
-            similarities[block] = HeadSimilarity(units)
+        elif axis == 'heads' and 'cka' in what:
+            heads = getattr(module, described.axes[axis])
+            if heads == 1:
+                continue
+            similarities[block] = HeadSimilarity(heads)
             _last_layer(module, described).register_forward_pre_hook(
                 lambda _, args, similarity=similarities[block]: similarity.update(args[0])
             )

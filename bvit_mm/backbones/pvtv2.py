@@ -16,8 +16,9 @@ from torch.utils.checkpoint import checkpoint
 
 from .. import flops
 from ..elastic import ElasticBackbone, ElasticModule, UnitSlot, center_crop
+from ..options import is_whole_number
 from ..registry import MODELS
-from ..training_stages import StagesSpec, TrainingStage, is_whole_number
+from ..training_stages import StagesSpec, TrainingStage
 
 # Wang et al., PVT v2: Improved Baselines with Pyramid Vision Transformer, Table 1.
 ARCHS: dict[str, dict[str, tuple[int, ...]]] = {

@@ -4,9 +4,9 @@
 from mmengine.config import Config
 
 from ..building import build_to_count
+from ..config_types import builds
 from ..cost import plan_of_config
 from ..elastic import find_backbone
-from ..reading.config_types import builds
 from ..registry import HOOKS
 from ..stage_switch_hook import StageSwitchHook
 from .methods import METHODS, Changes, MakesChanges, Method, methods_of, with_schedule

@@ -11,9 +11,9 @@ from mmengine.config import Config
 from mmengine.optim.scheduler.lr_scheduler import LRSchedulerMixin
 
 from ..building import build_to_count, model_config
+from ..config_types import builds
 from ..cost import plan_of_config, stage_gflops
 from ..elastic import find_backbone
-from ..reading.config_types import builds
 from ..registry import PARAM_SCHEDULERS
 from ..subsets.gradients import check_classifier
 from ..subsets.share import subset_share

@@ -11,10 +11,10 @@ from typing import NamedTuple
 import torch
 from mmengine.config import Config
 
+from ..config_types import in_words
 from ..cost import plan_of_config
 from ..ledger import Ledger
 from ..plan import Plan
-from ..reading.config_types import in_words
 from ..reading.safe_files import UnsafeFileError
 from ..running.last_checkpoint import last_whole_checkpoint
 from .methods import Method

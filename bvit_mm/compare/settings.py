@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import VISBACKENDS
 from mmengine.visualization import LocalVisBackend
 
-from ..reading.config_types import builds
+from ..config_types import builds
 from .methods import Method
 
 

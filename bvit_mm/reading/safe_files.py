@@ -33,7 +33,7 @@ from mmengine.runner import CheckpointLoader
 from mmengine.utils import digit_version
 from torch import _weights_only_unpickler
 
-from ..running.mmengine_gaps import checkpoint_loaders, history_methods
+from ..mmengine_gaps import checkpoint_loaders, history_methods
 
 TRUST = 'BVIT_MM_TRUST'
 # Before, torch ran TorchScript in spite of weights_only, and took no names of one's own.

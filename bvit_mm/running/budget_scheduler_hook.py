@@ -10,9 +10,12 @@ from mmengine.hooks import ParamSchedulerHook
 from mmengine.runner import Runner
 
 from ..budget import Budget
+from ..config_types import type_name
+from ..mmengine_gaps import SchedulerLike, is_to_resume, replace_hook, steps_done
+from ..options import is_whole_number
 from ..plan import Plan
-from .checks import check_schedule, check_schedulers, flat
-from .mmengine_gaps import SchedulerLike, is_to_resume, replace_hook, steps_done
+
+SCHEDULES = Budget.schedules
 
 
 class BudgetSchedulerHook(ParamSchedulerHook):
@@ -110,3 +113,54 @@ class Schedule:
             for name in [key for key in group if key.startswith('initial_')]:
                 group[name.removeprefix('initial_')] = group[name]
         runner.param_schedulers = runner.build_param_scheduler(configs)
+
+
+def check_schedulers(runner: Runner, configs: Any, plan: Plan, budget: Budget) -> None:
+    """Raises ValueError if a scheduler begins after the plan; warns if all end elsewhere."""
+    schedulers = [s for s in flat(configs) if isinstance(s, dict) and s.get('by_epoch', True)]
+    for scheduler in schedulers:
+        begin = scheduler.get('begin', 0)
+        if not is_whole_number(begin):
+            raise ValueError(
+                f'begin={begin!r} of the scheduler {type_name(scheduler)} must be a whole number '
+                'of epochs'
+            )
+        if begin >= plan.total_epochs:
+            raise ValueError(
+                f'the plan has {plan.total_epochs} epochs {list(plan.epochs)}, but the scheduler '
+                f'{type_name(scheduler)} begins at epoch {begin}; '
+                'raise the budget, or shorten what comes before it (warm-up)'
+            )
+    stated: list[Any] = [s.get('end') for s in schedulers]
+    if stated and None not in stated and max(stated) != plan.total_epochs:
+        runner.logger.warning(
+            f'the schedulers are stated up to epoch {max(stated)}, but the plan has '
+            f'{budget.length(plan)}; leave out `end` (and `T_max`) and they follow the budget'
+        )
+
+
+def flat(schedulers: Any) -> list[Any]:
+    """Schedulers, or their configs, of one optimizer or of several, in one list."""
+    if schedulers is None:
+        return []
+    if isinstance(schedulers, dict) and 'type' not in schedulers:
+        return [each for several in schedulers.values() for each in flat(several)]
+    return list(schedulers) if isinstance(schedulers, (list, tuple)) else [schedulers]
+
+
+def check_schedule(schedule: str | None, budget: Budget) -> str:
+    """What schedulers go by, with its default.
+
+    Raises:
+        ValueError: If it is not known, or cannot be for such a budget.
+    """
+    if schedule is None:
+        return budget.schedules[0]
+    if schedule not in SCHEDULES:
+        raise ValueError(f'schedule={schedule!r} is not known; give one of {SCHEDULES}')
+    if schedule not in budget.schedules:
+        raise ValueError(
+            "schedule='epochs' needs to know how many epochs there will be, which a budget in "
+            "hours does not; give schedule='budget', or a budget in GFLOPs"
+        )
+    return schedule

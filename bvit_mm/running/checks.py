@@ -2,7 +2,6 @@
 """What a budgeted run is refused for before it starts."""
 
 import os
-from typing import Any
 
 from mmengine.dist import get_world_size
 from mmengine.model import is_model_wrapper
@@ -12,15 +11,12 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from ..budget import Budget
-from ..plan import Plan
-from ..reading.config_types import type_name
-from ..stage_switch_hook import StageSwitchHook
-from ..training_stages import is_whole_number
+from ..options import is_whole_number
+from ..run_hook import RunHook
 from .class_count_hook import check_classes
 from .snapshot import lasting_iterators
 
 STRATEGIES = ('SingleDeviceStrategy', 'DDPStrategy')
-SCHEDULES = Budget.schedules
 
 
 def check_runner(runner: Runner, budget: Budget, val_begin: int, val_interval: int) -> None:
@@ -28,8 +24,8 @@ def check_runner(runner: Runner, budget: Budget, val_begin: int, val_interval: i
     check_validation(val_begin, val_interval)
     if budget.follows_pace and not hasattr(runner, 'build_param_scheduler'):
         raise ValueError(
-            f"a budget in hours needs mmengine's Runner, not {type(runner).__name__}; leave out "
-            'runner_type, or give a budget in GFLOPs'
+            f"a budget in {budget.meter.unit} needs mmengine's Runner, not "
+            f'{type(runner).__name__}; leave out runner_type, or give a budget in GFLOPs'
         )
 
 
@@ -50,7 +46,7 @@ def check_sampler(loader: DataLoader) -> None:
 def check_data(loop: EpochBasedTrainLoop, model: nn.Module) -> None:
     """Raises ValueError if the training data has no iteration, other classes, or no order.
 
-    Hooks that have ``check_run`` are asked as well.
+    Hooks are asked as well (``RunHook``).
     """
     loader = loop.dataloader
     check_classes(model, loader.dataset)
@@ -61,23 +57,8 @@ def check_data(loop: EpochBasedTrainLoop, model: nn.Module) -> None:
             'train_dataloader.batch_size, or drop_last=False'
         )
     for hook in loop.runner.hooks:
-        if hasattr(hook, 'check_run'):
+        if isinstance(hook, RunHook):
             hook.check_run(loop, model)
-
-
-def find_hook(runner: Runner) -> StageSwitchHook:
-    """The hook that switches the stages.
-
-    Raises:
-        ValueError: If there is none.
-    """
-    for hook in runner.hooks:
-        if isinstance(hook, StageSwitchHook):
-            return hook
-    raise ValueError(
-        'BudgetedTrainLoop plans training stages, but nothing switches them; '
-        "add dict(type='bvit_mm.StageSwitchHook') to custom_hooks"
-    )
 
 
 def check_processes(runner: Runner) -> None:
@@ -119,39 +100,6 @@ def check_strategy(runner: Runner) -> None:
     )
 
 
-def check_schedulers(runner: Runner, configs: Any, plan: Plan, budget: Budget) -> None:
-    """Raises ValueError if a scheduler begins after the plan; warns if all end elsewhere."""
-    schedulers = [s for s in flat(configs) if isinstance(s, dict) and s.get('by_epoch', True)]
-    for scheduler in schedulers:
-        begin = scheduler.get('begin', 0)
-        if not is_whole_number(begin):
-            raise ValueError(
-                f'begin={begin!r} of the scheduler {type_name(scheduler)} must be a whole number '
-                'of epochs'
-            )
-        if begin >= plan.total_epochs:
-            raise ValueError(
-                f'the plan has {plan.total_epochs} epochs {list(plan.epochs)}, but the scheduler '
-                f'{type_name(scheduler)} begins at epoch {begin}; '
-                'raise the budget, or shorten what comes before it (warm-up)'
-            )
-    stated: list[Any] = [s.get('end') for s in schedulers]
-    if stated and None not in stated and max(stated) != plan.total_epochs:
-        runner.logger.warning(
-            f'the schedulers are stated up to epoch {max(stated)}, but the plan has '
-            f'{budget.length(plan)}; leave out `end` (and `T_max`) and they follow the budget'
-        )
-
-
-def flat(schedulers: Any) -> list[Any]:
-    """Schedulers, or their configs, of one optimizer or of several, in one list."""
-    if schedulers is None:
-        return []
-    if isinstance(schedulers, dict) and 'type' not in schedulers:
-        return [each for several in schedulers.values() for each in flat(several)]
-    return list(schedulers) if isinstance(schedulers, (list, tuple)) else [schedulers]
-
-
 def check_validation(val_begin: int, val_interval: int) -> None:
     """Raises ValueError unless it can be told after which epochs to validate."""
     if not is_whole_number(val_begin):
@@ -161,21 +109,3 @@ def check_validation(val_begin: int, val_interval: int) -> None:
             f'val_interval={val_interval!r} of train_cfg must be a whole number of epochs, at '
             'least 1; to validate at the end only, give one above the number of epochs'
         )
-
-
-def check_schedule(schedule: str | None, budget: Budget) -> str:
-    """What schedulers go by, with its default.
-
-    Raises:
-        ValueError: If it is not known, or cannot be for such a budget.
-    """
-    if schedule is None:
-        return budget.schedules[0]
-    if schedule not in SCHEDULES:
-        raise ValueError(f'schedule={schedule!r} is not known; give one of {SCHEDULES}')
-    if schedule not in budget.schedules:
-        raise ValueError(
-            "schedule='epochs' needs to know how many epochs there will be, which a budget in "
-            "hours does not; give schedule='budget', or a budget in GFLOPs"
-        )
-    return schedule

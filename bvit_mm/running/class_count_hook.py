@@ -9,9 +9,9 @@ from mmengine.runner import Runner
 from mmpretrain.datasets import CustomDataset
 from torch import nn
 
+from ..mmengine_gaps import has_train_loop, is_to_resume
 from ..registry import HOOKS
-from .mmengine_gaps import has_train_loop, is_to_resume
-from .processes import unwrapped
+from ..wrapped import unwrapped
 
 # Where mmpretrain, mmdet and mmseg have heads that classify; a region proposal head does not.
 HEADS = (

@@ -15,8 +15,9 @@ from mmengine.runner import Runner
 from torch import nn
 
 from ..elastic import find_backbone
-from .mmengine_gaps import update_each_time
-from .processes import Agreement, optim_wrappers, unwrapped
+from ..mmengine_gaps import update_each_time
+from ..wrapped import optim_wrappers, unwrapped
+from .processes import Agreement
 from .rehearsal import irreversible, rehearsal
 from .train_in_parts import count_samples
 

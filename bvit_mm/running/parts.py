@@ -7,7 +7,7 @@ from typing import Any
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 
-from ..training_stages import is_whole_number
+from ..options import is_whole_number
 from .memory import TrainInParts, find_parts
 from .processes import Agreement
 

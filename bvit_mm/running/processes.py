@@ -6,33 +6,15 @@ from typing import Any
 
 import torch
 from mmengine.dist import all_reduce, get_rank, get_world_size
-from mmengine.model import BaseModel, is_model_wrapper
-from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
 from torch import distributed, nn
 
-from .mmengine_gaps import has_seeds_by_rank
+from ..mmengine_gaps import has_seeds_by_rank
 
 
 def shared_seed(runner: Runner) -> int:
     """The seed of the run, without the rank that mmengine adds with ``diff_rank_seed``."""
     return runner.seed - get_rank() * has_seeds_by_rank(runner)
-
-
-def unwrapped(model: nn.Module) -> BaseModel:
-    """The model itself, without what distributes it over processes."""
-    return model.module if is_model_wrapper(model) else model
-
-
-def optim_wrappers(runner: Runner) -> list[OptimWrapper]:
-    """Those of all optimizers of a run."""
-    wrapper = runner.optim_wrapper
-    return list(wrapper.values()) if isinstance(wrapper, OptimWrapperDict) else [wrapper]
-
-
-def optimizers(runner: Runner) -> list[torch.optim.Optimizer]:
-    """All optimizers of a run."""
-    return [wrapper.optimizer for wrapper in optim_wrappers(runner)]
 
 
 class Agreement:

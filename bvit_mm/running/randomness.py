@@ -20,7 +20,7 @@ from mmengine.dist import get_rank
 from mmengine.runner import Runner, set_random_seed
 from torch.utils.data import DataLoader
 
-from .mmengine_gaps import has_seeds_by_rank, restart_workers
+from ..mmengine_gaps import has_seeds_by_rank, restart_workers
 from .processes import shared_seed
 from .snapshot import walk
 

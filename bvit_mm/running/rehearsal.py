@@ -20,8 +20,9 @@ from ..budget import MeteredBudget
 from ..elastic import find_backbone
 from ..hours import Measurement, Pace
 from ..meter import Clock, Meter
-from .mmengine_gaps import restart_workers
-from .processes import Agreement, unwrapped
+from ..mmengine_gaps import restart_workers
+from ..wrapped import unwrapped
+from .processes import Agreement
 from .randomness import kept_random_state
 from .saving import epoch_savers
 from .snapshot import lasting_iterators, unchanged, walk

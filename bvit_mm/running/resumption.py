@@ -9,10 +9,10 @@ from mmengine.runner import Runner
 
 from ..budget import Budget, amount_of, described
 from ..ledger import Ledger
+from ..mmengine_gaps import is_to_resume, load_from, set_load_from
 from ..plan import Plan
 from ..reading.weights import read_checkpoint
 from .last_checkpoint import check_savers, last_whole_checkpoint
-from .mmengine_gaps import is_to_resume, load_from, set_load_from
 from .old_records import plan_of_today
 from .saving import keep_two_checkpoints
 

@@ -9,9 +9,10 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from ..reading.config_types import in_words
-from .mmengine_gaps import is_to_resume
-from .processes import average_gradients_, unwrapped
+from ..config_types import in_words
+from ..mmengine_gaps import is_to_resume
+from ..wrapped import unwrapped
+from .processes import average_gradients_
 from .saving import save_checkpoint, savers, unsaved_end
 
 

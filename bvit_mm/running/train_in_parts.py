@@ -9,8 +9,8 @@ from mmengine.model import BaseModel, MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 from torch import Tensor
 
-from .mmengine_gaps import set_inner_count
-from .processes import unwrapped
+from ..mmengine_gaps import set_inner_count
+from ..wrapped import unwrapped
 
 
 def train_in_parts(

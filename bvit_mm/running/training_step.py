@@ -9,7 +9,7 @@ from mmengine.model import BaseModel, MMDistributedDataParallel
 from mmengine.runner import Runner
 from torch import Tensor
 
-from .mmengine_gaps import is_compiled, set_inner_count
+from ..mmengine_gaps import is_compiled, set_inner_count
 from .randomness import kept_random_state
 from .train_in_parts import train_in_parts
 

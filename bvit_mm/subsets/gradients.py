@@ -14,7 +14,7 @@ from mmpretrain.models.classifiers import BaseClassifier
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ..running.mmengine_gaps import smoothing
+from ..mmengine_gaps import smoothing
 from ..running.randomness import derived_seed, kept_random_state
 from .matching import batch_gradient, sketch_of
 

@@ -7,18 +7,19 @@ from typing import Any
 
 import torch
 from mmengine.dist import all_reduce, broadcast_object_list, is_main_process
-from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader
 
 from ..loop import BudgetedTrainLoop
+from ..mmengine_gaps import is_to_resume
 from ..options import check_epochs
 from ..plan import Charge
 from ..registry import HOOKS
-from ..running.mmengine_gaps import is_to_resume
-from ..running.processes import shared_seed, unwrapped
+from ..run_hook import RunHook, recipes_of
+from ..running.processes import shared_seed
 from ..running.randomness import derived_seed
+from ..wrapped import unwrapped
 from .gradients import check_classifier, mini_batch_gradients, mini_batches
 from .matching import gram_matrix, match
 from .sampler import SubsetSampler, random_subset, samples_of
@@ -30,7 +31,7 @@ OPTIONS = ('selection', 'interval', 'batch_size', 'ridge', 'features', 'width')
 
 
 @HOOKS.register_module()
-class SubsetHook(Hook):
+class SubsetHook(RunHook):
     """Selects anew, every ``interval`` epochs, what ``SubsetSampler`` reads.
 
     ``'random'`` draws the subset. ``'gradmatch'`` draws the first one; the others are mini-batches
@@ -100,6 +101,13 @@ class SubsetHook(Hook):
                 "selection='gradmatch' weighs the samples of whole mini-batches, but "
                 'accumulative_counts of train_cfg divides them; leave it out, and accumulate '
                 'mini-batches with optim_wrapper.accumulative_counts'
+            )
+        recipes = [recipe for hook in loop.runner.hooks for recipe in recipes_of(hook)]
+        if self.weighs and any(recipe.get('batch_augments') for recipe in recipes):
+            raise ValueError(
+                "selection='gradmatch' weighs the losses of single samples, but recipes of "
+                'StageSwitchHook mix them (batch_augments); leave that out, or give '
+                "selection='random'"
             )
         if self.weighs and loop.budget.follows_pace:
             raise ValueError(
