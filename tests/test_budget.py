@@ -17,6 +17,7 @@ from bvit_mm.budget import (
     read_budget,
 )
 from bvit_mm.elastic import find_backbone
+from bvit_mm.hours import Pace
 from bvit_mm.ledger import Ledger
 from bvit_mm.meter import METERS, Meter
 from bvit_mm.plan import make_plan
@@ -58,6 +59,15 @@ def test_kinds(options, kind):
     assert bool(amount_of(budget.as_dict())) == budget.follows_pace
     words = 'a budget of 5400 s' if budget.follows_pace else 'a plan in epochs'
     assert described(budget.as_dict()) == words
+
+
+def test_a_pace_that_was_not_measured_is_not_read():
+    budget = MeteredBudget('90min', [0.5, 0.5])
+    assert budget.unpaced is budget and budget.state() is None
+    with pytest.raises(RuntimeError, match="the pace of budget='90min' was not measured yet"):
+        budget.deadline(0)
+    budget.pace = Pace((1.0, 2.0))
+    assert budget.unpaced is None and budget.deadline(0) == 5400.0 - 2.0
 
 
 # One more meter.
