@@ -142,7 +142,7 @@ MAY_NOT_KNOW = [
     ('growth', {'backbones', 'budget', 'plan', 'loop', 'stage_switch_hook'}),
     ('recipes', {'backbones', 'budget', 'plan', 'loop'}),
     ('stage_switch_hook', {'backbones', 'budget', 'cost', 'loop'}),
-    *((room, {'backbones'}) for room in ('loop', 'running', 'cost', 'analysis', 'publish')),
+    *((room, {'backbones'}) for room in ('loop', 'running', 'cost', 'analysis')),
 ]
 
 
