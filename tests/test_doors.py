@@ -19,6 +19,8 @@ from bvit_mm.elastic import ElasticBackbone, ElasticModule, UnitSlot, center_cro
 from bvit_mm.growth import grow_
 from bvit_mm.registry import MODELS
 from bvit_mm.report import plan_table
+from bvit_mm.testing.case import Case
+from bvit_mm.testing.laws import LAWS
 from bvit_mm.training_stages import AXES, Axis, TrainingStage, parse_training_stages
 
 from .support.runs import build
@@ -50,13 +52,26 @@ class Stack(ElasticModule, nn.Module):
         return x
 
 
-@MODELS.register_module(force=True)
-class ToyStack(ElasticBackbone, BaseModule):
-    def __init__(self, training_stages=None, init_cfg=None):
+class PlainToy(BaseModule):
+    """Knows neither training stages nor the size of its images."""
+
+    def __init__(self, init_cfg=None):
         super().__init__(init_cfg)
-        self.img_size = (16, 16)
         self.embed = nn.Conv2d(3, 8, 4, stride=4)
         self.stack = Stack(8, 16, 4)
+
+    def forward(self, x):
+        x = self.embed(x)
+        return (self.stack(x.flatten(2).mT).mT.unflatten(2, x.shape[2:]),)
+
+
+@MODELS.register_module(force=True)
+class ToyStack(ElasticBackbone, PlainToy):
+    plain_type = 'PlainToy'
+
+    def __init__(self, init_cfg=None, *, training_stages=None, img_size=16):
+        super().__init__(init_cfg)
+        self.img_size = (img_size, img_size)
         axes = dict(hidden=16, grid=(4, 4), depth=4)
         whole = TrainingStage(**{name: axes[name] for name in axes if name in AXES})
         self.init_training_stages(training_stages, whole)
@@ -123,6 +138,24 @@ def test_a_network_without_heads_trains(tmp_path):
     header, first, *_ = plan_table(runner.train_loop.plan, stages).splitlines()
     assert header.split() == ['stage', 'hidden', 'tokens', 'GFLOPs', 'epochs', 'cost', 'share']
     assert first.split()[:3] == ['1', '4', '4']
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        'same_seed_gives_the_plain_network',
+        'whole_network_equals_plain_class-False',
+        'inactive_units_get_exactly_zero_gradients',
+        'growth_leaves_old_units_untouched-copy',
+        'half_growth_preserves_the_function-torch.float64',
+        'weights_of_an_unfinished_run_do_not_load_elsewhere',
+        'finished_weights_make_the_whole_network',
+    ],
+)
+def test_laws_ask_nothing_of_heads(name):
+    """Nor of a plain class what only the elastic one has."""
+    assert ToyStack.own_arguments() == {'training_stages', 'img_size', 'only_stage'}
+    LAWS[name](Case('toy', ToyStack, PlainToy, None, stages=3, kwargs=dict(img_size=16)))
 
 
 def test_a_new_axis_is_one_row(tmp_path, depth):
