@@ -10,6 +10,11 @@ from statistics import fmean
 
 import pytest
 
+from bvit_mm import backbones
+from bvit_mm.growth import INITS
+from bvit_mm.recipes import SETTERS
+from bvit_mm.training_stages import AXES
+
 from .support.tools import script
 
 ROOT = Path(__file__).parent.parent
@@ -128,6 +133,24 @@ def test_spelling_of_the_list_is_found():
 def test_sentences_are_told_apart():
     page = 'One two (Fig. 2). `a.py` is three words.\n\n- Four. Five\n  six\n\n| no | row |\n'
     assert [count for count, _ in sentences(page)] == [4, 4, 1, 2]
+
+
+def test_options_list_every_family():
+    """With the plain class that its weights are for, and whether timm has it."""
+    page = (ROOT / 'docs' / 'options.md').read_text()
+    rows = re.findall(r'^\| `(Elastic\w+)` \| (.*?) \| .*? \| (yes|no) \|$', page, flags=re.M)
+    families = {name: getattr(backbones, name) for name in backbones.__all__}
+    assert {name: (plain.strip('`'), timm) for name, plain, timm in rows} == {
+        name: (family.plain_type or 'none', 'yes' if family.timm_names else 'no')
+        for name, family in families.items()
+    }
+
+
+@pytest.mark.parametrize('table', [AXES, INITS, SETTERS], ids=['axes', 'inits', 'setters'])
+def test_options_describe_every_row_of_a_table(table):
+    page = (ROOT / 'docs' / 'options.md').read_text()
+    told = {word for code in re.findall(r'`([^`\n]+)`', page) for word in re.findall(r'\w+', code)}
+    assert set(table) <= told
 
 
 def test_readme_is_short():
