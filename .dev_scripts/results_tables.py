@@ -15,7 +15,14 @@ from pathlib import Path
 
 from redundancy_section import redundancy_section
 
-from bvit_mm.compare import METHODS, Record, by_setting, paired_difference, read_records, tables
+from bvit_mm.compare import (
+    METHODS,
+    Record,
+    by_setting,
+    markdown_tables,
+    paired_difference,
+    read_records,
+)
 from bvit_mm.compare.ablations import (
     FIG_6,
     RATE_FACTORS,
@@ -128,7 +135,7 @@ def page(folder: Path, figures: Path) -> str:
         draw(main, figures / f'results_{name}.png', METHODS)
         parts += [f'## {title}', description, machine(records)]
         parts += pilot_parts(read_records(folder / f'{name}_pilot.jsonl'))
-        parts += [tables(main).strip(), f'![Accuracy against cost](results_{name}.png)']
+        parts += [markdown_tables(main).strip(), f'![Accuracy against cost](results_{name}.png)']
         parts += [claim(main)]
         parts += rate_parts(records) + ablation_parts(records)
         confirmed = read_records(folder / f'{name}_confirmed.jsonl')
@@ -238,7 +245,7 @@ def confirmed_parts(records: Sequence[Record], confirmed: Sequence[Record]) -> l
     return [
         '### The best setting, on seeds that were not used to find it',
         f'`{best}`, found with the seeds above; these are {seeds[0]} to {seeds[-1]}.',
-        tables(confirmed, ours=best).strip(),
+        markdown_tables(confirmed, ours=best).strip(),
         f'With all seeds, those above and these, {OURS} minus rex:',
         markdown([[f'{100 * b:g} %' for b in budgets], cells]),
     ]

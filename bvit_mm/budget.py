@@ -92,15 +92,15 @@ class Budget:
     def learn(self, name: str, amount: float) -> None:
         """Takes note of how much ``'validation'`` or ``'saving'`` took."""
 
-    def size(self, plan: Plan) -> str:
+    def size_text(self, plan: Plan) -> str:
         """How much it is, for logs."""
         return f'{plan.cost:.4g} GFLOPs x epochs'
 
-    def length(self, plan: Plan) -> str:
+    def length_text(self, plan: Plan) -> str:
         """What says how long a run is, for messages."""
         return f'{plan.total_epochs} epochs'
 
-    def used(self, ledger: Ledger) -> str:
+    def used_text(self, ledger: Ledger) -> str:
         """How much of it was used, for the last line of a ledger; empty if its rows say so."""
         return ''
 
@@ -114,6 +114,10 @@ class Budget:
 
     def load_state(self, saved: dict[str, Any] | None) -> None:
         """Resumes from what ``state`` returned."""
+
+    def resume_plan(self, plan: Plan, saved: dict[str, Any]) -> Plan:
+        """The plan of a run that is resumed, whose plan's ``as_dict`` was ``saved``."""
+        return plan
 
 
 class StatedEpochs(Budget):
@@ -236,9 +240,9 @@ class MeteredBudget(Budget):
         self.pace = replace(self.pace, validation=0.0)
 
     def learn(self, name: str, amount: float) -> None:
-        """The second longest of the last few counts.
+        """Takes note of a count; the pace gets the second longest of the last few.
 
-        That is more than the usual, for a run must not end late; but one late time alone changes
+        That is more than the usual, because a run must not end late. One late time alone changes
         nothing.
         """
         recent = self._recent[name]
@@ -276,13 +280,13 @@ class MeteredBudget(Budget):
                 f"'{math.ceil(enough)}{self.meter.symbol}'"
             )
 
-    def size(self, plan: Plan) -> str:
+    def size_text(self, plan: Plan) -> str:
         return f'{self.amount:.6g} {self.meter.symbol}'
 
-    def length(self, plan: Plan) -> str:
+    def length_text(self, plan: Plan) -> str:
         return f'a budget in {self.meter.unit}'
 
-    def used(self, ledger: Ledger) -> str:
+    def used_text(self, ledger: Ledger) -> str:
         share = self.meter.used(ledger) / self.amount
         return f', {share:.2%} of the budget of {self.meter.text(self.amount)}'
 
@@ -291,6 +295,9 @@ class MeteredBudget(Budget):
 
     def state(self) -> dict[str, Any] | None:
         return None if self._pace is None else asdict(self._pace)
+
+    def resume_plan(self, plan: Plan, saved: dict[str, Any]) -> Plan:
+        return replace(plan, epochs=tuple(stage['epochs'] for stage in saved['stages']))
 
     def load_state(self, saved: dict[str, Any] | None) -> None:
         if saved is not None:  # else a signal came before the stages were timed

@@ -147,6 +147,6 @@ def budget_of_config(cfg: Config, **changes: Any) -> tuple[Budget, Plan, Elastic
     return budget, plan, find_backbone(model)
 
 
-def plan_of_config(cfg: Config, **changes: Any) -> tuple[Plan, ElasticBackbone]:
+def plan_of_config(cfg: Config) -> tuple[Plan, ElasticBackbone]:
     """The plan and the backbone of ``budget_of_config``."""
-    return budget_of_config(cfg, **changes)[1:]
+    return budget_of_config(cfg)[1:]

@@ -8,9 +8,9 @@ from pathlib import Path
 
 @contextmanager
 def replaced(file: Path) -> Iterator[Path]:
-    """Takes the place of ``file`` with what is written within to the path that it yields.
+    """Yields a path beside ``file``; what is written there replaces the file.
 
-    That path lies beside the file. It is gone afterwards, also if writing it failed.
+    The path is gone afterwards, also if writing it failed.
     """
     partial = file.with_name(f'{file.name}.partial')
     try:

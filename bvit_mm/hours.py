@@ -82,7 +82,7 @@ class Measurement:
 
     Attributes:
         seconds: On the clock.
-        amount: By the meter of the budget (``budget.Meter``); for hours, the seconds.
+        amount: By the meter of the budget (``meter.Meter``); for hours, the seconds.
         waiting: Seconds of these that passed with waiting for data.
         samples: In all processes together.
         memory: Peak bytes: of the accelerator; without one, of this process so far.

@@ -74,7 +74,7 @@ class Ledger:
         return sum(self.seconds) + sum(self.other.values())
 
     def train(self, stage: int, samples: int, extra_gflops: float = 0.0) -> None:
-        """Books an iteration; its seconds are known later.
+        """Enters an iteration; its seconds are known later.
 
         Args:
             stage: The training stage.
@@ -86,7 +86,7 @@ class Ledger:
         self.extra[stage] += extra_gflops * self.epoch_share / self.length
 
     def charge(self, name: str, stage: int, share: float, extra_gflops: float = 0.0) -> None:
-        """Books a cost besides training.
+        """Charges a cost besides training.
 
         Args:
             name: Of what it is for.
@@ -98,12 +98,15 @@ class Ledger:
         self.extra[stage] += share * extra_gflops
 
     def pass_time(self, name: str, seconds: float) -> None:
-        """Books time that was no training."""
+        """Enters time that was no training."""
         self.other[name] = self.other.get(name, 0.0) + seconds
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers, for checkpoints."""
-        return {**asdict(self), 'gflops': list(self.gflops)}
+        values = {**asdict(self), 'gflops': list(self.gflops)}
+        if not self.metered:  # as of budgets that the clock measures
+            del values['metered']
+        return values
 
     @classmethod
     def of_run(cls, plan: Plan, length: int, batch: int) -> 'Ledger':

@@ -3,7 +3,6 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -17,6 +16,7 @@ from .cost import budget_for
 from .elastic import ElasticBackbone, find_backbone
 from .hours import Measurement
 from .ledger import LEDGER_FILE, Ledger
+from .mmengine_gaps import put_after, replace_or_register
 from .plan import Plan
 from .registry import LOOPS
 from .report import ledger_table, plan_table
@@ -112,8 +112,9 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
         self._step = TrainingStep(runner)
         self._seeds = Seeds(runner, self.dataloader, has_stated_seed(dataloader))
         self._state_hook = RunStateHook()
-        runner.register_hook(self._state_hook)
-        runner.register_hook(SpendingLogHook())
+        put_after(runner, switch, self._state_hook)
+        replace_or_register(runner, SpendingLogHook())
+        self._schedule.attach()
         if not self.budget.needs_pace:
             runner.logger.info('The plan:\n' + plan_table(self.plan, self._stages))
 
@@ -158,8 +159,7 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
         self.resumed_stage = saved.get('stage')
         self.ledger = Ledger.from_dict(ledger_of_today(saved['ledger']))
         self.budget.load_state(saved['pace'])
-        epochs = tuple(stage['epochs'] for stage in saved['plan']['stages'])
-        self._follow(replace(self.plan, epochs=epochs))
+        self._follow(self.budget.resume_plan(self.plan, saved['plan']))
 
     def run(self) -> nn.Module:
         """Trains the plan; a run that had ended already is only validated.
@@ -174,7 +174,7 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
                 warn(self.runner, never_validated(self.runner, self.val_begin, self._max_epochs))
             write_numbers(self.runner, PLAN_FILE, {**self.plan.as_dict(), **self.budget.as_dict()})
             self.runner.call_hook('before_train')
-            self._charge('setup')
+            self._pass_time('setup')
             if self._epoch >= self._max_epochs:  # what ended it may have come before it validated
                 self._validate()
             with watched(self._backbone, self.sizes.seen):
@@ -185,7 +185,7 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
             is_early = self._epoch < self.plan.total_epochs
             self._state_hook.save_the_end(self.runner, is_early, self._has_saved)
             self.runner.call_hook('after_train')
-        self._charge('saving')
+        self._pass_time('saving')
         write_numbers(self.runner, LEDGER_FILE, self.ledger.as_dict())
         table = ledger_table(self.plan, self.ledger, self.budget)
         self.runner.logger.info('Planned and spent:\n' + table)
@@ -194,7 +194,7 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
 
     def rehearse(self) -> list[Measurement]:
         """Tries the last stage; times all of them where the plan follows their pace."""
-        self._charge('setup')
+        self._pass_time('setup')
         with watched(self._backbone) as images:
             self.parts.find(self.runner, self._step.eagerly, self._agree)
         self.sizes.check(self.plan, self.budget, images.size, is_new=self._iter == 0)
@@ -204,7 +204,7 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
                 self.runner, self._train, unpaced, self.val_interval, self._agree
             )
         self._step.forget_compiled()
-        self._charge('rehearsal')
+        self._pass_time('rehearsal')
         if unpaced:
             self._begin_at_the_pace(unpaced)
         if self.budget.follows_pace:  # nobody knows which iteration will be the last to accumulate
@@ -221,11 +221,11 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
         batches = iter(self.dataloader)
         for _ in range(first):
             self._signals.next_of(batches, logger)
-        timer = EpochTimer(self._stopwatch, first, started=self._charge('setup'))
+        timer = EpochTimer(self._stopwatch, first, started=self._pass_time('setup'))
         for idx in range(first, len(self.dataloader)):
             self._seeds.iteration(self._epoch, idx)
             data_batch = self._signals.next_of(batches, logger)
-            if signal := self._charge_training(stage):
+            if signal := self._train_time(stage):
                 self._leave(signal)
             if self.budget.is_over(self.ledger, stage) and idx > first:
                 break
@@ -234,7 +234,7 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
         else:
             with self._signals.tolerated(logger):
                 next(batches, None)  # some samplers tidy up after their last batch
-        signal = self._charge_training(stage)
+        signal = self._train_time(stage)
         whole = timer.whole(self.batches_done, len(self.dataloader))
         done = self._epoch + 1
         self._follow(self.budget.plan_again(self.plan, done, stage, *whole, self.ledger))
@@ -242,7 +242,7 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
         self.runner.call_hook('after_train_epoch')
         self._epoch += 1
         self.batches_done = 0
-        amount = self._charge('saving')
+        amount = self._pass_time('saving')
         if self._has_saved:
             self.budget.learn('saving', amount)
         if signal and self._epoch < self._max_epochs:
@@ -262,28 +262,28 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
 
     @contextmanager
     def charging(self, name: str, share: float) -> Iterator[None]:
-        """Charges the time within, and a cost, to something that is no training.
+        """Enters the time within, and charges a cost, for something that is no training.
 
         Args:
             name: Of what it is for.
-            share: Of the cost of an epoch on all data; 0 if only the time is charged.
+            share: Of the cost of an epoch on all data; 0 if only time passes.
         """
-        self._charge('setup')
+        self._pass_time('setup')
         yield
         if share:
             self.ledger.charge(name, self.stage, share, self.sizes.extra(self.plan, self._epoch))
-        self._charge(name)
+        self._pass_time(name)
 
     def _train(self, data_batch: Any, stage: int) -> dict[str, Tensor]:
         return self._step(data_batch, stage, self.parts[stage])
 
-    def _charge(self, name: str) -> float:
-        return self._stopwatch.charge(self.ledger, name)
+    def _pass_time(self, name: str) -> float:
+        return self._stopwatch.pass_time(self.ledger, name)
 
-    def _charge_training(self, stage: int) -> int:
-        """Charges what has passed; returns the signal that any process got, or 0."""
+    def _train_time(self, stage: int) -> int:
+        """Enters what has passed; returns the signal that any process got, or 0."""
         if self._step.take_compiled():
-            self._charge('compilation')
+            self._pass_time('compilation')
         else:
             self._stopwatch.train(self.ledger, stage)
         return self._agree.largest(self._signals.received)
@@ -315,7 +315,7 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
             return
         with self._signals.tolerated(self.runner.logger):
             self.runner.val_loop.run()
-        self.budget.learn('validation', self._charge('validation'))
+        self.budget.learn('validation', self._pass_time('validation'))
         if self._signals.have_ended_workers and self._epoch >= self._max_epochs:
             self._leave(self._signals.received)
 

@@ -102,3 +102,24 @@ def checkpoint_loaders() -> dict[str, Callable[..., Any]]:
 def history_methods() -> dict[str, Callable[..., Any]]:
     """The methods that all history buffers share, by name; changes of it are theirs."""
     return HistoryBuffer._statistics_methods
+
+
+def run_forward(model: Any, data: Any) -> Any:
+    """The losses of preprocessed data, a dict or a sequence, as ``train_step`` computes them."""
+    return model._run_forward(data, mode='loss')
+
+
+def put_after(runner: Runner, place: Hook, *hooks: Hook) -> None:
+    """Puts hooks right after another one, with its priority, in place of others of their kinds."""
+    kinds = tuple(map(type, hooks))
+    kept = [hook for hook in runner._hooks if not isinstance(hook, kinds)]
+    for hook in hooks:
+        hook.priority = place.priority
+    begin = kept.index(place) + 1
+    runner._hooks[:] = [*kept[:begin], *hooks, *kept[begin:]]
+
+
+def replace_or_register(runner: Runner, new: Hook) -> None:
+    """Registers a hook, in place of others of its kind."""
+    runner._hooks[:] = [hook for hook in runner._hooks if not isinstance(hook, type(new))]
+    runner.register_hook(new)

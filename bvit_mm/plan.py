@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
 
+from .hours import parse_duration
 from .options import at_least, check_epochs
 
 
@@ -200,7 +201,7 @@ def make_plan(
                 f'budget={budget!r} and epochs={epochs!r} are both given; '
                 'give one of them and set the other to None'
             )
-        stated = _check_epochs(epochs, len(gflops), max_epochs)
+        stated = _stated_epochs(epochs, len(gflops), max_epochs)
         return Plan(gflops, stated, full_cost, None, epoch_share, tuple(charges))
     if budget is None:
         raise ValueError('give a budget, or epochs to state a schedule')
@@ -227,6 +228,8 @@ def parse_budget(budget: float | str, full_cost: float, full_epochs: int) -> flo
     Raises:
         ValueError: If it is no number, not positive, or above the full cost.
     """
+    if parse_duration(budget) is not None:
+        raise ValueError(f'budget={budget!r} is a time; bvit_mm.budget.read_budget reads it')
     value: float | str | None = budget
     absolute = False
     most = f"'{full_cost!r} GFLOPs'"  # in full, so that it is accepted
@@ -394,7 +397,7 @@ def _is_finite(value: float) -> bool:
         return False
 
 
-def _check_epochs(epochs: Sequence[int], k: int, max_epochs: int | None) -> tuple[int, ...]:
+def _stated_epochs(epochs: Sequence[int], k: int, max_epochs: int | None) -> tuple[int, ...]:
     if isinstance(epochs, str) or not isinstance(epochs, Sequence) or len(epochs) != k:
         raise ValueError(
             f'epochs={epochs!r} must be a list of {k} numbers, one for each training stage'

@@ -43,7 +43,13 @@ def _read_augments(runner: Runner) -> RandomBatchAugment | None:
 
 
 def _write_augments(runner: Runner, augments: RandomBatchAugment | None) -> None:
-    unwrapped(runner.model).data_preprocessor.batch_augments = augments
+    preprocessor = unwrapped(runner.model).data_preprocessor
+    if augments is not None and not preprocessor.to_onehot:
+        raise ValueError(
+            'batch_augments of recipes mix labels, which model.data_preprocessor hands on only '
+            'with to_onehot=True; give dict(to_onehot=True, num_classes=N)'
+        )
+    preprocessor.batch_augments = augments
 
 
 SETTERS: dict[str, Setter] = {
@@ -105,7 +111,11 @@ class Recipes:
         return self.given
 
     def read(self, runner: Runner) -> None:
-        """Takes note of what the config says, before any recipe is applied."""
+        """Takes note of what the config says, and tries all that recipes change.
+
+        Raises:
+            ValueError: If a run cannot be trained otherwise.
+        """
         names = dict.fromkeys(name for recipe in self._built for name in recipe)
         for name in names:
             try:
@@ -115,6 +125,10 @@ class Recipes:
                     f'recipes of StageSwitchHook change {name}, which this run does not have '
                     f'({error}); leave it out'
                 ) from None
+        for stage in range(len(self._built)):
+            self.apply(runner, stage)
+        for name, value in self._own.items():
+            SETTERS[name].write(runner, value)
 
     def apply(self, runner: Runner, stage: int) -> None:
         """Lets the run train with the recipe of a training stage (0-based)."""

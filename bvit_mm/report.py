@@ -55,7 +55,7 @@ def ledger_table(plan: Plan, ledger: Ledger, budget: Budget) -> str:
     total = f'{sum(ledger.epochs):.4g}', plan.total_epochs, f'{ledger.cost:.4g}', f'{plan.cost:.4g}'
     rows.append(('total', *total, sum(ledger.samples), f'{sum(ledger.seconds):.1f}', ''))
     other = ', '.join(f'{name} {seconds:.1f} s' for name, seconds in ledger.other.items())
-    line = f'and {other}; in all {ledger.elapsed:.1f} s{budget.used(ledger)}'
+    line = f'and {other}; in all {ledger.elapsed:.1f} s{budget.used_text(ledger)}'
     return '\n'.join([*_aligned(rows), line])
 
 

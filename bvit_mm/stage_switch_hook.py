@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .elastic import ElasticBackbone, find_backbone
 from .growth import check_growth, check_moments, correct_bias_, drawn_anew, grow_
-from .mmengine_gaps import has_loaded, has_train_loop, is_to_resume, load_from
+from .mmengine_gaps import has_loaded, has_train_loop, is_to_resume, load_from, run_forward
 from .plan import Plan
 from .recipes import Recipes
 from .registry import HOOKS
@@ -61,10 +61,16 @@ class StageSwitchHook(RunHook):
         self._traits: dict[torch.optim.Optimizer, OptimizerTraits] = {}
 
     def before_run(self, runner: Runner) -> None:
-        if not any(isinstance(hook, ClassCountHook) for hook in runner.hooks):
-            runner.register_hook(ClassCountHook())
+        self._let_classes_be_checked(runner)
         if has_train_loop(runner) and isinstance(runner.model, nn.Module):
             self.recipes.read(runner)
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        self._let_classes_be_checked(runner)  # FlexibleRunner loads before it calls before_run
+
+    def _let_classes_be_checked(self, runner: Runner) -> None:
+        if not any(isinstance(hook, ClassCountHook) for hook in runner.hooks):
+            runner.register_hook(ClassCountHook(), priority=self.priority)
 
     def before_train(self, runner: Runner) -> None:
         plan = _plan(runner)
@@ -122,7 +128,7 @@ class StageSwitchHook(RunHook):
         averages: dict[Tensor, frozenset[str]] = {}
         for optimizer, traits in self._traits.items():
             states.update(optimizer.state)
-            averages.update(dict.fromkeys(optimizer.state, traits.weights))
+            averages.update(dict.fromkeys(optimizer.state, traits.averages))
         before = _loss(runner, data_batch)
         self.recipes.apply(runner, stage)
         grow_(
@@ -146,7 +152,7 @@ class StageSwitchHook(RunHook):
             f'{_what_changed(backbone, self.recipes, old, stage)}, '
             f'GFLOPs {plan.gflops[old]:.4g} -> {plan.gflops[stage]:.4g}; '
             f'spent {loop.ledger.cost:.4g} GFLOPs x epochs, {loop.spent:.1%} of '
-            f'{loop.budget.size(plan)}; '
+            f'{loop.budget.size_text(plan)}; '
             + (f'loss of one batch {before:.4f} -> {after:.4f}' if before is not None else '')
         )
 
@@ -196,7 +202,7 @@ def _loss(runner: Runner, data_batch: Any) -> float | None:
     with kept_random_state(), unchanged(model, runner.message_hub, runner.train_loop.sizes.seen):
         data = model.data_preprocessor(copy.deepcopy(data_batch), True)
         model.eval()
-        loss, _ = model.parse_losses(model(**data, mode='loss'))
+        loss, _ = model.parse_losses(run_forward(model, data))
         return loss.item()
 
 

@@ -126,7 +126,8 @@ def parse_training_stages(spec: StagesSpec, whole: TrainingStage) -> tuple[Train
     for k, (smaller, larger) in enumerate(pairwise(stages), start=2):
         for name in whole.keys:
             before, now = getattr(smaller, name), getattr(larger, name)
-            if any(b < a for a, b in zip(_flat(before), _flat(now))):
+            levels = max(len(per_level(each, 1)) for each in (before, now))
+            if any(b < a for a, b in zip(per_level(before, levels), per_level(now, levels))):
                 raise ValueError(
                     f'training stage {k}: {name}={now} is less than {before} in training stage '
                     f'{k - 1}; stages may only grow'
@@ -137,10 +138,6 @@ def parse_training_stages(spec: StagesSpec, whole: TrainingStage) -> tuple[Train
             f'({whole}), but has {stages[-1]}'
         )
     return tuple(stages)
-
-
-def _flat(value: Any) -> tuple[int, ...]:
-    return value if isinstance(value, tuple) else (value,)
 
 
 def check_distinct(stages: Sequence[TrainingStage], recipes: Sequence[object] = ()) -> None:

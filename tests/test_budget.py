@@ -172,7 +172,7 @@ class Images(Budget):
         done = plan.done(epoch) if self.is_over(ledger, stage) else plan.epochs
         return replace(plan, epochs=done)
 
-    def size(self, plan):
+    def size_text(self, plan):
         return f'{self.number} images'
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.dataset import ConcatDataset, RepeatDataset
+from mmengine.runner import FlexibleRunner
 from mmpretrain.datasets import CustomDataset
 
 from bvit_mm.publish.network import publish
@@ -177,6 +178,18 @@ def test_a_checkpoint_knows_its_classes(folder, tmp_path):
         first = str(tmp_path / 'w' / 'epoch_1.pth')
         run(tmp_path / 'r', other, other, load_from=first, resume=True).train()
     run(tmp_path / 'f', other, other, load_from=str(file)).train()  # that is fine-tuning
+    tests.pop('load_from')  # FlexibleRunner loads before it calls before_run
+    with pytest.raises(ValueError, match=f'the test data {message}'):
+        flexible(tmp_path / 'n', same, same, load_from=str(file), **tests).test()
+
+
+def flexible(work_dir, train, val, load_from, **changes):
+    cfg = run(work_dir, train, val, **changes).cfg
+    left = ('launcher', 'env_cfg', 'resume', 'load_from', 'experiment_name')
+    options = {key: value for key, value in cfg.items() if key not in left}
+    return FlexibleRunner(
+        **options, cfg=cfg, load_from=load_from, experiment_name=f'flexible-{work_dir.name}'
+    )
 
 
 @pytest.mark.parametrize('loop', ['budgeted', 'other'])

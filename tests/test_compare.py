@@ -23,10 +23,10 @@ from bvit_mm.compare import (
     METHODS,
     Method,
     Record,
+    markdown_tables,
     paired_difference,
     pareto_front,
     read_records,
-    tables,
 )
 from bvit_mm.compare.ablations import TABLE_13
 from bvit_mm.compare.figure import front, lines
@@ -212,7 +212,7 @@ def test_tables():
         *(record('linear', 0.5, seed, value) for seed, value in enumerate([89.0, 90.0, 94.0])),
         record('bvit', 1.0, 0, 95.0),
     ]
-    text = tables(records)
+    text = markdown_tables(records)
     assert '| bvit | 92.00 ± 2.00 (3) | 95.00 (1) |' in text
     assert '| linear | 91.00 ± 2.65 (3) |  |' in text
     assert '| linear | +1.00 [-1.48, +3.48] (3) |  |' in text

@@ -136,6 +136,36 @@ def test_core_imports_no_satellite():
     )
 
 
+# Which room may not know which module, through others either.
+MAY_NOT_KNOW = [
+    ('backbones', {'budget', 'plan', 'ledger', 'growth', 'recipes', 'loop', 'stage_switch_hook'}),
+    ('growth', {'backbones', 'budget', 'plan', 'loop', 'stage_switch_hook'}),
+    ('recipes', {'backbones', 'budget', 'plan', 'loop'}),
+    ('stage_switch_hook', {'backbones', 'budget', 'cost', 'loop'}),
+    *((room, {'backbones'}) for room in ('loop', 'running', 'cost', 'analysis')),
+]
+
+
+def test_rooms_know_only_what_they_may():
+    check(
+        f'{" -> ".join(way)}'
+        for room, unknown in MAY_NOT_KNOW
+        for name in modules()
+        if room in (name, name.partition('.')[0])
+        for other, way in reached(name).items()
+        if {other, other.partition('.')[0]} & unknown
+    )
+
+
+def test_package_stands_alone():
+    """A wheel has neither."""
+    check(
+        f'{name} imports {other}'
+        for name in modules()
+        for other in sorted(foreign(name) & {'tests', 'tools'})
+    )
+
+
 def test_no_import_cycles():
     check(f'{" -> ".join(way)} -> {name}' for name in modules() for way in cycles(name))
 

@@ -37,7 +37,7 @@ def test_probe_tells_what_follows_weights_and_what_counts(name):
     states = [copy.deepcopy(dict(optimizer.state[p])) for p in params]  # of Adagrad there is some
     state = torch.get_rng_state()
     traits = probe_optimizer(optimizer)
-    assert traits.weights == WEIGHTS.get(name, set())
+    assert traits.averages == WEIGHTS.get(name, set())
     assert traits.counters.keys() == COUNTERS.get(name, set())
     assert not differences([dict(optimizer.state[p]) for p in params], states)
     assert [{**g, 'params': None} for g in optimizer.param_groups] == groups
@@ -66,7 +66,7 @@ def grown(name, init='copy', moments='drop', steps=4):
     states = copy.deepcopy({n: optimizer.state[p] for n, p in backbone.named_parameters()})
     weights = copy.deepcopy(dict(backbone.named_parameters()))
     traits = probe_optimizer(optimizer)
-    averages = dict.fromkeys(backbone.parameters(), traits.weights)
+    averages = dict.fromkeys(backbone.parameters(), traits.averages)
     grow_(backbone, 1, init, moments, states=optimizer.state, averages=averages)
     if moments == 'drop_all':
         forget_(optimizer, traits.counters)
@@ -155,13 +155,13 @@ def test_groups_that_are_set_up_otherwise_are_tried_each():
     params = parameters()
     asks = dict(params=params[1:], nesterov=True, momentum=0.9)
     optimizer = Optional([dict(params=params[:1]), asks])
-    assert probe_optimizer(optimizer).weights == {'kept'}
+    assert probe_optimizer(optimizer).averages == {'kept'}
 
 
 def test_a_parameter_may_be_a_number():
     """Such as the scales in heads of detectors."""
     params = [*parameters(), nn.Parameter(torch.ones(()))]
-    assert probe_optimizer(SERVED['AdamW'](params)).weights == set()
+    assert probe_optimizer(SERVED['AdamW'](params)).averages == set()
 
 
 def test_hooks_of_the_user_are_not_called():
@@ -177,4 +177,4 @@ def test_hooks_of_the_user_are_not_called():
 def test_an_optimizer_may_know_itself_and_the_model():
     optimizer = SERVED['AdamW'](parameters())
     optimizer.me, optimizer.model = [optimizer], nn.Linear(3, 3)
-    assert probe_optimizer(optimizer).weights == set()
+    assert probe_optimizer(optimizer).averages == set()

@@ -331,3 +331,8 @@ def test_many_stages_are_planned_in_no_time(k):
     plan = make_plan([1.3**i for i in range(k)], 0.5)
     assert plan.budget - plan.cost < 1 and min(plan.epochs) >= 1
     assert time.perf_counter() - begin < 2
+
+
+def test_times_are_budgets_of_another_function():
+    with pytest.raises(ValueError, match=r"budget='8h' is a time; bvit_mm\.budget\.read_budget r"):
+        make_plan(S, '8h')

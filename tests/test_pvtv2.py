@@ -8,7 +8,7 @@ from mmengine.registry import MODELS
 
 from bvit_mm import ElasticPVTv2
 from bvit_mm.backbones.pvtv2 import ARCHS
-from bvit_mm.testing.case import randomised
+from bvit_mm.testing.case import randomized
 from bvit_mm.testing.closeness import assert_near
 
 from .support.other_pvtv2 import mmdet_pvtv2, official_keys, timm_pvtv2
@@ -57,7 +57,7 @@ def outputs_and_gradients(model, size, dtype, mode, pooled=False):
 def test_equals_mmdet(arch, size, training, dtype):
     torch.manual_seed(0)
     ours = ElasticPVTv2(arch, out_indices=(0, 1, 2, 3), drop_path_rate=0.1 * training)
-    randomised(ours)
+    randomized(ours)
     models = ours, mmdet_pvtv2(ours)
     results = [outputs_and_gradients(model, size, dtype, training) for model in models]
     (our_maps, our_grad), (their_maps, their_grad) = results
@@ -72,7 +72,7 @@ def test_equals_mmdet(arch, size, training, dtype):
 @every_dtype
 def test_equals_timm(arch, linear, dtype):
     torch.manual_seed(0)
-    ours = randomised(ElasticPVTv2(arch, linear=linear))
+    ours = randomized(ElasticPVTv2(arch, linear=linear))
     models = ours, timm_pvtv2(ours, linear)
     results = [outputs_and_gradients(m, (96, 96), dtype, False, pooled=True) for m in models]
     (our_outputs, our_grad), (their_outputs, their_grad) = results

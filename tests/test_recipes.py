@@ -181,3 +181,18 @@ def test_gradient_matching_refuses_recipes_that_mix(tmp_path):
     }
     message = 'recipes of StageSwitchHook mix them .batch_augments.; leave that out'
     refused(tmp_path, message, **changes)
+
+
+def test_mixing_needs_labels_that_can_be_mixed(tmp_path):
+    """Else mmpretrain's preprocessor would mix nothing, without a word."""
+    changes = {**with_recipes({}, {}, dict(batch_augments=MIXED)), 'model.train_cfg': None}
+    with pytest.raises(ValueError, match=r'mix labels, .*; give dict.to_onehot=True, num_'):
+        build(tmp_path / 'run', **changes).train()
+    assert not (tmp_path / 'run' / 'plan.json').exists()
+    changes['model.data_preprocessor.to_onehot'] = True
+    _, seen = trained(tmp_path / 'mixed', {**changes, **with_hooks(changes, SEE)})
+    assert [names for _, names, _ in seen[:: 2 * BATCHES]] == [None, None, ['CutMix']]
+
+
+def with_hooks(changes, *hooks):
+    return {'custom_hooks': [*changes['custom_hooks'], *hooks]}

@@ -120,7 +120,7 @@ def test_plans_of_other_data_differ():
         check_same(plan, stated, whole.as_dict(), 'x')
     other = make_plan([1.0], epochs=[4], epoch_share=0.5)
     with pytest.raises(
-        ValueError, match=r"x with charges=\[{'name': 'sele.*, and this one has \[\]"
+        ValueError, match=r"x with charges=\['selection every 2 epochs'\], and this one has \[\]"
     ):
         check_same(other, stated, saved, 'x')
 

@@ -293,3 +293,11 @@ def test_centered_is_the_nearest_centre_crop(total):
         size = centered(total, tenth / 10)
         assert size in fits
         assert abs(size - tenth / 10) <= min(abs(n - tenth / 10) for n in fits) + 1e-9
+
+
+def test_windows_of_a_level_may_only_grow():
+    """One number stands for all levels, also where the whole network's differ."""
+    whole = TrainingStage(heads=(2, 4), hidden=(8, 16), grid=(16, 16), window=(8, 4))
+    stages = [dict(window=(4, 4)), dict(window=(8, 2)), dict()]
+    with pytest.raises(ValueError, match=r'stage 2: window=.* is less than 4 in training'):
+        parse_training_stages(stages, whole)

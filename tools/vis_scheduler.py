@@ -26,8 +26,7 @@ from bvit_mm.ledger import Ledger
 from bvit_mm.mmengine_gaps import replace_hook
 from bvit_mm.plan import Plan
 from bvit_mm.registry import HOOKS, LOOPS
-from bvit_mm.running.budget_scheduler_hook import BudgetSchedulerHook
-from bvit_mm.running.checks import check_schedule
+from bvit_mm.running.budget_scheduler_hook import BudgetSchedulerHook, check_schedule
 from bvit_mm.running.class_count_hook import ClassCountHook
 from bvit_mm.stage_switch_hook import StageSwitchHook
 from bvit_mm.subsets.hook import SubsetHook

@@ -46,7 +46,7 @@ class HeadSimilarity:
         """Adds head outputs (..., heads * dims): concatenated, before the projection (Eq. 3)."""
         x = outputs.flatten(0, -2).double()
         tokens, mean = self.tokens + len(x), x.mean(0)
-        # Centring each batch by itself loses no digits where means are large against deviations.
+        # Centering each batch by itself loses no digits where means are large against deviations.
         x, moved = x - mean, mean - self.mean
         between = moved.outer(moved) * (self.tokens * len(x) / tokens)
         self.comoments = self.comoments + x.T @ x + between

@@ -360,7 +360,7 @@ class ElasticWindowMSA(ElasticModule, WindowMSA):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Attention within each window.
 
-        Windows are brought together and heads parted by the same copy, there and back.
+        One permute groups windows and splits heads, and one undoes it.
 
         Args:
             x: A map of (B, rows, window, columns, window, C): so many rows and columns of windows.

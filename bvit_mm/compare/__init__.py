@@ -16,18 +16,26 @@ from .records import (
     read_records,
     spread,
 )
-from .tables import tables
+from .runner import Comparison, ComparisonError
+from .runs import Run, plan_runs
+from .settings import Settings
+from .tables import markdown_tables
 
 __all__ = [
     'ABLATIONS',
     'METHODS',
+    'Comparison',
+    'ComparisonError',
     'Method',
     'Record',
+    'Run',
+    'Settings',
     'by_setting',
+    'markdown_tables',
     'paired_difference',
     'pareto_front',
+    'plan_runs',
     'read_metric',
     'read_records',
     'spread',
-    'tables',
 ]

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+CONFIDENCE = 0.95
+
 
 class Record(NamedTuple):
     """A finished run.
@@ -90,13 +92,13 @@ def spread(values: Sequence[float]) -> float:
 
 
 def paired_difference(
-    ours: dict[int, Record], theirs: dict[int, Record], confidence: float = 0.95
+    ours: dict[int, Record], theirs: dict[int, Record]
 ) -> tuple[float, float, float, int]:
     """How much better ``ours`` is, paired by seed.
 
     Returns:
-        The mean difference of the metric, the ends of its confidence interval by Student's t, and
-        the number of seeds that both have. The ends are nan of fewer than two.
+        The mean difference of the metric, the ends of its 95 % interval by Student's t, and the
+        number of seeds that both have. The ends are nan of fewer than two.
 
     Raises:
         ValueError: If they have no seed in common.
@@ -110,7 +112,7 @@ def paired_difference(
         return mean, float('nan'), float('nan'), n
     from scipy import stats  # only comparisons need it
 
-    half = stats.t.ppf((1 + confidence) / 2, n - 1) * spread(differences) / math.sqrt(n)
+    half = stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * spread(differences) / math.sqrt(n)
     return mean, float(mean - half), float(mean + half), n
 
 

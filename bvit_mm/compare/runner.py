@@ -19,7 +19,7 @@ from ..reading.saved_config import read_config
 from .records import Record, read_records
 from .runs import Run, goes_on, last_error, record_of, spent
 from .settings import Settings
-from .tables import tables
+from .tables import markdown_tables
 
 
 class ComparisonError(RuntimeError):
@@ -231,5 +231,5 @@ def write_report(settings: Settings, records: Iterable[Record]) -> None:
     records = list(records)
     order = list(dict.fromkeys([*settings.methods, *(record.method for record in records)]))
     records.sort(key=lambda record: order.index(record.method))
-    write_whole(settings.out / 'table.md', tables(records))
+    write_whole(settings.out / 'table.md', markdown_tables(records))
     draw(records, settings.out / 'figure.png', settings.known)

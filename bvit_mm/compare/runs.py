@@ -13,10 +13,11 @@ from mmengine.config import Config
 
 from ..config_types import in_words
 from ..cost import plan_of_config
-from ..ledger import Ledger
+from ..ledger import LEDGER_FILE, Ledger
 from ..plan import Plan
 from ..reading.safe_files import UnsafeFileError
 from ..running.last_checkpoint import last_whole_checkpoint
+from ..running.old_records import ledger_of_today
 from .methods import Method
 from .records import Record, read_metric
 from .settings import Settings
@@ -155,7 +156,7 @@ def last_error(run: Run) -> str:
 
 def record_of(run: Run) -> Record:
     """What a finished run spent and reached."""
-    ledger = Ledger.from_dict(json.loads((run.folder / 'ledger.json').read_text()))
+    ledger = Ledger.from_dict(ledger_of_today(json.loads((run.folder / LEDGER_FILE).read_text())))
     trained, planned = sum(ledger.epochs), run.plan.total_epochs
     if trained < planned:
         raise ValueError(

@@ -11,7 +11,7 @@ from .records import Record, by_setting, paired_difference, spread
 OURS = 'bvit'
 
 
-def tables(records: Sequence[Record], ours: str = OURS) -> str:
+def markdown_tables(records: Sequence[Record], ours: str = OURS) -> str:
     """Markdown: what each method reaches at each budget, what it cost, and how much ``ours`` gains.
 
     Args:

@@ -98,8 +98,11 @@ class Schedule:
         self.name = check_schedule(schedule, budget)
         self._configs = copy.deepcopy(runner.param_schedulers)
         check_schedulers(runner, self._configs, plan, budget)
+
+    def attach(self) -> None:
+        """Lets the schedulers go by the budget, if they are to."""
         if self.name == 'budget':
-            replace_hook(runner, ParamSchedulerHook, BudgetSchedulerHook(self._configs))
+            replace_hook(self._runner, ParamSchedulerHook, BudgetSchedulerHook(self._configs))
 
     def rebuild(self, plan: Plan) -> None:
         """Builds the schedulers anew, for the length that the plan has by now."""
@@ -135,7 +138,7 @@ def check_schedulers(runner: Runner, configs: Any, plan: Plan, budget: Budget) -
     if stated and None not in stated and max(stated) != plan.total_epochs:
         runner.logger.warning(
             f'the schedulers are stated up to epoch {max(stated)}, but the plan has '
-            f'{budget.length(plan)}; leave out `end` (and `T_max`) and they follow the budget'
+            f'{budget.length_text(plan)}; leave out `end` (and `T_max`) and they follow the budget'
         )
 
 

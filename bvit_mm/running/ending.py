@@ -1,5 +1,5 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
-"""What is said of a run that ends otherwise than one may think."""
+"""What is said of a run that never validates, or ends before its plan."""
 
 from mmengine.runner import Runner, find_latest_checkpoint
 

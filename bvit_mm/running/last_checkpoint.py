@@ -23,6 +23,11 @@ LAST = 'last_checkpoint'
 TEMPLATES = (INTERRUPTED, 'epoch_{}.pth', 'iter_{}.pth')
 
 
+def savers(hooks: Iterable[Hook]) -> list[CheckpointHook]:
+    """The hooks that save checkpoints."""
+    return [hook for hook in hooks if isinstance(hook, CheckpointHook)]
+
+
 def last_whole_checkpoint(
     work_dir: str | Path, hooks: Iterable[Hook] = ()
 ) -> tuple[str, dict[str, Any]] | None:

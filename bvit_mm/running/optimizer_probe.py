@@ -29,11 +29,11 @@ class OptimizerTraits(NamedTuple):
     """What growth must know of an optimizer.
 
     Attributes:
-        weights: Names of state that follows the weights, such as an average of them.
+        averages: Names of state that follows the weights, such as an average of them.
         counters: What its parameter groups count, and where that begins.
     """
 
-    weights: frozenset[str]
+    averages: frozenset[str]
     counters: dict[str, Any]
 
 
@@ -78,7 +78,7 @@ def probe_optimizer(optimizer: Optimizer) -> OptimizerTraits:
         for options, like in _kinds(optimizer):
             with kept_random_state():
                 traits = _probe(optimizer, options, like)
-            weights |= traits.weights
+            weights |= traits.averages
             counters |= traits.counters
     except _CannotServe as problem:
         raise ValueError(

@@ -18,7 +18,7 @@ def shared_seed(runner: Runner) -> int:
 
 
 class Agreement:
-    """The clock of the first process, and whether any process was told to stop.
+    """What all processes of a run go by: the first one's clock, any one's signal, the mean.
 
     Processes that looked at clocks and signals of their own would stop at different iterations,
     or train with different learning rates. A group of its own on the CPUs, so that nobody waits

@@ -90,14 +90,15 @@ def check_same(plan: Plan, budget: Budget, other: dict[str, Any], where: str) ->
             f'{where} with {described(other)}, and this one has {described(mine)}; give another '
             'work_dir, or the options of that run'
         )
-    if budget.follows_pace and other.get('weights') != mine['weights']:
+    if budget.follows_pace and other.get('weights') != mine.get('weights'):
         raise ValueError(
             f'{where} with stages of other relative lengths ({other.get("weights")}) than this '
-            f'one ({mine["weights"]}); give another work_dir, or its alpha, seed and family'
+            f'one ({mine.get("weights")}); give another work_dir, or its alpha, seed and family'
         )
     for name, default in (('epoch_share', 1.0), ('charges', [])):
         theirs, ours = (values.get(name, default) for values in (other, plan.as_dict()))
         if theirs != ours:
+            theirs, ours = _in_words(theirs), _in_words(ours)
             raise ValueError(
                 f'{where} with {name}={theirs}, and this one has {ours}; give another '
                 'work_dir, or the sampler and hooks of that run'
@@ -112,6 +113,13 @@ def check_same(plan: Plan, budget: Budget, other: dict[str, Any], where: str) ->
             f'epochs={list(plan.epochs)} at {ours} GFLOPs; give another work_dir, or the '
             'options of that run'
         )
+
+
+def _in_words(value: Any) -> Any:
+    """An epoch's share as it is; charges by their names and intervals."""
+    if not isinstance(value, list):
+        return value
+    return [f'{each["name"]} every {each["interval"]} epochs' for each in value]
 
 
 def _saved(runner: Runner, plan: Plan, budget: Budget, schedule: str) -> dict[str, Any] | None:

@@ -2,21 +2,15 @@
 """When a run saves checkpoints, and those that it saves by itself."""
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from mmengine.dist import is_main_process
-from mmengine.hooks import CheckpointHook, Hook
+from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
 from ..files import replaced, write_whole
-from .last_checkpoint import INTERRUPTED, write_last
-
-
-def savers(hooks: Iterable[Hook]) -> list[CheckpointHook]:
-    """The hooks that save checkpoints."""
-    return [hook for hook in hooks if isinstance(hook, CheckpointHook)]
+from .last_checkpoint import INTERRUPTED, savers, write_last
 
 
 def epoch_savers(runner: Runner) -> list[CheckpointHook]:

@@ -10,7 +10,7 @@ from mmengine.runner import Runner
 class SpendingLogHook(Hook):
     """Logs what a budgeted run has spent; ``BudgetedTrainLoop`` registers it."""
 
-    priority = 'HIGH'  # before the loggers
+    priority = 'HIGHEST'  # before any hook that logs
 
     def after_train_iter(
         self,

@@ -1,5 +1,5 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
-"""What passes while a run trains, charged to what it passed with."""
+"""What passes while a run trains, entered in the ledger by what it passed with."""
 
 from ..ledger import Ledger
 from ..meter import Clock, Meter
@@ -9,7 +9,7 @@ from .processes import Agreement
 class Stopwatch:
     """Reads the clock, and the meter of a budget that has another, as the first process does.
 
-    Everything from one reading to the next is charged to one thing, so the parts of a ledger add
+    Everything from one reading to the next is entered for one thing, so the parts of a ledger add
     up to the whole.
 
     Args:
@@ -33,8 +33,8 @@ class Stopwatch:
             self._meter = meter
             self._read = self._readings()
 
-    def charge(self, ledger: Ledger, name: str) -> float:
-        """Charges what has passed to something that is no training.
+    def pass_time(self, ledger: Ledger, name: str) -> float:
+        """Enters what has passed since the last reading, for something that is no training.
 
         Returns:
             What has passed, by the meter.
@@ -44,7 +44,7 @@ class Stopwatch:
         return amount
 
     def train(self, ledger: Ledger, stage: int) -> None:
-        """Charges what has passed to training in a stage."""
+        """Enters what has passed since the last reading, for training in a stage."""
         seconds, amount = self._passed(ledger)
         ledger.seconds[stage] += seconds
         self.trained += amount
@@ -66,7 +66,7 @@ class EpochTimer:
     """What an epoch takes, by those of its iterations that were timed.
 
     Args:
-        stopwatch: What charges them.
+        stopwatch: What reads the clock.
         first: The first iteration; above 0 in an epoch that is resumed.
         started: What the data workers took to start.
     """

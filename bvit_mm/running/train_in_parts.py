@@ -9,7 +9,7 @@ from mmengine.model import BaseModel, MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 from torch import Tensor
 
-from ..mmengine_gaps import set_inner_count
+from ..mmengine_gaps import run_forward, set_inner_count
 from ..wrapped import unwrapped
 
 
@@ -44,7 +44,7 @@ def train_in_parts(
         is_last = i == len(pieces)
         alone = nullcontext() if is_last or model is module else model.no_sync()
         with alone, optim_wrapper.optim_context(model):
-            losses = model(**piece, mode='loss')
+            losses = run_forward(model, piece)
         loss, parts_logs = module.parse_losses(losses)
         for name, value in parts_logs.items():
             logs[name] = logs.get(name, 0) + share * value.detach()

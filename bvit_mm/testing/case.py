@@ -50,13 +50,13 @@ class Case:
         """
         torch.manual_seed(seed)
         kwargs = {'training_stages': self.stages, **self.kwargs, **changes}
-        return randomised(self.elastic(**kwargs))
+        return randomized(self.elastic(**kwargs))
 
     def build_plain(self, seed: int = 0) -> nn.Module:
         """The plain network, with the same weights for the same seed."""
         torch.manual_seed(seed)
         own = set() if self.plain is self.elastic else self.elastic.own_arguments()
-        return randomised(self.plain(**{k: v for k, v in self.kwargs.items() if k not in own}))
+        return randomized(self.plain(**{k: v for k, v in self.kwargs.items() if k not in own}))
 
     @property
     def size(self) -> tuple[int, int]:
@@ -86,7 +86,7 @@ class Case:
         return torch.randn(batch or self.batch, 3, *self.size, generator=generator)
 
 
-def randomised(model: Model) -> Model:
+def randomized(model: Model) -> Model:
     """Draws what is zero or one at the start too, so that nothing is equal by accident."""
     for param in model.parameters():
         param.data.add_(0.1 * torch.randn_like(param))

@@ -5,7 +5,7 @@ import pytest
 import torch
 from mmengine.registry import MODELS, init_default_scope
 
-from bvit_mm.testing.case import randomised
+from bvit_mm.testing.case import randomized
 
 from .plain_pvtv2 import PlainPVTv2
 from .plain_swin import PlainSwin
@@ -27,7 +27,7 @@ def classifier(family='vit', **changes):
     init_default_scope('mmpretrain')
     torch.manual_seed(0)
     model = MODELS.build(config('unused', **FAMILIES[family], **changes).model)
-    return randomised(model), [
+    return randomized(model), [
         list(draw(3, 3, 16, 16, dtype=torch.float32)),
         [torch.ones(3, 16, 16)],
     ]
