@@ -15,7 +15,8 @@ CLASSIC := .venv-classic
 CLASSIC_RUN := $(CLASSIC)/bin/python -W ignore::UserWarning
 CLASSIC_DIR := work_dirs/classic
 CLASSIC_TESTS := $(patsubst %,tests/test_%.py,environment plan training_stages schedulers laws growth \
-	swin pvtv2 loop_and_hook resume analysis redundancy_hook gradmatch subset matching subset_runs) \
+	swin pvtv2 loop_and_hook resume analysis redundancy_hook gradmatch subset matching subset_runs \
+	budget recipes doors) \
 	-k 'not test_equals_timm and not test_equals_mmdet and not test_exporting'
 CLASSIC_SHORT := --cfg-options train_cfg.budget=None train_cfg.epochs=[1,1,1]
 
