@@ -5,6 +5,7 @@ The configs are made small here: backbone, heads, images, one iteration.
 """
 
 import re
+import sys
 from importlib.util import find_spec
 from types import SimpleNamespace
 
@@ -20,7 +21,7 @@ from bvit_mm.running.class_count_hook import check_classes
 
 from .support.configs import CONFIGS, row
 from .support.runs import build
-from .support.scripts import run_tool
+from .support.scripts import load_script, run_tool
 from .support.tools import ROOT
 
 DEMOS = sorted((ROOT / 'configs' / 'demo' / 'transfer').glob('*.py'))
@@ -239,6 +240,9 @@ METRICS = dict(
 def test_trains_and_evaluates_from_a_published_checkpoint(
     path, shapes, checkpoints, tmp_path, monkeypatch
 ):
+    # The data sets of configs that make_shapes.py draws for, as tools/train.py has them beside it.
+    readers = load_script(ROOT / 'tools' / 'drawn_cifar.py')
+    monkeypatch.setitem(sys.modules, 'drawn_cifar', readers)
     family = family_of(path.stem)
     monkeypatch.setenv('CHECKPOINT', str(checkpoints[family]))
     cfg = Config.fromfile(path)
