@@ -78,7 +78,7 @@ $(VENV)/ops: $(VENV)/ready
 	          platform.machine(), *["cuda"] * torch.cuda.is_available(), sep="-")')"; \
 	test -d "$$kept" || { \
 	    rm -rf "$$kept.partial"; \
-	    $(VENV)/bin/python .dev_scripts/compile_ops.py "$$kept.partial" -c constraints.txt; \
+	    $(VENV)/bin/python tools/compile_ops.py "$$kept.partial" -c constraints.txt; \
 	    mv "$$kept.partial" "$$kept"; }; \
 	$(VENV)/bin/pip install --force-reinstall --no-deps "$$kept"/*.whl
 	$(VENV)/bin/python -c 'import torch, mmcv._ext'

@@ -12,6 +12,8 @@ from setuptools.command.build_py import build_py
 # first file that pip recorded; pip sorts, 'bvit_mm-0.1.0.dist-info' comes before 'bvit_mm', and
 # '_bvit_mm' before both. docs/mim.md has the measurement.
 MIM_FOLDERS = ('bvit_mm/.mim', '_bvit_mm/.mim')
+# compile_ops.py serves this repository's Makefile alone.
+LEFT_OUT = shutil.ignore_patterns('__pycache__', 'compile_ops.py')
 
 
 class BuildWithMim(build_py):
@@ -24,7 +26,7 @@ class BuildWithMim(build_py):
         for folder in MIM_FOLDERS:
             target = Path(self.build_lib, folder)
             for name in ('configs', 'tools'):
-                shutil.copytree(name, target / name, ignore=shutil.ignore_patterns('__pycache__'))
+                shutil.copytree(name, target / name, ignore=LEFT_OUT)
             shutil.copy('model-index.yml', target)
 
 

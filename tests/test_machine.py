@@ -17,7 +17,7 @@ from .support.tools import ROOT
 
 cpus = load_script(ROOT / 'tools' / '_cpus.py')
 threads = load_script(ROOT / 'tools' / '_threads.py')
-compiling = load_script(ROOT / '.dev_scripts' / 'compile_ops.py')
+compiling = load_script(ROOT / 'tools' / 'compile_ops.py')
 SPIN = threads.SPIN
 SPIN_ONLY = {'GOMP_SPINCOUNT': str(SPIN)}
 

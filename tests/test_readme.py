@@ -177,7 +177,7 @@ def test_config_snippet_builds(page):
 
 
 def test_backbones_of_the_pyramids_build():
-    _, snippet = blocks(OPTIONS, 'python')
+    _, snippet, *_ = blocks(OPTIONS, 'python')
     expected = [(0.7947, 1.7876, 3.9093), (1.3173, 3.6422, 8.7678)]  # Table 6 without classifier
     for part, gflops in zip(snippet.split('backbone = ')[1:], expected):
         backbone = MODELS.build(eval(part))

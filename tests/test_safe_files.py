@@ -305,7 +305,7 @@ def test_a_torch_load_of_others_is_not_used(tmp_path, monkeypatch):
     torch.save(PROGRAMS['os'][0](tmp_path / 'ran'), tmp_path / 'w.pth')
     monkeypatch.setattr(torch, 'load', takes_all)
     monkeypatch.setattr(CheckpointLoader, '_schemes', dict(CheckpointLoader._schemes))
-    safe_files = runpy.run_path(str(ROOT / 'bvit_mm' / 'safe_files.py'))
+    safe_files = runpy.run_module('bvit_mm.reading.safe_files')
     with pytest.raises(pickle.UnpicklingError, match=r'GLOBAL posix\.mkdir'):
         safe_files['load_plain'](tmp_path / 'w.pth')
     assert not (tmp_path / 'ran').exists()

@@ -12,7 +12,7 @@ import pytest
 from mmengine.config import Config
 from mmengine.hooks import Hook
 
-from bvit_mm.cost import plan_of_config
+from bvit_mm.cost import budget_of_config
 
 from .support.runs import BATCHES, build, config
 from .support.scripts import load_script, run_script
@@ -182,8 +182,8 @@ def test_rates_are_those_of_the_run(tmp_path, monkeypatch, schedule):
     runner.train()
     cfg = config(tmp_path / 'drawn', **{'train_cfg.schedule': schedule})
     stock = stock_tool('visualization/vis_scheduler')
-    plan = plan_of_config(cfg)[0]
-    vis_scheduler.use_plan(stock, plan)
+    budget, plan, _ = budget_of_config(cfg)
+    vis_scheduler.use_plan(stock, budget, plan)
     assert vis_scheduler.iterations(cfg, gpus=1) == BATCHES
     assert vis_scheduler.iterations(cfg, gpus=2) == math.ceil(BATCHES / 2)
     loader = type('Loader', (list,), dict(dataset=SimpleNamespace(metainfo=None)))

@@ -1,7 +1,7 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
 """Compiles mmcv's operators, which detectors need, into a wheel, and says how far it is.
 
-    python .dev_scripts/compile_ops.py FOLDER -c constraints.txt
+    python tools/compile_ops.py FOLDER -c constraints.txt
 
 The environment has torch, ninja, psutil, wheel and setuptools. As many compilers run at a time as
 there are CPUs for this process, each with up to 2.5 GB of memory; MAX_JOBS sets another number.
