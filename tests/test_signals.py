@@ -114,7 +114,7 @@ def test_signal_while_hours_are_timed(tmp_path, monkeypatch):
         return measure(*args)
 
     monkeypatch.setattr('bvit_mm.running.rehearsal.measure', interrupted)
-    changes = {**budget('1.5s'), **NO_VALIDATION, 'default_hooks.checkpoint.interval': 1000}
+    changes = {**budget('4s'), **NO_VALIDATION, 'default_hooks.checkpoint.interval': 1000}
     is_interrupted(tmp_path, build(tmp_path, **changes), TERM, 0)
     saved = last_file(tmp_path)['meta']['bvit_mm']
     monkeypatch.setattr(

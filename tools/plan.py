@@ -253,7 +253,9 @@ def draw_shares(
     flops = [g / plan.gflops[-1] for g in plan.gflops]
     axis.stairs(flops, edges, baseline=None, label='FLOPs', lw=4, color='0.75', zorder=1)
     axis.set(ylabel='active share', ylim=(0, 1.05))
-    axis.legend(ncol=len(axis.get_legend_handles_labels()[1]), loc='lower right')
+    # In few rows, and clear of the early stages, whose lines are low.
+    count = len(axis.get_legend_handles_labels()[1])
+    axis.legend(ncol=count if count <= 4 else 3, loc='lower right')
 
 
 def draw_cost(axis: 'Axes', plan: Plan) -> None:
