@@ -109,14 +109,12 @@ def run_forward(model: Any, data: Any) -> Any:
     return model._run_forward(data, mode='loss')
 
 
-def put_after(runner: Runner, place: Hook, *hooks: Hook) -> None:
-    """Puts hooks right after another one, with its priority, in place of others of their kinds."""
-    kinds = tuple(map(type, hooks))
-    kept = [hook for hook in runner._hooks if not isinstance(hook, kinds)]
-    for hook in hooks:
-        hook.priority = place.priority
-    begin = kept.index(place) + 1
-    runner._hooks[:] = [*kept[:begin], *hooks, *kept[begin:]]
+def put_after(runner: Runner, place: Hook, new: Hook) -> None:
+    """Puts a hook right after another one, with its priority, in place of others of its kind."""
+    kept = [hook for hook in runner._hooks if not isinstance(hook, type(new))]
+    kept.insert(kept.index(place) + 1, new)
+    new.priority = place.priority
+    runner._hooks[:] = kept
 
 
 def replace_or_register(runner: Runner, new: Hook) -> None:

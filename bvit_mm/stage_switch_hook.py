@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from mmengine.hooks import EMAHook
 from mmengine.runner import Runner
-from torch import Tensor, nn
+from torch import Tensor
 
 from .elastic import ElasticBackbone, find_backbone
 from .growth import check_growth, check_moments, correct_bias_, drawn_anew, grow_
@@ -62,7 +62,7 @@ class StageSwitchHook(RunHook):
 
     def before_run(self, runner: Runner) -> None:
         self._let_classes_be_checked(runner)
-        if has_train_loop(runner) and isinstance(runner.model, nn.Module):
+        if has_train_loop(runner):
             self.recipes.read(runner)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
@@ -93,7 +93,6 @@ class StageSwitchHook(RunHook):
             )
         for each in (backbone, *_twins(runner)):
             each.set_training_stage(stage)
-        self.recipes.read(runner)
         self.recipes.apply(runner, stage)
 
     def check_optimizers(self, runner: Runner) -> None:

@@ -4,6 +4,7 @@
 import pytest
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
+from mmengine.runner import FlexibleRunner
 from mmpretrain.models import ClsDataPreprocessor
 from mmpretrain.registry import MODELS
 
@@ -196,3 +197,15 @@ def test_mixing_needs_labels_that_can_be_mixed(tmp_path):
 
 def with_hooks(changes, *hooks):
     return {'custom_hooks': [*changes['custom_hooks'], *hooks]}
+
+
+def test_recipes_under_the_flexible_runner(tmp_path):
+    """It builds the loop before the model; the recipes are there all the same."""
+    recipes = {}, {}, dict(batch_augments=None)
+    cfg = config(tmp_path, experiment_name='recipes', **with_recipes(*recipes, hooks=[SEE]))
+    left = ('launcher', 'env_cfg', 'resume', 'load_from')
+    cfg.model.backbone.training_stages = 3
+    runner = FlexibleRunner(**{k: v for k, v in cfg.items() if k not in left}, cfg=cfg)
+    runner.train()
+    seen = next(h for h in runner.hooks if isinstance(h, SeeRecipeHook)).seen
+    assert [names for _, names, _ in seen[:: 2 * BATCHES]] == [['Mixup'], ['Mixup'], None]

@@ -99,8 +99,9 @@ class SizeLedger:
 
     def check(self, plan: Plan, budget: Budget, size: Size | None, is_new: bool) -> None:
         """Looks at the images of the batch that was tried (``check_image_size``)."""
-        sizes = all_gather_object(size)
-        self._warn(check_image_size(self.backbone, plan, budget, sizes, is_new))
+        sizes = [each for each in all_gather_object(size) if each is not None]
+        if sizes:  # else nothing was tried
+            self._warn(check_image_size(self.backbone, plan, budget, sizes, is_new))
 
     def extra(self, plan: Plan, epoch: int) -> float:
         """GFLOPs of each of the last images beyond the plan's; the mean over the processes."""
