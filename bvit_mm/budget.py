@@ -318,14 +318,19 @@ def read_budget(gflops: Sequence[float], **options: Any) -> tuple[Budget, Plan]:
     return next(each for each in found if each is not None)
 
 
+def record_of(plan: Plan, budget: Budget) -> dict[str, Any]:
+    """What files keep of a plan and its budget, in plain numbers."""
+    return {**plan.as_dict(), **budget.as_dict()}
+
+
 def amount_of(values: dict[str, Any]) -> dict[str, float]:
-    """The amount in a plan's ``as_dict`` with its budget's, by the name of its meter."""
+    """The amount in a ``record_of`` a plan, by the name of its meter."""
     names = [meter.name for meter in METERS]
     return {name: values[name] for name in names if name in values}
 
 
 def described(values: dict[str, Any]) -> str:
-    """The budget in such a dict, for messages."""
+    """The budget in such a record, for messages."""
     symbols = {meter.name: meter.symbol for meter in METERS}
     for name, amount in amount_of(values).items():
         return f'a budget of {amount:.6g} {symbols[name]}'

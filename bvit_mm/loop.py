@@ -10,7 +10,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from .budget import MeteredBudget
+from .budget import MeteredBudget, record_of
 from .building import model_of
 from .cost import budget_for
 from .elastic import ElasticBackbone, find_backbone
@@ -145,7 +145,7 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
     def state(self, epoch: int) -> dict[str, Any]:
         """What a checkpoint of an epoch must keep for ``load_state``, in plain numbers."""
         return dict(
-            plan={**self.plan.as_dict(), **self.budget.as_dict()},
+            plan=record_of(self.plan, self.budget),
             batches_done=self.batches_done if epoch == self._epoch else 0,
             ledger=self.ledger.as_dict(),
             pace=self.budget.state(),
@@ -172,7 +172,7 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
                 with self._signals.tolerated(self.runner.logger):
                     self.rehearse()
                 warn(self.runner, never_validated(self.runner, self.val_begin, self._max_epochs))
-            write_numbers(self.runner, PLAN_FILE, {**self.plan.as_dict(), **self.budget.as_dict()})
+            write_numbers(self.runner, PLAN_FILE, record_of(self.plan, self.budget))
             self.runner.call_hook('before_train')
             self._pass_time('setup')
             if self._epoch >= self._max_epochs:  # what ended it may have come before it validated

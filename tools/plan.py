@@ -23,7 +23,7 @@ from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
 with contextlib.redirect_stdout(sys.stderr):  # some packages talk while they are imported
-    from bvit_mm.budget import Budget
+    from bvit_mm.budget import Budget, record_of
     from bvit_mm.compare import read_metric
     from bvit_mm.cost import budget_of_config
     from bvit_mm.hours import Measurement, duration
@@ -181,7 +181,7 @@ def rehearsed(cfg: Config, launcher: str) -> tuple[BudgetedTrainLoop, list[Measu
 
 def as_json(asked: Planned, timed: Timed | None) -> dict[str, Any]:
     """The plan and its budget, and what was timed, as JSON has them."""
-    found = {**asked.plan.as_dict(), **asked.budget.as_dict()}
+    found = record_of(asked.plan, asked.budget)
     for stage, m in zip(found['stages'], timed.measurements) if timed else ():
         stage.update(
             hours=stage['epochs'] * timed.iterations * m.seconds / 3600,
