@@ -63,7 +63,7 @@ DATA = {
     ),
 }
 # What is compared, its methods, and what the paper found.
-ABLATIONS = (
+ABLATION_TABLES = (
     (
         'What grows (Table 13)',
         TABLE_13,
@@ -218,7 +218,7 @@ def rate_parts(records: Sequence[Record]) -> list[str]:
 def ablation_parts(records: Sequence[Record]) -> list[str]:
     """A table for each group of ablations that was run."""
     settings, parts = by_setting(records), []
-    for title, methods, paper in ABLATIONS:
+    for title, methods, paper in ABLATION_TABLES:
         rows = []
         for budget in sorted({b for method, b in settings if method in methods}):
             for method in (OURS, *methods):

@@ -84,7 +84,7 @@ class Material:
         return torch.randn(self._shape, generator=self._generator)
 
 
-class Initialiser(Protocol):
+class Initializer(Protocol):
     """Writes the new units of a weight of full shape, in place."""
 
     def __call__(self, weight: Tensor, /, units: NewUnits, material: Material) -> None: ...
@@ -124,7 +124,7 @@ def start_with_noise_(weight: Tensor, units: NewUnits, material: Material) -> No
 
 
 # What new units start from.
-INITS: dict[str, Initialiser] = dict(
+INITS: dict[str, Initializer] = dict(
     copy=start_as_copy_,
     random=start_at_random_,
     half=start_by_halves_,

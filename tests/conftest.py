@@ -23,6 +23,10 @@ THREADS = os.environ.get('BVIT_TEST_THREADS', '1')
 torch.set_num_threads(int(THREADS))
 os.environ['OMP_NUM_THREADS'] = THREADS
 
+# A data loader that the garbage collector finds late waits this long for each of its workers.
+torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = 0.1
+torch.utils.data._utils.worker.MP_STATUS_CHECK_INTERVAL = 0.1
+
 # For each config that inherits one of mmpretrain's, mmengine reads its 85 files of metadata again.
 mmengine.config.utils.load = functools.cache(mmengine.config.utils.load)
 

@@ -196,6 +196,22 @@ def plain_inputs(plain, images, named):
 
 
 @every_family
+def test_measuring_keeps_no_graph(family, monkeypatch):
+    """Else the memory it takes would grow with every batch."""
+    model, images = classifier(family)
+    seen = []
+    for kind in (HeadSimilarity, ComponentShare):
+
+        def update(self, outputs, update=kind.update):
+            seen.append(outputs.requires_grad)
+            update(self, outputs)
+
+        monkeypatch.setattr(kind, 'update', update)
+    measure_redundancy(model, images)
+    assert seen and not any(seen)
+
+
+@every_family
 @pytest.mark.parametrize('stage', range(3))
 def test_measured_as_in_a_plain_network(family, stage):
     """Eq. 4 and singular values of what an independent small network computes."""

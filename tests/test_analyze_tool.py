@@ -143,6 +143,9 @@ def test_tool_with_bad_input(analyze, runs, tmp_path):
     cfg.dump(tmp_path / 'config.py')
     pipeline = ['--config', tmp_path / 'config.py']
     config('unused', **{'model.backbone.arch.num_layers': 1}).dump(tmp_path / 'other.py')
+    (tmp_path / 'bare.py').write_text('image_size = 16\n')
+    (tmp_path / 'broken.py').write_text('model = dict(\n')
+    config('unused', **{'model.type': 'Nope'}).dump(tmp_path / 'nope.py')
     for args, message in (
         ([last], 'the following arguments are required: --out'),
         ([*out], 'give checkpoints to measure, or --log redundancy.jsonl: one of them'),
@@ -152,6 +155,9 @@ def test_tool_with_bad_input(analyze, runs, tmp_path):
         ([tmp_path / 'bare.pth', *out], 'bare.pth is no checkpoint of training; give one of'),
         ([tmp_path / 'no_config.pth', *out], 'holds no config; give --config'),
         ([last, *out, '--config', tmp_path / 'other.py'], 'keys are not known'),
+        ([last, *out, '--config', tmp_path / 'bare.py'], 'bare.py has no model; give a config'),
+        ([last, *out, '--config', tmp_path / 'nope.py'], 'KeyError: '),
+        ([last, *out, '--config', tmp_path / 'broken.py'], 'SyntaxError: '),
         ([last, *out, '--what', 'tokens'], "invalid choice: 'tokens'"),
         ([last, *out, '--num-images', 0], '--num-images 0 must be 1 or more'),
         ([last, '--out', last], 'is no folder; give another'),

@@ -283,6 +283,7 @@ def compare_here(capsys):
         (['--seeds', '0'], '--seeds 0 must be at least 1'),
         (['--jobs', '0'], '--jobs 0 must be at least 1'),
         (['--gpus', '0'], '--gpus 0 must be at least 1'),
+        (['--first-seed', '-1'], '--first-seed -1 must be at least 0, and its last seed'),
         (['--report', 'nan'], '--report nan must be seconds, above 0'),
         (['--methods-of', 'nowhere.py'], '--methods-of nowhere.py is no file'),
         (['--methods-of', __file__], 'must set METHODS'),

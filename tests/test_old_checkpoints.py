@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from bvit_mm.publish.network import publish
+from bvit_mm.testing.closeness import distance
 
 from .support.files import differences, last_file
 from .support.hooks import Stop
@@ -55,7 +56,7 @@ RUNS = {
     'hours': {**NETWORK, 'train_cfg.epochs': None, 'train_cfg.budget': '10h'},
 }
 # Rounding of another CPU in a dozen steps of AdamW; 0.002 is one step.
-CLOSE = 1e-5
+CLOSE = 1e-4
 
 
 @pytest.fixture
@@ -96,7 +97,7 @@ def test_old_run_is_resumed_to_the_end_that_it_had(old, name):
         found, expected = numbers(ours[part]), numbers(end[part])
         assert found.keys() == expected.keys()
         for key, value in expected.items():
-            torch.testing.assert_close(found[key], value, rtol=1e-3, atol=CLOSE, msg=key)
+            assert distance(found[key].double(), value.double()) <= CLOSE, key
     ledger = json.loads((work_dir / 'ledger.json').read_text())
     for key in ('gflops', 'iterations', 'samples'):
         assert ledger[key] == planned[key]

@@ -215,6 +215,7 @@ def plan_here(monkeypatch, tmp_path):
 
 
 BAD_FLAGS = [
+    (['--plot', 'p.png', '--run', 'nowhere'], '--run nowhere is no folder; give that of a run'),
     (['--hours', '0'], '--hours 0.0 must be above 0 and finite; give 8, or 0.5'),
     (['--hours', '-1'], '--hours -1.0 must be above 0 and finite; give 8, or 0.5'),
     (['--hours', 'nan'], '--hours nan must be above 0 and finite; give 8, or 0.5'),

@@ -16,7 +16,7 @@ from bvit_mm.testing.closeness import tolerance_of_training
 from .support import cases
 from .support.files import last_file
 from .support.runs import BATCHES, FAMILIES, build
-from .support.two_processes import EPOCHS, GROWTH, PLAIN, SHORT, STOPS, distance_of_weights
+from .support.two_processes import EPOCHS, GROWTH, ONE_TWO_ONE, PLAIN, STOPS, distance_of_weights
 from .support.variants import EVERY_ITERATION, SUBSET, VARIANTS
 
 ROUNDING = tolerance_of_training(6 * BATCHES)  # no run has more epochs
@@ -57,7 +57,7 @@ def test_random_growth_is_the_same_in_all_processes(two, name):
 @pytest.mark.parametrize('name', ['neither', 'both'])
 def test_two_processes_equal_one(two, name, tmp_path):
     """With the same global batch, through two switches."""
-    build(tmp_path, **FAMILIES[two.family], **PLAIN, **VARIANTS[name], **SHORT).train()
+    build(tmp_path, **FAMILIES[two.family], **PLAIN, **VARIANTS[name], **ONE_TWO_ONE).train()
     one, both = last_file(tmp_path), last_file(two.folder / f'plain {name}')
     for key in ('state_dict', 'ema_state_dict'):
         if key in one:
@@ -86,7 +86,7 @@ def test_two_processes_match_as_one(two, tmp_path):
 
 def test_one_process_goes_on_from_two(two, tmp_path):
     """The ledger and the plan survive a change of the number of processes."""
-    changes = {**FAMILIES[two.family], **PLAIN, **VARIANTS['neither'], **SHORT}
+    changes = {**FAMILIES[two.family], **PLAIN, **VARIANTS['neither'], **ONE_TWO_ONE}
     source = two.folder / 'plain neither' / 'epoch_2.pth'
     build(tmp_path / 'b', **changes, resume=True, load_from=str(source)).train()
     one, both = last_file(tmp_path / 'b'), last_file(two.folder / 'plain neither')

@@ -94,7 +94,7 @@ def test_only_the_main_process_measures_and_writes(tmp_path, monkeypatch):
 
 
 def test_records_of_a_broken_off_run_go(tmp_path):
-    record = dict(cka={}, pca={})
+    record = dict(training_stage=1, cka={}, pca={})
     for epoch in (1, 2, 3, 2):
         write_record(tmp_path / LOG, dict(epoch=epoch, **record))
     assert [r['epoch'] for r in read_records(tmp_path / LOG)] == [1, 2]
@@ -118,3 +118,14 @@ def test_hook_refuses_runs_it_cannot_measure(tmp_path):
     runner = build(tmp_path / 'b', custom_hooks=[SWITCH, MEASURE])
     with pytest.raises(ValueError, match=r'line 1 of .*redundancy.jsonl is no record of'):
         runner.train()
+
+
+@pytest.mark.parametrize('change', [dict(cka=3), dict(pca=None), dict(epoch=None)])
+def test_records_of_others_are_refused(tmp_path, change):
+    record = dict(epoch=1, training_stage=1, images=4, cka={}, pca={})
+    write_record(tmp_path / LOG, record)
+    assert read_records(tmp_path / LOG) == [record]
+    changed = {k: v for k, v in {**record, **change}.items() if v is not None}
+    (tmp_path / LOG).write_text(f'{json.dumps(changed)}\n')
+    with pytest.raises(ValueError, match='is no record of RedundancyHook'):
+        read_records(tmp_path / LOG)

@@ -29,6 +29,10 @@ def test_tables_are_what_their_command_writes(tmp_path):
     script(SCRIPT, tmp_path / 'results_tables.md', cwd=tmp_path)
     written = (tmp_path / 'results_tables.md').read_text()
     assert written == (ROOT / 'docs' / 'results_tables.md').read_text()
+    pictures = {file.name for file in (ROOT / 'docs').glob('results_*.png')}
+    # Drawn from checkpoints by tools/analyze.py, and kept.
+    pictures -= {'results_attention.png'}
+    assert {file.name for file in tmp_path.glob('*.png')} == pictures
     for drawn in tmp_path.glob('*.png'):
         kept, new = cv2.imread(str(ROOT / 'docs' / drawn.name)), cv2.imread(str(drawn))
         assert kept.shape == new.shape and (kept != new).mean() < 0.01, drawn.name

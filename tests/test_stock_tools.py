@@ -203,6 +203,7 @@ REFUSED = [
     (['-d', '5'], '--dataset-size 5 is less than one batch of each GPU (train_dataloader.batch_'),
     (['-d', '50', '-n', '2'], 'batch_size=32, --ngpus 2); give -d 64 or more'),
     (['-d', '640', '-n', '0'], '--ngpus 0 must be at least 1'),
+    (['--cfg-options', 'train_dataloader=None'], 'the config has no train_dataloader'),
     (['--cfg-options', 'model.backbone.type=Nope'], 'Nope is not in the mmpretrain::model'),
 ]
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import _threads  # noqa: F401  before torch
+from _refusals import refusing
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import DATASETS, init_default_scope
@@ -141,6 +142,8 @@ def _trained(file: Path, args: argparse.Namespace) -> tuple[nn.Module, Config, i
         cfg = read_config(meta['cfg'], file)
         built = ('model', 'data_preprocessor', 'val_dataloader')
         check_buildable({name: cfg.get(name) for name in built}, file)
+    if not cfg.get('model'):
+        raise ValueError(f'{args.config or file} has no model; give a config that has')
     init_default_scope(cfg.get('default_scope') or 'mmpretrain')
     model = build_to_count(model_config(cfg))
     _, state_dict = choose_weights(checkpoint, args.weights, str(file))
@@ -221,11 +224,9 @@ def main() -> None:
     """Runs the tool."""
     parser = argument_parser()
     args = parser.parse_args()
-    try:
+    with refusing(parser.error):
         check(args)
         records, shown = measured(args)
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
     try:
         files = write(args, records, shown)
     except OSError as error:

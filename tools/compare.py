@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 from _cpus import usable_cpus
+from _refusals import refusing
 from mmengine.config import DictAction
 
 from bvit_mm.compare import ABLATIONS, METHODS, Method
@@ -73,6 +74,10 @@ def check(args: argparse.Namespace) -> None:
     for name in ('seeds', 'jobs', 'gpus'):
         if getattr(args, name) < 1:
             raise ValueError(f'--{name} {getattr(args, name)} must be at least 1')
+    if not 0 <= args.first_seed <= 2**32 - args.seeds:
+        raise ValueError(
+            f'--first-seed {args.first_seed} must be at least 0, and its last seed below 2^32'
+        )
     if args.gpus > len(visible_devices()) > 0:
         raise ValueError(f'--gpus {args.gpus}, but torch sees {len(visible_devices())}')
     if not args.report > 0:
@@ -175,15 +180,11 @@ def main() -> None:
     """Runs the tool."""
     parser = argument_parser()
     args = parser.parse_args()
-    try:
+    with refusing(parser.error):
         check(args)
         settings = settings_of(args)
         runs = plan_runs(settings)
         done = finished(settings, runs)
-    except (KeyError, ImportError) as error:  # of a type or a module that is not there
-        parser.error(f'{type(error).__name__}: {error}')
-    except (ValueError, TypeError, FileNotFoundError) as error:
-        parser.error(str(error))
     announce([run for run in runs if run.key not in done], len(runs), each=args.dry_run)
     if not args.dry_run:
         compare(settings, runs)

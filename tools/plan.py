@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import _threads  # noqa: F401  before torch
 import numpy as np
 from _processes import connect_cpu_processes
+from _refusals import refusing
 from _stock import train_config
 from mmengine.config import Config, DictAction
 from mmengine.dist import is_main_process
@@ -94,6 +95,8 @@ def check(args: argparse.Namespace) -> None:
     """Raises ValueError if flags do not go together, or a value is no time or no file."""
     if args.run and not args.plot:
         raise ValueError('--run is drawn into a picture; give --plot FILE too')
+    if args.run and not args.run.is_dir():
+        raise ValueError(f'--run {args.run} is no folder; give that of a run')
     if args.plot and args.plot.is_dir():
         raise ValueError(f'--plot {args.plot} is a folder; give a file in it, such as plan.png')
     if args.hours is not None and not 0 < args.hours < np.inf:
@@ -287,13 +290,9 @@ def main() -> None:
     """Runs the tool."""
     parser = argument_parser()
     args = parser.parse_args()
-    try:
+    with refusing(parser.error):
         check(args)
         asked, timed = planned(args)
-    except (KeyError, ImportError) as error:  # of a type or a module that is not there
-        parser.error(f'{type(error).__name__}: {error}')
-    except (ValueError, TypeError, FileNotFoundError, MemoryError, AssertionError) as error:
-        parser.error(str(error))  # mmengine asserts that a device can mix precision
     if not is_main_process():
         return
     print(json.dumps(as_json(asked, timed)) if args.json else as_text(asked, timed))

@@ -12,6 +12,7 @@ from itertools import accumulate
 from types import ModuleType
 from typing import Any, NoReturn
 
+from _refusals import refusing
 from _stock import stock_tool
 from mmengine.config import Config
 from mmengine.hooks import ParamSchedulerHook
@@ -134,6 +135,8 @@ def check_size(cfg: Config, size: int | None, gpus: int) -> None:
     """Raises ValueError if an epoch has no iteration by what the command line says."""
     if gpus < 1:
         raise ValueError(f'--ngpus {gpus} must be at least 1')
+    if not cfg.get('train_dataloader'):
+        raise ValueError('the config has no train_dataloader, so nothing is trained by it')
     batch = cfg.train_dataloader.batch_size
     if size is not None and size < batch * gpus:
         raise ValueError(
@@ -147,7 +150,7 @@ def main() -> None:
     """Runs the tool."""
     stock = stock_tool('visualization/vis_scheduler')
     args = stock.parse_args()
-    try:
+    with refusing(_refuse):
         cfg = Config.fromfile(args.config)
         cfg.merge_from_dict(args.cfg_options or {})
         check_size(cfg, args.dataset_size, args.ngpus)
@@ -156,10 +159,6 @@ def main() -> None:
             if args.dataset_size is None:
                 size = cfg.train_dataloader.batch_size * args.ngpus * iterations(cfg, args.ngpus)
                 sys.argv += ['-d', str(size)]
-    except (KeyError, ImportError) as error:  # of a type or a module that is not there
-        _refuse(f'{type(error).__name__}: {error}')
-    except (ValueError, TypeError, FileNotFoundError) as error:
-        _refuse(str(error))
     stock.main()
 
 

@@ -100,12 +100,19 @@ def read_records(file: Path) -> list[dict[str, Any]]:
             record = json.loads(line)
         except ValueError:
             record = None
-        if not isinstance(record, dict) or not {'epoch', 'cka', 'pca'} <= record.keys():
+        if not _is_record(record):
             raise ValueError(
                 f'line {number} of {file} is no record of RedundancyHook; remove it, or the file'
             )
         records.append(record)
     return records
+
+
+def _is_record(value: Any) -> bool:
+    """Whether it is what ``measure_redundancy`` returns, with its epoch."""
+    if not isinstance(value, dict) or not {'epoch', 'training_stage'} <= value.keys():
+        return False
+    return all(isinstance(value.get(part), dict) for part in ('cka', 'pca'))
 
 
 def write_record(file: Path, record: dict[str, Any]) -> None:

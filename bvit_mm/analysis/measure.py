@@ -173,13 +173,13 @@ def image_loader(dataset: Dataset, count: int, workers: int = 0) -> DataLoader:
     )
 
 
-@torch.no_grad()
 def _pairs(matrix: Tensor) -> dict[str, Any]:
     """The similarities of heads in plain numbers."""
     rows = [[*map(_number, row)] for row in matrix]
     return dict(mean=_number(mean_of_pairs(matrix)), matrix=rows)
 
 
+@torch.no_grad()
 def measure_redundancy(
     model: nn.Module,
     batches: Iterable[Sequence[Tensor]],

@@ -41,10 +41,10 @@ class Settings:
     out: Path
     train: Path
     cpus: int
-    jobs: int = 1
-    gpus: int = 1
-    report: float = 600
-    keep: bool = False
+    jobs: int
+    gpus: int
+    report: float
+    keep: bool
 
 
 def base_config(

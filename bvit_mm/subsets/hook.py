@@ -23,7 +23,7 @@ from ..wrapped import unwrapped
 from .gradients import check_classifier, mini_batch_gradients, mini_batches
 from .matching import gram_matrix, match
 from .sampler import SubsetSampler, random_subset, samples_of
-from .share import SELECTION_COST, selection_charge
+from .share import selection_charge
 
 SELECTIONS = ('random', 'gradmatch')
 KEY = 'bvit_mm_subset'  # of a checkpoint
@@ -211,7 +211,8 @@ class SubsetHook(RunHook):
         """Charges a selection, in a loop that keeps a ledger."""
         if not isinstance(loop, BudgetedTrainLoop):
             return nullcontext()
-        return loop.charging('selection', SELECTION_COST * self.count_selection)
+        charge = selection_charge(self.interval)
+        return loop.charging(charge.name, charge.share * self.count_selection)
 
     def _options(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in OPTIONS}

@@ -7,6 +7,7 @@ import pytest
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
+from bvit_mm.compare.runs import run_config
 from bvit_mm.cost import budget_for, loop_options, plan_of_config
 from bvit_mm.elastic import find_backbone
 
@@ -44,7 +45,5 @@ def planned(file, method, share, single_labels=False):
     if single_labels:  # instead of mixed ones
         cfg.model.train_cfg, cfg.model.head.loss = None, dict(type='CrossEntropyLoss')
     full = plan_of_config(cfg)[0].full_cost
-    cfg.merge_from_dict({'train_cfg.budget': f'{share * full!r} GFLOPs'})
-    cfg.merge_from_dict(method(cfg, share) if callable(method) else method)
-    plan, backbone = plan_of_config(cfg)
-    return plan, backbone, full, cfg
+    cfg = run_config(cfg, method, share, full, seed=0)
+    return *plan_of_config(cfg), full, cfg

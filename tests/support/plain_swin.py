@@ -9,6 +9,8 @@ gathered one by one with index lists, and the mask and the position bias written
 import torch
 from torch import nn
 
+from .crop import kept_tokens
+
 
 def linear(weight, bias):
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
@@ -135,11 +137,7 @@ class PlainSwin(nn.Module):
         weights = {name: value.detach() for name, value in backbone.state_dict().items()}
         self.grid = tuple(stage.grid)
         self.full_grid = tuple(backbone.training_stages[-1].grid)
-        rows, columns = self.full_grid
-        top, left = (rows - self.grid[0]) // 2, (columns - self.grid[1]) // 2
-        self.keep = [
-            (top + r) * columns + left + c for r in range(self.grid[0]) for c in range(self.grid[1])
-        ]
+        self.keep = kept_tokens(self.grid, self.full_grid)
         kernel = weights['patch_embed.projection.weight']
         self.patch_size = tuple(kernel.shape[2:])
         # One patch is one row of numbers, so the patch convolution is a linear layer.

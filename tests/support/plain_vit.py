@@ -8,6 +8,8 @@ spelled out, tokens picked by index.
 import torch
 from torch import nn
 
+from .crop import kept_tokens
+
 
 class Attention(nn.Module):
     def __init__(self, width, heads, head_dims, bias):
@@ -46,13 +48,7 @@ class PlainViT(nn.Module):
         weights = backbone.state_dict()
         width, patch = backbone.embed_dims, backbone.patch_embed.projection.kernel_size[0]
         head_dims = width // backbone.layers[0].attn.num_heads
-        rows, columns = backbone.patch_resolution
-        top, left = (rows - stage.grid[0]) // 2, (columns - stage.grid[1]) // 2
-        self.keep = [
-            (top + r) * columns + left + c
-            for r in range(stage.grid[0])
-            for c in range(stage.grid[1])
-        ]
+        self.keep = kept_tokens(stage.grid, backbone.patch_resolution)
         self.grid = stage.grid
         self.out_type = backbone.out_type
         self.patch = nn.Conv2d(3, width, patch, patch)

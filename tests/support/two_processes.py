@@ -30,7 +30,7 @@ from .variants import EVERY_ITERATION, SUBSET, VARIANTS
 PROCESSES = 2
 EPOCHS = [1, 2, 1]
 STOPS = dict(before=4, at=6, middle=8, after=12)  # a switch is before iterations 6 and 16
-SHORT = {'train_cfg.epochs': EPOCHS}
+ONE_TWO_ONE = {'train_cfg.epochs': EPOCHS}
 # The global batch is as with one process.
 DISTRIBUTED = {
     'launcher': 'pytorch',
@@ -74,7 +74,7 @@ def distance_of_weights(ours, theirs):
 
 def resumed(folder, name, family):
     """A variant, resumed from what a kill at several places leaves, beside the whole run."""
-    changes = {**FAMILIES[family], **VARIANTS[name], **EVERY_ITERATION, **SHORT}
+    changes = {**FAMILIES[family], **VARIANTS[name], **EVERY_ITERATION, **ONE_TWO_ONE}
     results = {'alike': train(folder / 'whole', **changes)}
     for place, at in STOPS.items():
         work_dir = folder / place
@@ -197,7 +197,7 @@ def work(rank, family, folder):
     results = {name: resumed(folder / name, name, family) for name in VARIANTS}
     results['growth'] = grown(folder / 'growth', family)
     for name in ('neither', 'both'):
-        changes = {**FAMILIES[family], **PLAIN, **VARIANTS[name], **SHORT}
+        changes = {**FAMILIES[family], **PLAIN, **VARIANTS[name], **ONE_TWO_ONE}
         results[f'plain {name}'] = train(folder / f'plain {name}', **changes)
     if family == 'vit':  # the network does not matter here
         results['matched'] = matched(folder / 'matched')
