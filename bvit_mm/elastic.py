@@ -20,10 +20,18 @@ from mmengine.registry import WEIGHT_INITIALIZERS
 from mmpretrain.models.utils import MultiheadAttention
 from torch import Tensor, nn
 
+from . import flops
 from .config_types import builds
 from .options import is_whole_number
 from .reading.weights import load_pretrained
-from .training_stages import StagesSpec, TrainingStage, centered, parse_training_stages
+from .resampling import scaled_images
+from .training_stages import (
+    StagesSpec,
+    TrainingStage,
+    centered,
+    parse_training_stages,
+    stage_of_record,
+)
 
 
 @dataclass(frozen=True)
@@ -238,7 +246,8 @@ class ElasticBackbone(BaseModule):
 
     A subclass calls ``init_training_stages``, says which ``units`` a stage activates and what it
     costs (``flops``) for images of which size (``img_size``), and crops its patch tokens to the
-    ``active_grid``.
+    ``active_grid``. One whose stages have a ``view`` also says what makes its patches
+    (``patch_conv``), and computes with ``seen(images)``.
 
     The stage travels with the weights, in the metadata that torch keeps in a state dict next to
     its keys: loading weights makes the backbone the network of their stage, so an unfinished
@@ -352,8 +361,45 @@ class ElasticBackbone(BaseModule):
         Of an image of another size than the backbone is built for, the same share.
         """
         whole, active = self.whole.grid, self.training_stages[k].grid
-        rows, columns = (centered(int(n), int(n) * a / w) for n, a, w in zip(grid, active, whole))
+        shares = [(int(n), int(n) * a / w) for n, a, w in zip(grid, active, whole)]
+        if self.view(k) == 'scale':
+            rows, columns = (max(1, round(size)) for _, size in shares)
+        else:
+            rows, columns = (centered(n, size) for n, size in shares)
         return rows, columns
+
+    def view(self, k: int) -> str:
+        """How training stage ``k`` sees an image: ``'crop'``, ``'scale'`` or ``'whole'``."""
+        return getattr(self.training_stages[k], 'view', 'crop')
+
+    @property
+    def patch_conv(self) -> nn.Conv2d:
+        """The convolution that makes patches of images."""
+        raise NotImplementedError
+
+    def patch_grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of patches of an image of this height and width in pixels."""
+        return flops.conv_grid(self.patch_conv, size)
+
+    def seen_size(self, k: int, size: tuple[int, int] | None = None) -> tuple[int, int]:
+        """Height and width in pixels of what training stage ``k`` sees of an image.
+
+        Args:
+            k: Training stage, 0-based.
+            size: Height and width of the image; those that the backbone is built for if None.
+        """
+        size = self.img_size if size is None else size
+        if self.view(k) == 'whole':
+            return size
+        return flops.conv_size(self.patch_conv, self.active_grid(self.patch_grid(size), k))
+
+    def seen(self, images: Tensor) -> Tensor:
+        """Images as the training stage sees them, but for cropping, which is for their tokens."""
+        k = self.training_stage
+        if self.view(k) != 'scale':
+            return images
+        height, width = images.shape[-2:]
+        return scaled_images(images, self.seen_size(k, (height, width)))
 
     def flops(self, k: int, input_size: int | tuple[int, int] | None = None) -> int:
         """Forward multiply-adds of one image, without classifier, by the rule in ``flops``.
@@ -381,7 +427,7 @@ class ElasticBackbone(BaseModule):
             if any(key.startswith(prefix) for key in state_dict):
                 self.set_training_stage(self.num_training_stages - 1)
             return
-        recorded = TrainingStage.from_dict(recorded)
+        recorded = stage_of_record(recorded, self.whole)
         if recorded not in self.training_stages:
             raise ValueError(
                 f'these weights are of an unfinished run, at a training stage with {recorded}; '

@@ -52,6 +52,21 @@ def conv_grid(module: nn.Conv2d | nn.Unfold, size: tuple[int, int]) -> tuple[int
     )
 
 
+def conv_size(module: nn.Conv2d, grid: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of an image of which a convolution makes a map of this size.
+
+    Where several sizes do, whole steps: 16 pixels for a patch of 16.
+    """
+    names = 'kernel_size', 'stride', 'padding', 'dilation'
+    height, width = (
+        (n - 1) * step + max(step, dil * (kernel - 1) + 1 - 2 * pad)
+        for n, kernel, step, pad, dil in zip(
+            grid, *(to_2tuple(getattr(module, name)) for name in names)
+        )
+    )
+    return height, width
+
+
 def patch_grid(module: BaseModule, size: tuple[int, int]) -> tuple[int, int]:
     """Rows and columns that a ``PatchEmbed`` or ``PatchMerging`` makes, padding included."""
     if module.adaptive_padding:

@@ -15,13 +15,14 @@ def plan_table(plan: Plan, stages: Sequence[TrainingStage]) -> str:
 
     What a pyramid has at each level is listed by level; its tokens are the first level's.
     """
-    names = [AXES[key].label for key in stages[0].keys]
+    keys = [key for key in stages[0].keys if _is_told(key, stages)]
+    names = [AXES[key].label for key in keys]
     rows: list[Sequence[object]] = [('stage', *names, 'GFLOPs', 'epochs', 'cost', 'share')]
     for k, (stage, gflops, epochs, cost) in enumerate(
         zip(stages, plan.gflops, plan.epochs, plan.costs), start=1
     ):
         share = f'{cost / plan.cost:.1%}'
-        rows.append((k, *_sizes(stage), f'{gflops:.4g}', epochs, f'{cost:.4g}', share))
+        rows.append((k, *_sizes(stage, keys), f'{gflops:.4g}', epochs, f'{cost:.4g}', share))
     blank = [''] * (len(names) + 1)
     for name, cost in plan.charged.items():
         if cost:
@@ -100,9 +101,14 @@ def _aligned(rows: Iterable[Sequence[object]]) -> list[str]:
     return ['  '.join(cell.rjust(w) for cell, w in zip(row, widths)) for row in cells]
 
 
-def _sizes(stage: TrainingStage) -> list[str]:
+def _is_told(key: str, stages: Sequence[TrainingStage]) -> bool:
+    """Whether any stage has something to tell along an axis."""
+    return any(AXES[key].text(getattr(stage, key)) is not None for stage in stages)
+
+
+def _sizes(stage: TrainingStage, keys: Sequence[str]) -> list[str]:
     """What a training stage sets, such as heads, hidden units and tokens."""
-    cells = (AXES[name].cell(getattr(stage, name)) for name in stage.keys)
+    cells = (AXES[name].cell(getattr(stage, name)) for name in keys)
     return [','.join(map(str, cell)) if isinstance(cell, tuple) else str(cell) for cell in cells]
 
 

@@ -22,6 +22,7 @@ from .running.optimizer_probe import OptimizerTraits, forget_, probe_optimizer
 from .running.processes import shared_seed
 from .running.randomness import kept_random_state
 from .running.snapshot import lasting_iterators, unchanged
+from .training_stages import AXES
 from .wrapped import optimizers, unwrapped
 
 
@@ -208,5 +209,5 @@ def _loss(runner: Runner, data_batch: Any) -> float | None:
 def _what_changed(backbone: ElasticBackbone, recipes: Recipes, old: int, new: int) -> str:
     before, now = backbone.training_stages[old], backbone.training_stages[new]
     pairs = ((key, getattr(before, key), getattr(now, key)) for key in now.keys)
-    grew = [f'{key} {a} -> {b}' for key, a, b in pairs if a != b]
+    grew = [f'{key} {a} -> {b}' for key, a, b in pairs if AXES[key].text(a) != AXES[key].text(b)]
     return ', '.join([*grew, *(f'another {name}' for name in recipes.changed(old, new))])

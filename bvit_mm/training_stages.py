@@ -1,7 +1,7 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
 """What is active in each training stage, and what a backbone's ``training_stages`` may be."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
@@ -23,7 +23,8 @@ class TrainingStage:
         **values: What is active, by the names of ``AXES``. ``heads``, ``hidden`` and ``window``
             (the side of the attention windows) are one number, or one for each level of a
             pyramid; ``grid`` is the rows and columns of tokens, of a pyramid those of its first
-            level. A network without heads, or without windows, has no such value.
+            level; ``view`` is how a smaller grid sees an image (``VIEWS``). A network without
+            heads, or without windows, has no such value.
 
     Raises:
         ValueError: If there is no such axis.
@@ -65,7 +66,8 @@ class TrainingStage:
         return hash(tuple(vars(self).items()))
 
     def __str__(self) -> str:
-        return ', '.join(f'{name}={AXES[name].text(value)}' for name, value in vars(self).items())
+        texts = {name: AXES[name].text(value) for name, value in vars(self).items()}
+        return ', '.join(f'{name}={text}' for name, text in texts.items() if text is not None)
 
     def __repr__(self) -> str:
         return f'TrainingStage({self})'
@@ -77,18 +79,21 @@ class Axis:
 
     Attributes:
         read: Returns what a stage has from what a config gives. It takes the name of the axis,
-            the given value and the whole network, and raises ValueError if they do not fit.
+            all values of the stage by the names of their axes, and the whole network, and raises
+            ValueError if they do not fit.
         default: Returns what stage k (1-based) of K has. It takes k, K and the whole network.
         label: The heading of the column in tables.
-        cell: Returns the numbers that tables show of a value.
-        text: Returns what messages show of a value.
+        cell: Returns what tables show of a value.
+        text: Returns what messages show of a value; None, and the value is not worth a word.
+        grows: Whether no stage may have less than the one before it.
     """
 
-    read: Callable[[str, Any, TrainingStage], Any]
+    read: Callable[[str, Mapping[str, Any], TrainingStage], Any]
     default: Callable[[int, int, TrainingStage], Any]
     label: str
-    cell: Callable[[Any], PerLevel] = lambda value: value
+    cell: Callable[[Any], PerLevel | str] = lambda value: value
     text: Callable[[Any], Any] = lambda value: value
+    grows: bool = True
 
 
 StagesSpec = int | Sequence[dict[str, Any]] | None
@@ -100,8 +105,9 @@ def parse_training_stages(spec: StagesSpec, whole: TrainingStage) -> tuple[Train
     Args:
         spec: A dict for each training stage with what the network has of ``heads`` and
             ``hidden`` (of a pyramid one number a level), ``grid`` (tokens per side, or rows and
-            columns; of a pyramid at its first level) and ``window`` (one number, or one a
-            level), a key left out being whole;
+            columns; of a pyramid at its first level), ``view`` (of a smaller grid: ``'crop'``, the
+            default, or ``'scale'``) and ``window`` (one number, or one a level), a key left out
+            being whole;
             or the number K of stages: heads k/K of all, tokens linearly from a half to all (in
             a network with windows, the nearest whole window and as many of them), hidden units
             doubling up to all (Appendix A; for K = 3 it is Table 6, except for the heads of
@@ -124,7 +130,7 @@ def parse_training_stages(spec: StagesSpec, whole: TrainingStage) -> tuple[Train
         )
     stages = [_parse_stage(k, given, whole) for k, given in enumerate(spec, start=1)]
     for k, (smaller, larger) in enumerate(pairwise(stages), start=2):
-        for name in whole.keys:
+        for name in filter(lambda name: AXES[name].grows, whole.keys):
             before, now = getattr(smaller, name), getattr(larger, name)
             levels = max(len(per_level(each, 1)) for each in (before, now))
             if any(b < a for a, b in zip(per_level(before, levels), per_level(now, levels))):
@@ -166,11 +172,32 @@ def _parse_stage(k: int, given: dict[str, Any], whole: TrainingStage) -> Trainin
         raise ValueError(
             f'training stage {k}: {sorted(map(str, unknown))} is not known; give {whole.keys}'
         )
-    given = {**whole.as_dict(), **given}
     try:
-        return TrainingStage(**{name: AXES[name].read(name, given[name], whole) for name in given})
+        return _completed(given, whole)
     except ValueError as error:
         raise ValueError(f'training stage {k}: {error}') from None
+
+
+def _completed(given: Mapping[str, Any], whole: TrainingStage) -> TrainingStage:
+    given = {**whole.as_dict(), **given}
+    return TrainingStage(**{name: AXES[name].read(name, given, whole) for name in given})
+
+
+def stage_of_record(record: dict[str, Any], whole: TrainingStage) -> TrainingStage:
+    """The training stage that ``as_dict`` gave; axes newer than the record are at their default.
+
+    Args:
+        record: Of a stage, maybe of another network.
+        whole: What the whole network has.
+
+    Raises:
+        ValueError: If it has an axis that is not known.
+    """
+    stage = TrainingStage.from_dict(record)
+    try:
+        return _completed(stage.as_dict(), whole)
+    except ValueError:  # of another network
+        return stage
 
 
 def _stages_of_number(count: Any, whole: TrainingStage) -> tuple[TrainingStage, ...]:
@@ -197,7 +224,8 @@ def _each(units: PerLevel, function: Callable[[int], int]) -> PerLevel:
     return tuple(map(function, units)) if isinstance(units, tuple) else function(units)
 
 
-def _read_units(name: str, value: Any, whole: TrainingStage) -> PerLevel:
+def _read_units(name: str, given: Mapping[str, Any], whole: TrainingStage) -> PerLevel:
+    value = given[name]
     place, total = f'{name}={value!r}', getattr(whole, name)
     if isinstance(total, int):
         if not is_whole_number(value):
@@ -220,7 +248,8 @@ def _read_units(name: str, value: Any, whole: TrainingStage) -> PerLevel:
     return tuple(map(int, value))
 
 
-def _read_window(name: str, value: Any, whole: TrainingStage) -> PerLevel:
+def _read_window(name: str, given: Mapping[str, Any], whole: TrainingStage) -> PerLevel:
+    value = given[name]
     total = whole.window
     levels = len(per_level(total if isinstance(total, tuple) else whole.hidden, 1))
     if isinstance(value, (tuple, list)) and len(value) != levels:
@@ -239,24 +268,44 @@ def _read_window(name: str, value: Any, whole: TrainingStage) -> PerLevel:
     return alike(tuple(map(int, sides)))
 
 
-def _read_grid(name: str, value: Any, whole: TrainingStage) -> tuple[int, int]:
-    total = whole.grid
+def _read_grid(name: str, given: Mapping[str, Any], whole: TrainingStage) -> tuple[int, int]:
+    value, total = given[name], whole.grid
     pair = (value, value) if isinstance(value, Integral) else value
     whole_numbers = (
         isinstance(pair, Sequence) and len(pair) == 2 and all(map(is_whole_number, pair))
     )
-    allowed = [list(range(2 - n % 2, n + 1, 2)) for n in total]
-    if not whole_numbers or any(n not in fits for n, fits in zip(pair, allowed)):
-        choice = (
-            allowed[0] if allowed[0] == allowed[1] else f'rows {allowed[0]}, columns {allowed[1]}'
-        )
-        raise ValueError(
-            f'{name}={value!r} is no centre crop of the {total[0]}x{total[1]} '
-            f'patch grid (the same number of patches must be left out on both sides); '
-            f'give one of {choice}'
-        )
+    place = f'{name}={value!r}'
+    if given.get('view') == 'scale':
+        if not whole_numbers or any(not 1 <= n <= of_all for n, of_all in zip(pair, total)):
+            raise ValueError(
+                f'{place} is no number of patches, or of rows and columns of them, of images '
+                f"scaled down (view='scale'); give 1..{_square_as_one(total)}"
+            )
+    else:
+        allowed = [list(range(2 - n % 2, n + 1, 2)) for n in total]
+        if not whole_numbers or any(n not in fits for n, fits in zip(pair, allowed)):
+            choice = (
+                allowed[0]
+                if allowed[0] == allowed[1]
+                else f'rows {allowed[0]}, columns {allowed[1]}'
+            )
+            raise ValueError(
+                f'{place} is no centre crop of the {total[0]}x{total[1]} '
+                f'patch grid (the same number of patches must be left out on both sides); '
+                f'give one of {choice}'
+                + (", or view='scale', which takes any" if 'view' in whole.keys else '')
+            )
     rows, columns = map(int, pair)
     return rows, columns
+
+
+def _read_view(name: str, given: Mapping[str, Any], whole: TrainingStage) -> str:
+    value = given[name]
+    if value not in (*VIEWS, 'whole'):
+        raise ValueError(f'{name}={value!r} is not known; give one of {VIEWS}')
+    if _read_grid('grid', given, whole) == whole.grid:
+        return 'whole'
+    return 'crop' if value == 'whole' else value
 
 
 def _default_heads(k: int, count: int, whole: TrainingStage) -> PerLevel:
@@ -302,11 +351,23 @@ def _square_as_one(grid: tuple[int, int]) -> int | tuple[int, int]:
     return grid[0] if grid[0] == grid[1] else grid
 
 
+# How a stage with fewer tokens than the whole network sees an image: its center, or all of it
+# scaled down. One with all tokens sees it 'whole'.
+VIEWS = ('crop', 'scale')
+
+
 # What a training stage may set; a network sets those that it has. Tables and messages list them
 # in this order.
 AXES: dict[str, Axis] = dict(
     heads=Axis(_read_units, _default_heads, label='heads'),
     hidden=Axis(_read_units, _default_hidden, label='hidden'),
     grid=Axis(_read_grid, _default_grid, label='tokens', cell=prod, text=_square_as_one),
+    view=Axis(
+        _read_view,
+        lambda k, count, whole: 'whole',
+        label='view',
+        text=lambda view: view if view == 'scale' else None,
+        grows=False,
+    ),
     window=Axis(_read_window, _default_window, label='window'),
 )

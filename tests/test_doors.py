@@ -96,7 +96,8 @@ class ToyStack(ElasticBackbone, PlainToy):
         return flops.conv(self.embed, (4, 4)) + mlps
 
 
-def read_depth(name, value, whole):
+def read_depth(name, given, whole):
+    value = given[name]
     if not 1 <= value <= whole.depth:
         raise ValueError(f'{name}={value}, but the model has {whole.depth} blocks')
     return value

@@ -60,11 +60,12 @@ def test_three_stages_of_a_pyramid_are_table_6():
     ]
     assert [s.grid for s in pvtv2] == [(40, 40), (48, 48), (56, 56)]
     assert [s.heads for s in pvtv2] == [(1, 1, 2, 3), (1, 1, 3, 5), (1, 2, 5, 8)]
-    assert ElasticSwinTransformer(arch='small', training_stages=3).training_stages == (
-        TrainingStage(heads=(1, 2, 4, 8), hidden=(96, 192, 384, 768), grid=(40, 40), window=5),
-        TrainingStage(heads=(2, 4, 8, 16), hidden=(192, 384, 768, 1536), grid=(48, 48), window=6),
-        TrainingStage(heads=(3, 6, 12, 24), hidden=(384, 768, 1536, 3072), grid=(56, 56), window=7),
-    )
+    swin = ElasticSwinTransformer(arch='small', training_stages=3).training_stages
+    assert [(s.heads, s.hidden, s.grid, s.view, s.window) for s in swin] == [
+        ((1, 2, 4, 8), (96, 192, 384, 768), (40, 40), 'crop', 5),
+        ((2, 4, 8, 16), (192, 384, 768, 1536), (48, 48), 'crop', 6),
+        ((3, 6, 12, 24), (384, 768, 1536, 3072), (56, 56), 'whole', 7),
+    ]
 
 
 def test_stages_in_print():
@@ -93,14 +94,15 @@ def test_stages_in_checkpoints_are_plain_and_old_ones_load():
     backbone.set_training_stage(0)
     weights = backbone.state_dict()
     recorded = weights._metadata['']['training_stage']
-    assert recorded == dict(heads=1, hidden=192, grid=(10, 10))
-    for stage, k in ((recorded, 0), (dict(recorded, window=None), 0)):
+    assert recorded == dict(heads=1, hidden=192, grid=(10, 10), view='crop')
+    old = dict(heads=1, hidden=192, grid=(10, 10))
+    for stage, k in ((recorded, 0), (old, 0), (dict(old, window=None), 0)):
         weights._metadata['']['training_stage'] = stage
         backbone.set_training_stage(2)
         backbone.load_state_dict(weights)
         assert backbone.training_stage == k
-    weights._metadata['']['training_stage'] = dict(recorded, view=0.5)
-    with pytest.raises(ValueError, match=r"a training stage with \['view'\] is not known here"):
+    weights._metadata['']['training_stage'] = dict(recorded, depth=0.5)
+    with pytest.raises(ValueError, match=r"a training stage with \['depth'\] is not known here"):
         backbone.load_state_dict(weights)
 
 

@@ -50,15 +50,17 @@ class ElasticPVTv2(ElasticBackbone, BaseModule):
 
     A training stage computes with the first ``heads`` of every attention and the first
     ``hidden`` units of every MLP of a level, and the central ``grid`` of the patch tokens of
-    the first level, from which those of the others follow. Widths and depths stay; at the last
-    stage, and without ``training_stages``, it is the whole network.
+    the first level, from which those of the others follow; with ``view='scale'``, the patch tokens
+    of the whole image scaled down to that ``grid``. Widths and depths stay; at the last stage, and
+    without ``training_stages``, it is the whole network.
 
     The official classification weights load as they are, by
     ``init_cfg=dict(type='Pretrained', checkpoint=...)`` or ``load_state_dict``: ``patch_embed1``,
     ``block1`` and ``norm1`` become ``levels.0.patch_embed``, ``levels.0.blocks`` and
     ``levels.0.norm``, and ``mlp.dwconv.dwconv`` becomes ``mlp.dwconv``; the classifier is left out.
 
-    An image of another size than ``img_size`` is cropped to the same share of its patch grid.
+    An image of another size than ``img_size`` is cropped, or scaled, to the same share of its patch
+    grid.
 
     Args:
         arch: ``'b0'`` to ``'b5'``, or a dict with ``embed_dims``, ``depths``, ``num_heads``,
@@ -135,6 +137,7 @@ class ElasticPVTv2(ElasticBackbone, BaseModule):
         self.embed_dims = widths
         self.out_indices = _parse_out_indices(out_indices, len(widths))
         self.frozen_stages = _parse_frozen_stages(frozen_stages, len(widths))
+        hidden = tuple(ratio * width for ratio, width in zip(ratios, widths))
         drop_paths = iter(torch.linspace(0, drop_path_rate, sum(depths), device='cpu').tolist())
         self.levels: MutableSequence[Level] = nn.ModuleList()  # type: ignore[assignment]  # items have no type
         for i, (channels, width) in enumerate(zip((in_channels, *widths), widths)):
@@ -143,7 +146,7 @@ class ElasticPVTv2(ElasticBackbone, BaseModule):
                     SpatialReductionAttention(
                         width, heads[i], sr_ratios[i], linear, qkv_bias, attn_drop_rate, drop_rate
                     ),
-                    ConvMLP(width, ratios[i] * width, linear, drop_rate),
+                    ConvMLP(width, hidden[i], linear, drop_rate),
                     drop_path=next(drop_paths),
                     with_cp=with_cp,
                 )
@@ -151,11 +154,8 @@ class ElasticPVTv2(ElasticBackbone, BaseModule):
             ]
             embed = OverlapPatchEmbed(channels, width, patch_sizes[i], strides[i])
             self.levels.append(Level(embed, blocks))
-        whole = TrainingStage(
-            heads=heads,
-            hidden=tuple(ratio * width for ratio, width in zip(ratios, widths)),
-            grid=self._patch_grid(self.img_size),
-        )
+        grid = self.patch_grid(self.img_size)
+        whole = TrainingStage(heads=heads, hidden=hidden, grid=grid, view='whole')
         self.init_training_stages(training_stages, whole)
         self._check_reductions()
         self._freeze()
@@ -235,10 +235,10 @@ class ElasticPVTv2(ElasticBackbone, BaseModule):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Feature maps (B, C, H, W) of the levels in ``out_indices``."""
-        outs = []
+        outs, x = [], self.seen(x)
         for i, level in enumerate(self.levels):
             x, grid = level.patch_embed(x)
-            if i == 0 and not self.is_whole:
+            if i == 0 and self.view(self.training_stage) == 'crop':
                 crop = self.active_grid(grid, self.training_stage)
                 x, grid = center_crop(x, grid, crop), crop
             for block in level.blocks:
@@ -251,10 +251,12 @@ class ElasticPVTv2(ElasticBackbone, BaseModule):
     def flops(self, k: int, input_size: int | tuple[int, int] | None = None) -> int:
         self._check_training_stage(k)
         size = self.img_size if input_size is None else input_size
-        patches = self._patch_grid(to_2tuple(size))
+        patches = self.patch_grid(to_2tuple(size))
         grids = self._level_grids(self.active_grid(patches, k))
         stage, total = self.training_stages[k], 0
-        embedded = [patches, *grids[1:]]  # the first level is cropped after its embedding
+        embedded = list(grids)
+        if self.view(k) == 'crop':  # the first level is cropped after its embedding
+            embedded[0] = patches
         for level, before, grid, heads, hidden in zip(
             self.levels, embedded, grids, stage.heads, stage.hidden
         ):
@@ -274,8 +276,9 @@ class ElasticPVTv2(ElasticBackbone, BaseModule):
             total += flops.norm(tokens, width)
         return total
 
-    def _patch_grid(self, size: tuple[int, int]) -> tuple[int, int]:
-        return flops.conv_grid(self.levels[0].patch_embed.proj, size)
+    @property
+    def patch_conv(self) -> nn.Conv2d:
+        return self.levels[0].patch_embed.proj
 
     def _level_grids(self, first: tuple[int, int]) -> list[tuple[int, int]]:
         """Rows and columns of tokens of every level, from those of the first."""

@@ -25,6 +25,7 @@ from ..elastic import (
     is_plain_ffn,
 )
 from ..registry import MODELS
+from ..resampling import resized_map
 from ..training_stages import StagesSpec, TrainingStage, alike, per_level
 
 
@@ -35,16 +36,18 @@ class ElasticSwinTransformer(ElasticBackbone, SwinTransformer):
     A training stage computes with the first ``heads`` of every attention and the first
     ``hidden`` units of every MLP of a level, the central ``grid`` of the patch tokens of the
     first level, from which those of the others follow, and windows of ``window`` x ``window``
-    tokens (one number, or one for each level). Widths and depths stay.
+    tokens (one number, or one for each level); with ``view='scale'``, with the patch tokens of the
+    whole image scaled down to that ``grid``. Widths and depths stay.
 
     A smaller window reads the center of the full relative position bias table: the same offsets
     with the same meaning. The paper does not say what offsets start from that appear when the
-    window grows; here they start as ``new_offsets`` says.
+    window grows; here they start as ``new_offsets`` says. On scaled images a smaller window reads
+    the whole table, resized, so that all of it is trained, and nothing of it is new from then on.
 
     At the last stage, and without ``training_stages``, it is mmpretrain's network, computed
     faster: attention is fused, shift masks are kept. Parameters have mmpretrain's names and
-    shapes at every stage. An image of another size than ``img_size`` is cropped to the same
-    share of its patch grid.
+    shapes at every stage. An image of another size than ``img_size`` is cropped, or scaled, to the
+    same share of its patch grid.
 
     Args:
         training_stages: A number of stages, or what is active in each, for example
@@ -111,6 +114,7 @@ class ElasticSwinTransformer(ElasticBackbone, SwinTransformer):
             heads=tuple(block.attn.w_msa.num_heads for block in firsts),
             hidden=tuple(block.ffn.feedforward_channels for block in firsts),
             grid=tuple(map(int, self.patch_resolution)),
+            view='whole',
             window=alike(tuple(block.attn.window_size for block in firsts)),
         )
         self.init_training_stages(training_stages, whole)
@@ -170,27 +174,43 @@ class ElasticSwinTransformer(ElasticBackbone, SwinTransformer):
     def units(self, k: int) -> Iterator[tuple[ElasticModule, str, int]]:
         stage = self.training_stages[k]
         is_whole = stage == self.whole  # then blocks need not be alike
-        windows = per_level(stage.window, len(self.stages))
-        for level, window, heads, hidden in zip(self.stages, windows, stage.heads, stage.hidden):
+        windows, whole = (per_level(s.window, len(self.stages)) for s in (stage, self.whole))
+        # scaled images have trained all offsets
+        known = whole if 'scale' in map(self.view, range(k + 1)) else windows
+        for level, window, offsets, heads, hidden in zip(
+            self.stages, windows, known, stage.heads, stage.hidden
+        ):
             for block in level.blocks:
                 for module, axis, active in (
                     (block.attn, 'window', window),
-                    (block.attn.w_msa, 'window', window),
+                    (block.attn.w_msa, 'window', offsets),
                     (block.attn.w_msa, 'heads', heads),
                     (block.ffn, 'hidden', hidden),
                 ):
                     if isinstance(module, ElasticModule):
                         yield module, axis, module.total(axis) if is_whole else active
 
+    def set_training_stage(self, k: int) -> None:
+        super().set_training_stage(k)
+        for level in self.stages:
+            for block in level.blocks:
+                block.attn.w_msa.reads_all_offsets = self.view(k) == 'scale'
+
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         if self.is_whole:
             return super().forward(x)
-        x, grid = self.patch_embed(x)
-        if self.use_abs_pos_embed:
+        is_scaled = self.view(self.training_stage) == 'scale'
+        x, grid = self.patch_embed(self.seen(x))
+        if self.use_abs_pos_embed and is_scaled:
+            pos = self.absolute_pos_embed[0].unflatten(0, self.patch_resolution)
+            x = x + resized_map(pos, grid).flatten(0, 1)
+        elif self.use_abs_pos_embed:
             pos = self.absolute_pos_embed
             x = x + resize_pos_embed(pos, self.patch_resolution, grid, self.interpolate_mode, 0)
-        crop = self.active_grid(grid, self.training_stage)
-        x, grid = self.drop_after_pos(center_crop(x, grid, crop)), crop
+        if not is_scaled:
+            crop = self.active_grid(grid, self.training_stage)
+            x, grid = center_crop(x, grid, crop), crop
+        x = self.drop_after_pos(x)
 
         outs = []
         for i, level in enumerate(self.stages):
@@ -202,11 +222,21 @@ class ElasticSwinTransformer(ElasticBackbone, SwinTransformer):
                 x, grid = level.downsample(x, grid)
         return tuple(outs)
 
+    @property
+    def patch_conv(self) -> torch.nn.Conv2d:
+        return self.patch_embed.projection
+
+    def patch_grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        return flops.patch_grid(self.patch_embed, size)
+
     def flops(self, k: int, input_size: int | tuple[int, int] | None = None) -> int:
         self._check_training_stage(k)
         embed = self.patch_embed
         size = embed.init_input_size if input_size is None else to_2tuple(input_size)
-        patches = flops.patch_grid(embed, size)
+        patches = self.patch_grid(size)
+        tokens = self.active_grid(patches, k)
+        if self.view(k) == 'scale':
+            patches = tokens
         active = {(module, axis): units for module, axis, units in self.units(k)}
         attentions = [block.attn for level in self.stages for block in level.blocks]
         if not all((attention, 'window') in active for attention in attentions):
@@ -216,18 +246,18 @@ class ElasticSwinTransformer(ElasticBackbone, SwinTransformer):
             )
         total = flops.conv(embed.projection, patches)
         total += _norm_flops(embed.norm, patches, self.embed_dims)
-        grids = self._level_grids(self.active_grid(patches, k))
+        grids = self._level_grids(tokens)
         for i, (level, grid, merged) in enumerate(zip(self.stages, grids, grids[1:])):
-            width, tokens = level.embed_dims, grid[0] * grid[1]
+            width, count = level.embed_dims, grid[0] * grid[1]
             for block in level.blocks:
                 window, w_msa = active[block.attn, 'window'], block.attn.w_msa
                 windows = -(-grid[0] // window) * -(-grid[1] // window)  # padded to whole ones
                 inner = active[w_msa, 'heads'] * (w_msa.proj.in_features // w_msa.num_heads)
                 total += windows * flops.attention(window**2, window**2, width, inner)
                 if (block.ffn, 'hidden') in active:
-                    total += flops.mlp(tokens, width, active[block.ffn, 'hidden'])
+                    total += flops.mlp(count, width, active[block.ffn, 'hidden'])
                 else:
-                    total += flops.linears(block.ffn, tokens)
+                    total += flops.linears(block.ffn, count)
                 total += _norm_flops(block.norm1, grid, width)
                 total += _norm_flops(block.norm2, grid, width)
             merging = level.downsample
@@ -338,12 +368,18 @@ HEADS = (
 
 
 class ElasticWindowMSA(ElasticModule, WindowMSA):
-    """mmpretrain's attention within windows, with its first heads active, in smaller windows."""
+    """mmpretrain's attention within windows, with its first heads active, in smaller windows.
+
+    Attributes:
+        reads_all_offsets: Whether a smaller window reads the whole bias table, resized: of an
+            image scaled down, its offsets reach as far.
+    """
 
     slots = (*HEADS, OffsetSlot('relative_position_bias_table', 0, 'window'))
     axes: ClassVar = dict(heads='num_heads', window='side')
     window_size: tuple[int, int]
     relative_position_index: Tensor
+    reads_all_offsets = False
 
     @property
     def side(self) -> int:
@@ -353,9 +389,7 @@ class ElasticWindowMSA(ElasticModule, WindowMSA):
     @side.setter
     def side(self, side: int) -> None:
         self.window_size = side, side
-        index = self.double_step_seq(2 * side - 1, side, 1, side)
-        index = (index + index.T).flip(1).contiguous()
-        self.relative_position_index = index.to(self.relative_position_index)
+        self.relative_position_index = self._index(side).to(self.relative_position_index)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Attention within each window.
@@ -393,11 +427,22 @@ class ElasticWindowMSA(ElasticModule, WindowMSA):
         return self.proj_drop(self.active_linear('proj', x))
 
     def _bias(self, table: Tensor, window: int) -> Tensor:
-        """(heads, window^2, window^2): of a smaller window, that of a corner of the full one."""
-        index = self.relative_position_index.unflatten(0, self.window_size)
-        index = index.unflatten(2, self.window_size)[:window, :window, :window, :window]
-        index = index.reshape(window**2, window**2)
+        """(heads, window^2, window^2), of a smaller window too."""
+        if self.reads_all_offsets and window < self.side:
+            offsets = 2 * window - 1
+            full = table.unflatten(0, (2 * self.side - 1, -1))
+            table = resized_map(full, (offsets, offsets)).flatten(0, 1)
+            index = self._index(window).to(table.device)
+        else:  # that of a corner of the full one
+            index = self.relative_position_index.unflatten(0, self.window_size)
+            index = index.unflatten(2, self.window_size)[:window, :window, :window, :window]
+            index = index.reshape(window**2, window**2)
         return table[index].permute(2, 0, 1).contiguous()
+
+    def _index(self, side: int) -> Tensor:
+        """Where in the table of a window lie the offsets of its tokens, as mmpretrain does it."""
+        index = self.double_step_seq(2 * side - 1, side, 1, side)
+        return (index + index.T).flip(1).contiguous()
 
 
 class BicubicOffsets(ElasticWindowMSA):

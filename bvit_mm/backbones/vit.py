@@ -19,6 +19,7 @@ from ..elastic import (
     is_plain_ffn,
 )
 from ..registry import MODELS
+from ..resampling import resized_map
 from ..training_stages import StagesSpec, TrainingStage
 
 
@@ -27,11 +28,13 @@ class ElasticVisionTransformer(ElasticBackbone, VisionTransformer):
     """mmpretrain's ``VisionTransformer`` with training stages (Section 4.2, Table 6).
 
     A training stage computes with the first ``heads`` of every attention, the first ``hidden``
-    units of every MLP, and the central ``grid`` of the patch tokens. Widths and depth stay.
+    units of every MLP, and the central ``grid`` of the patch tokens; with ``view='scale'``, with
+    the patch tokens of the whole image scaled down to that ``grid``. Widths and depth stay.
     Parameters have mmpretrain's names and shapes at every stage; at the last stage, and
     without ``training_stages``, it is mmpretrain's network in every respect.
 
-    An image of another size than ``img_size`` is cropped to the same share of its patch grid.
+    An image of another size than ``img_size`` is cropped, or scaled, to the same share of its patch
+    grid. Tokens of scaled images have the position embedding of the whole grid, resized.
 
     Args:
         training_stages: A number of stages, or what is active in each, for example
@@ -71,6 +74,7 @@ class ElasticVisionTransformer(ElasticBackbone, VisionTransformer):
             heads=attention.num_heads,
             hidden=getattr(ffn, 'feedforward_channels', self.arch_settings['feedforward_channels']),
             grid=tuple(map(int, self.patch_resolution)),
+            view='whole',
         )
         self.init_training_stages(training_stages, whole)
         if self.num_training_stages > 1:
@@ -114,17 +118,15 @@ class ElasticVisionTransformer(ElasticBackbone, VisionTransformer):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         if self.is_whole:
             return super().forward(x)
-        x, grid = self.patch_embed(x)
-        pos = resize_pos_embed(
-            self.pos_embed,
-            self.patch_resolution,
-            grid,
-            mode=self.interpolate_mode,
-            num_extra_tokens=self.num_extra_tokens,
-        )
-        extra_pos, pos = pos.tensor_split([self.num_extra_tokens], dim=1)
-        crop = self.active_grid(grid, self.training_stage)
-        x = center_crop(x, grid, crop) + center_crop(pos, grid, crop)
+        x, grid = self.patch_embed(self.seen(x))
+        extra_pos, pos = self.pos_embed.tensor_split([self.num_extra_tokens], dim=1)
+        if self.view(self.training_stage) == 'scale':
+            pos = resized_map(pos[0].unflatten(0, self.patch_resolution), grid)
+            x = x + pos.flatten(0, 1)
+        else:
+            pos = resize_pos_embed(pos, self.patch_resolution, grid, self.interpolate_mode, 0)
+            crop = self.active_grid(grid, self.training_stage)
+            x, grid = center_crop(x, grid, crop) + center_crop(pos, grid, crop), crop
         if self.cls_token is not None:
             cls_token = (self.cls_token + extra_pos).expand(x.shape[0], -1, -1)
             x = torch.cat((cls_token, x), dim=1)
@@ -136,14 +138,23 @@ class ElasticVisionTransformer(ElasticBackbone, VisionTransformer):
             if i == len(self.layers) - 1 and self.final_norm:
                 x = self.ln1(x)
             if i in self.out_indices:
-                outs.append(self._format_output(x, crop))
+                outs.append(self._format_output(x, grid))
         return tuple(outs)
+
+    @property
+    def patch_conv(self) -> nn.Conv2d:
+        return self.patch_embed.projection
+
+    def patch_grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        return flops.patch_grid(self.patch_embed, size)
 
     def flops(self, k: int, input_size: int | tuple[int, int] | None = None) -> int:
         self._check_training_stage(k)
         size = self.img_size if input_size is None else to_2tuple(input_size)
-        grid = flops.patch_grid(self.patch_embed, size)
+        grid = self.patch_grid(size)
         rows, columns = self.active_grid(grid, k)
+        if self.view(k) == 'scale':
+            grid = rows, columns
         patches, tokens = grid[0] * grid[1], rows * columns + self.num_extra_tokens
         width = self.embed_dims
 

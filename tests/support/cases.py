@@ -181,6 +181,26 @@ CASES = [
         stages=[dict(heads=3, hidden=48, grid=(4, 3)), dict(grid=(4, 5)), dict()],
         img_size=(24, 28),
     ),
+    vit(
+        'scaled',
+        stages=[
+            dict(heads=2, hidden=24, grid=3, view='scale'),
+            dict(heads=4, hidden=48, grid=(5, 6), view='scale'),
+            dict(),
+        ],
+    ),
+    # from scaled images to their centers and back
+    vit(
+        'mixed',
+        stages=[
+            dict(heads=2, hidden=24, grid=3, view='scale'),
+            dict(heads=4, hidden=48, grid=4, view='crop'),
+            dict(heads=5, hidden=48, grid=7, view='scale'),
+            dict(),
+        ],
+        with_cls_token=False,
+        out_type='avg_featmap',
+    ),
     pvtv2('base'),
     pvtv2('linear', linear=True),
     pvtv2('two', stages=2),
@@ -192,6 +212,23 @@ CASES = [
         stages=[dict(heads=(1, 3, 3), grid=(8, 6)), dict(grid=(8, 8)), dict()],
         linear=True,
         img_size=(48, 40),
+    ),
+    pvtv2(
+        'scaled',
+        stages=[
+            dict(heads=(1, 2, 4), hidden=(16, 16, 33), grid=5, view='scale'),
+            dict(heads=(2, 3, 5), hidden=(32, 40, 50), grid=(7, 9), view='scale'),
+            dict(),
+        ],
+    ),
+    pvtv2(
+        'mixed',
+        stages=[
+            dict(heads=(1, 2, 4), grid=6, view='crop'),
+            dict(heads=(1, 2, 4), grid=9, view='scale'),
+            dict(),
+        ],
+        linear=True,
     ),
     pvtv2(
         'b2-linear',
@@ -221,6 +258,24 @@ CASES = [
         'levels',
         stages=2,
         stage_cfgs=[dict(window_size=4), dict(window_size=4), dict(window_size=3)],
+    ),
+    swin(
+        'scaled',
+        stages=[
+            dict(heads=(1, 4, 3), hidden=(24, 50, 100), grid=8, window=2, view='scale'),
+            dict(heads=(2, 5, 4), grid=13, window=3, view='scale'),
+            dict(),
+        ],
+    ),
+    swin(
+        'mixed',
+        stages=[
+            dict(heads=(1, 4, 3), grid=8, window=2, view='crop'),
+            dict(heads=(2, 5, 4), grid=9, window=(3, 2, 2), view='scale'),
+            dict(heads=(2, 5, 4), grid=12, window=3, view='crop'),
+            dict(),
+        ],
+        use_abs_pos_embed=True,
     ),
     swin('position', use_abs_pos_embed=True),
     swin('no-bias', stage_cfgs=dict(block_cfgs=dict(attn_cfgs=dict(qkv_bias=False)))),
@@ -322,5 +377,11 @@ GOLDEN = {
     'swin-oblong': [1.34474, 1.40853, 1.46543, 1.92173, 1.26153, 2.33243, 54.525],
     'swin-windows': [1.35688, 1.45169, 1.53977, 1.88169, 1.26334, 2.06709, 54.5865],
     'swin-levels': [1.41167, 1.43764, 1.46651, 1.99389, 54.3395],
+    'vit-scaled': [1.38629, 1.41709, 1.39026, 1.67107, 1.35146, 1.61894, 32.1002],
+    'vit-mixed': [1.38629, 1.41822, 1.37859, 1.6279, 1.2997, 1.74201, 1.63012, 1.25544, 32.889],
+    'pvtv2-scaled': [1.36188, 1.41651, 1.42203, 1.35109, 1.40769, 1.36777, 37.2236],
+    'pvtv2-mixed': [1.3655, 1.38677, 1.39535, 1.4453, 1.37742, 1.36884, 38.5031],
+    'swin-scaled': [1.40673, 1.47768, 1.44468, 1.85535, 1.35666, 2.03129, 54.6007],
+    'swin-mixed': [1.42007, 1.41507, 1.43538, 2.15459, 1.35994, 2.13986, 1.89628, 1.25694, 54.8718],
     't2t': [1.38629, 1.41824, 1.39352, 1.50848, 1.40849, 1.23851, 38.112],
 }  # fmt: skip

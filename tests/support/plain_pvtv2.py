@@ -9,7 +9,7 @@ tokens picked by index.
 import torch
 from torch import nn
 
-from .crop import kept_tokens
+from .crop import kept_tokens, scaled
 
 
 def linear(weight, bias):
@@ -144,7 +144,9 @@ class PlainPVTv2(nn.Module):
         weights = {name: value.detach() for name, value in backbone.state_dict().items()}
         self.grid = tuple(stage.grid)
         self.full_grid = tuple(backbone.training_stages[-1].grid)
-        self.keep = kept_tokens(self.grid, self.full_grid)
+        self.is_scaled = stage.view == 'scale'
+        self.patches = self.grid if self.is_scaled else self.full_grid
+        self.keep = kept_tokens(self.grid, self.patches)
         levels = []
         for i, level in enumerate(backbone.levels):
             attn = level.blocks[0].attn
@@ -165,12 +167,14 @@ class PlainPVTv2(nn.Module):
 
     def forward(self, images):
         features = images
+        if self.is_scaled:
+            features = scaled(images, self.grid, self.full_grid)
         for i, level in enumerate(self.levels):
             features = level.patch(features)
             size = tuple(features.shape[2:])
             x = level.patch_norm(to_tokens(features))
             if i == 0:
-                assert size == self.full_grid, f'{size} patches, not {self.full_grid}'
+                assert size == self.patches, f'{size} patches, not {self.patches}'
                 x, size = x[:, torch.tensor(self.keep, device=x.device)], self.grid
             for block in level.blocks:
                 x = block(x, size)

@@ -9,7 +9,7 @@ gathered one by one with index lists, and the mask and the position bias written
 import torch
 from torch import nn
 
-from .crop import kept_tokens
+from .crop import kept_tokens, scaled, scaled_map
 
 
 def linear(weight, bias):
@@ -37,7 +37,7 @@ def pad(x, rows, columns):
 class WindowAttention(nn.Module):
     """Attention inside one window; ``window`` may be smaller than the table's own."""
 
-    def __init__(self, weights, name, heads, full_heads, window, full_window):
+    def __init__(self, weights, name, heads, full_heads, window, full_window, is_scaled):
         super().__init__()
         self.heads = heads
         width = weights[name + 'proj.weight'].shape[0]
@@ -52,9 +52,12 @@ class WindowAttention(nn.Module):
             setattr(self, part, cut)
         self.out = linear(weights[name + 'proj.weight'][:, :used], weights[name + 'proj.bias'])
         table = weights[name + 'relative_position_bias_table'][:, :heads]
-        self.table = nn.Parameter(table.clone())
         side = 2 * full_window - 1
         assert len(table) == side**2
+        if is_scaled:
+            table = scaled_map(table, (side, side), (2 * window - 1, 2 * window - 1))
+            full_window, side = window, 2 * window - 1
+        self.table = nn.Parameter(table.clone())
         tokens = [(y, x) for y in range(window) for x in range(window)]
         self.entries = []
         for y, x in tokens:
@@ -137,7 +140,9 @@ class PlainSwin(nn.Module):
         weights = {name: value.detach() for name, value in backbone.state_dict().items()}
         self.grid = tuple(stage.grid)
         self.full_grid = tuple(backbone.training_stages[-1].grid)
-        self.keep = kept_tokens(self.grid, self.full_grid)
+        self.is_scaled = stage.view == 'scale'
+        self.patches = self.grid if self.is_scaled else self.full_grid
+        self.keep = kept_tokens(self.grid, self.patches)
         kernel = weights['patch_embed.projection.weight']
         self.patch_size = tuple(kernel.shape[2:])
         # One patch is one row of numbers, so the patch convolution is a linear layer.
@@ -145,7 +150,10 @@ class PlainSwin(nn.Module):
         self.patch_norm = norm(weights, 'patch_embed.norm')
         self.pos = None
         if backbone.use_abs_pos_embed:
-            self.pos = nn.Parameter(weights['absolute_pos_embed'][:, self.keep].clone())
+            pos = weights['absolute_pos_embed'][0]
+            if self.is_scaled:
+                pos = scaled_map(pos, self.full_grid, self.grid)
+            self.pos = nn.Parameter(pos[None, self.keep].clone())
 
         levels, last = [], len(backbone.stages) - 1
         for i, level in enumerate(backbone.stages):
@@ -163,6 +171,7 @@ class PlainSwin(nn.Module):
                     full_heads,
                     window,
                     full_window,
+                    self.is_scaled,
                 )
                 shift = window // 2 if j % 2 == 1 else 0
                 layers.append(
@@ -183,7 +192,9 @@ class PlainSwin(nn.Module):
         self.norm = norm(weights, f'norm{last}')
 
     def forward(self, images):
-        rows, columns = self.full_grid
+        if self.is_scaled:
+            images = scaled(images, self.grid, self.full_grid)
+        rows, columns = self.patches
         height, width = self.patch_size
         assert images.shape[2:] == (rows * height, columns * width), images.shape
         tops = [r * height for r in range(rows)]

@@ -8,7 +8,7 @@ spelled out, tokens picked by index.
 import torch
 from torch import nn
 
-from .crop import kept_tokens
+from .crop import kept_tokens, scaled, scaled_map
 
 
 class Attention(nn.Module):
@@ -48,8 +48,10 @@ class PlainViT(nn.Module):
         weights = backbone.state_dict()
         width, patch = backbone.embed_dims, backbone.patch_embed.projection.kernel_size[0]
         head_dims = width // backbone.layers[0].attn.num_heads
-        self.keep = kept_tokens(stage.grid, backbone.patch_resolution)
-        self.grid = stage.grid
+        self.grid, self.full_grid = stage.grid, backbone.patch_resolution
+        self.is_scaled = stage.view == 'scale'
+        full_grid = self.grid if self.is_scaled else self.full_grid
+        self.keep = kept_tokens(self.grid, full_grid)
         self.out_type = backbone.out_type
         self.patch = nn.Conv2d(3, width, patch, patch)
         self._put(self.patch, weights, 'patch_embed.projection')
@@ -60,6 +62,9 @@ class PlainViT(nn.Module):
         extra = int(backbone.cls_token is not None)
         self.cls_token = weights['cls_token'] if extra else None
         pos = weights['pos_embed']
+        if self.is_scaled:
+            tokens = scaled_map(pos[0, extra:], self.full_grid, self.grid)
+            pos = torch.cat([pos[:, :extra], tokens[None]], dim=1)
         self.pos = torch.cat([pos[:, :extra], pos[:, [extra + i for i in self.keep]]], dim=1)
 
         blocks = []
@@ -101,6 +106,8 @@ class PlainViT(nn.Module):
             module.bias = None
 
     def forward(self, images):
+        if self.is_scaled:
+            images = scaled(images, self.grid, self.full_grid)
         x = self.patch(images).flatten(2).transpose(1, 2)[:, self.keep]
         if self.cls_token is not None:
             x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
