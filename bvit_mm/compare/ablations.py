@@ -124,7 +124,13 @@ SCHEDULES = methods_of(
         'by-budget': {'train_cfg.schedule': 'budget'},
     }
 )
-TOGETHER = methods_of({'half-rex': together(TABLE_11['half'], SCHEDULES['bvit-rex'])})
+TOGETHER = methods_of(
+    {
+        'half-rex': together(TABLE_11['half'], SCHEDULES['bvit-rex']),
+        'scale-half-rex': together(METHODS['scale'], TABLE_11['half'], SCHEDULES['bvit-rex']),
+        'scale-whole-rex': together(METHODS['scale-whole'], SCHEDULES['bvit-rex']),
+    }
+)
 RATE_FACTORS = (0.25, 0.5, 2.0)
 RATES = methods_of(
     {
