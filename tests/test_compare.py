@@ -112,6 +112,35 @@ def test_downsampled_swin_computes():
     assert side < 224 and backbone(torch.zeros(1, 3, side, side))[0].isfinite().all()
 
 
+@pytest.mark.parametrize(
+    'file, grids, windows',
+    [
+        (DEIT_S, [8, 11, 14], None),
+        (DIGITS, [4, 5, 7], None),
+        (PVT, [32, 42, 56], None),
+        (SWIN_S, [32, 40, 56], [4, 5, 7]),
+    ],
+    ids=['deit', 'digits', 'pvtv2', 'swin'],
+)
+def test_scaled_stages(built_once, file, grids, windows):
+    """By the same factor from stage to stage; with growth they keep the config's units."""
+    given = planned(file, METHODS['bvit'], 0.5)[1].training_stages
+    for name, units in (('scale', given), ('scale-whole', given[-1:] * 3)):
+        stages = planned(file, METHODS[name], 0.5)[1].training_stages
+        assert [stage.grid for stage in stages] == [(n, n) for n in grids]
+        assert [stage.view for stage in stages] == ['scale', 'scale', 'whole']
+        assert [(s.heads, s.hidden) for s in stages] == [(s.heads, s.hidden) for s in units]
+        if windows:
+            assert [stage.window for stage in stages] == windows
+
+
+def test_one_stage_cannot_be_scaled():
+    cfg = Config.fromfile(DIGITS)
+    cfg.model.backbone.training_stages = None
+    with pytest.raises(ValueError, match=r'scaling needs model\.backbone\.training_stages, two'):
+        METHODS['scale'](cfg, 0.5)
+
+
 def test_schedule_of_a_config_without_one():
     cfg = Config.fromfile(DEIT_S)
     cfg.param_scheduler = None
