@@ -100,7 +100,8 @@ def _number(is_allowed: Callable[[float], bool], text: str) -> Callable[[Any], f
     """Builds a number that is allowed, or says which are."""
 
     def build(value: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, Real) or not is_allowed(value):
+        is_number = isinstance(value, Real) and not isinstance(value, bool)
+        if not is_number or not is_allowed(value):
             raise ValueError(f'give {text}')
         return value
 

@@ -31,7 +31,8 @@ class Recipes:
 
     Args:
         given: A dict for each training stage, by the names of ``SETTERS``; what it leaves out is
-            as the config says, or as its own ``train_pipeline`` does. None if all stages train as the config says.
+            as the config says, or as its own ``train_pipeline`` does. None
+            if all stages train as the config says.
 
     Raises:
         ValueError: If it is no such list, or something else is to be changed.
@@ -53,7 +54,11 @@ class Recipes:
     def _build(k: int, recipe: Any) -> dict[str, Any]:
         unknown = sorted(map(str, set(recipe) - set(SETTERS))) if isinstance(recipe, dict) else None
         if unknown is None or unknown:
-            places = [f'{name} belongs to {ELSEWHERE[name]}' for name in unknown or () if name in ELSEWHERE]
+            places = [
+                f'{name} belongs to {ELSEWHERE[name]}'
+                for name in unknown or ()
+                if name in ELSEWHERE
+            ]
             raise ValueError(
                 f'training stage {k}: recipe {_short(recipe)} of StageSwitchHook must be a dict of '
                 f'{sorted(SETTERS)}' + ''.join(f'; {place}' for place in places)

@@ -43,10 +43,6 @@ def test_each_batch_is_made_and_trained_by_the_recipe_of_its_stage(tmp_path, wor
     assert seen_by(runner).seen == IN_ORDER
     assert seen_by(runner).workers == {bool(workers)}
     log = log_of(runner)
-    assert (
-        'training stage 2 of 3 begins: heads 1 -> 2, hidden 12 -> 24, grid (6, 6) -> (7, 7), '
-        'another train_pipeline, another magnitude'
-    ).split('grid')[0] in log
     changed = 'magnitude', 'erasing', 'batch_augments', 'drop_path_rate', 'loss'
     assert ', '.join(f'another {name}' for name in ('train_pipeline', *changed)) in log
 
@@ -79,7 +75,9 @@ def test_resumed_with_workers_that_persist(tmp_path, whole):
     changes = piped(**SHORT, **EVERY_ITERATION, **of_loader(WORKERS['persistent']))
     assert_same_run(stop_and_resume(tmp_path, BATCHES + 2, changes), whole(**changes))
     gc.collect()
-    runner = build(tmp_path / 'again', **changes, resume=True, load_from=str(tmp_path / 'iter_7.pth'))
+    runner = build(
+        tmp_path / 'again', **changes, resume=True, load_from=str(tmp_path / 'iter_7.pth')
+    )
     runner.train()
     assert seen_by(runner).seen == IN_ORDER[7:]
 
@@ -148,7 +146,7 @@ def test_each_stage_is_timed_with_its_own_recipe(tmp_path, monkeypatch):
     hours = {'train_cfg.epochs': None, 'train_cfg.budget': '4s', **options}
     runner = build(tmp_path, **piped(**hours))
     runner.train()
-    assert sorted(set(map(str, timed))) == sorted(map(str, STAGES))
+    assert [each for each, _ in groupby(timed)] == STAGES
     seen = seen_by(runner).seen
     assert seen[0] == STAGES[0] and seen[-1] == STAGES[2]
     assert all(each == STAGES[each[0]] for each in seen)
@@ -190,8 +188,9 @@ def test_gradients_are_matched_on_data_of_the_stage_that_follows(tmp_path):
     runner = build(tmp_path, **changes)
     runner.train()
     read = runner.train_dataloader.dataset.read
-    # Of 20 samples 10 are trained on; the first subset is drawn, and one batch tried before.
-    assert [len(list(group)) for _, group in groupby(read)] == [4, 10, 30, 30]
-    assert read[4].startswith('RandomResizedCrop, RandAugment 0')
-    assert {*read[14:44]} == {'Resize, RandomErasing 0.5, PackInputs'}
-    assert {*read[44:]} == {read[0]} == {EXPECTED[2][0]}
+    # Of 20 samples 10 are trained on; the first subset is drawn, all are read for the others.
+    assert [(told, len(list(group))) for told, group in groupby(read)] == [
+        (EXPECTED[2][0].replace('RandAugment 9', 'RandAugment 0'), 10),
+        ('Resize, RandomErasing 0.5, PackInputs', 30),
+        (EXPECTED[2][0], 30),
+    ]

@@ -7,13 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmcv.cnn.bricks import DropPath
-from mmengine.dataset import ConcatDataset, RepeatDataset
 from mmengine.registry import DATASETS, init_default_scope
 from mmpretrain.datasets.transforms import RandAugment, RandomErasing
 from mmpretrain.models.losses import CrossEntropyLoss
 from mmpretrain.registry import MODELS
 from torch import nn
-from torch.utils.data import Dataset
+from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from bvit_mm.cost import plan_of_config
 from bvit_mm.drop_path import drop_paths, rates_of, set_rates, with_rate
@@ -21,7 +20,16 @@ from bvit_mm.pipelines import data_sets, transforms_of, with_erasing, with_magni
 from bvit_mm.recipes import Recipes
 
 from .support.cases import CASES
-from .support.piped_data import AUGMENT, MIXED, OTHER, PIPELINE, RECIPES, SMOOTH, PipedDataset, piped
+from .support.piped_data import (
+    AUGMENT,
+    MIXED,
+    OTHER,
+    PIPELINE,
+    RECIPES,
+    SMOOTH,
+    PipedDataset,
+    piped,
+)
 from .support.runs import build, config
 from .support.trainings import refused
 
@@ -141,14 +149,23 @@ def test_transforms_within_others_are_found():
 
 def test_data_sets_are_found_in_what_wraps_them():
     one, two = PipedDataset(), PipedDataset()
-    wrapped = RepeatDataset(ConcatDataset([RepeatDataset(one, 2), two], lazy_init=True), 2)
+    wrapped = Subset(ConcatDataset([Subset(one, range(2)), two]), range(9))
     assert data_sets(wrapped) == [one, two] and data_sets(range(3)) == []
+
+
+@DATASETS.register_module(force=True)
+class Joined(ConcatDataset):
+    """Two data sets, of which one erases only."""
+
+    metainfo = PipedDataset.metainfo
+
+    def __init__(self):
+        super().__init__([PipedDataset(), PipedDataset([*PIPELINE[:1], *PIPELINE[2:]])])
 
 
 def test_each_of_several_data_sets_gets_its_own_pipeline_back(tmp_path):
     """mmpretrain's hook would leave them all with one."""
-    parts = [dict(type='PipedDataset'), dict(type='PipedDataset', pipeline=[*PIPELINE[:1], *PIPELINE[2:]])]
-    data = dict(_delete_=True, type='ConcatDataset', datasets=parts)
+    data = dict(_delete_=True, type='Joined')
     recipes = [dict(train_pipeline=OTHER), dict(erasing=0.5), {}]
     runner = build(tmp_path, **{**piped(recipes=recipes), 'train_dataloader.dataset': data})
     switch = next(hook for hook in runner.hooks if getattr(hook, 'recipes', None))
@@ -161,7 +178,9 @@ def test_each_of_several_data_sets_gets_its_own_pipeline_back(tmp_path):
     with switch.recipes.during(runner, 1):
         kept = [[type(t).__name__ for t in each.pipeline.transforms] for each in found]
         assert kept == [[type(t).__name__ for t in each.transforms] for each in before]
-        assert [transforms_of_kind(e.pipeline, RandomErasing)[0].erase_prob for e in found] == [0.5] * 2
+        assert [transforms_of_kind(e.pipeline, RandomErasing)[0].erase_prob for e in found] == [
+            0.5
+        ] * 2
     assert [each.pipeline for each in found] == before
 
 
@@ -184,18 +203,27 @@ def test_stages_of_equal_shape_cost_the_same(tmp_path):
     [
         (dict(grid=4), r'grid belongs to training_stages of the backbone'),
         (dict(view='scale'), r'view belongs to training_stages of the backbone'),
-        (dict(num_classes=5), r'num_classes belongs to model.head, which all training stages share'),
+        (
+            dict(num_classes=5),
+            r'num_classes belongs to model.head, which all training stages share',
+        ),
         (dict(head=dict()), r'head belongs to model.head'),
         (dict(metric='acc'), r'metric belongs to val_evaluator of the config: all training stages'),
         (dict(lr=1), r"recipe {'lr': 1} of StageSwitchHook must be a dict of \['batch_augments', "),
-        (dict(magnitude=-1), r'magnitude=-1 of .* give a level of RandAugment, from 0 to its total'),
+        (
+            dict(magnitude=-1),
+            r'magnitude=-1 of .* give a level of RandAugment, from 0 to its total',
+        ),
         (dict(magnitude=True), 'give a level of RandAugment'),
         (dict(magnitude=float('nan')), 'give a level of RandAugment'),
         (dict(erasing=1.5), r'erasing=1.5 of .* give a probability, 0 to 1'),
         (dict(drop_path_rate=1), r'drop_path_rate=1 of .* give a rate, at least 0 and below 1'),
         (dict(drop_path_rate='0.1'), "drop_path_rate='0.1' of .* give a rate"),
         (dict(loss='CrossEntropyLoss'), r"loss='CrossEntropyLoss' of .* give a dict such as"),
-        (dict(loss=dict(type='NoLoss')), r"loss={'type': 'NoLoss'} of .* cannot be built .KeyError"),
+        (
+            dict(loss=dict(type='NoLoss')),
+            r"loss={'type': 'NoLoss'} of .* cannot be built .KeyError",
+        ),
         (dict(train_pipeline=[]), r'train_pipeline=\[\] of .* give a list of transforms'),
         (dict(train_pipeline=dict(type='Resize')), 'give a list of transforms'),
         (dict(train_pipeline=[dict(type='NoTransform')]), r'cannot be built .KeyError: .*NoTransf'),
@@ -223,7 +251,10 @@ MODELS.register_module(name='RemembersLoss', module=Remembers, force=True)
 CROP, PACK = PIPELINE[0], PIPELINE[-1]
 OF_THE_RUN = [
     (dict(train_pipeline=[CROP]), 'packs no samples as the model takes them; let it end with'),
-    (dict(train_pipeline=[AUGMENT, PACK]), 'has no step that gives all images one size, as the pip'),
+    (
+        dict(train_pipeline=[AUGMENT, PACK]),
+        'has no step that gives all images one size, as the pip',
+    ),
     (
         dict(train_pipeline=[dict(type='ResizeEdge', scale=16), PACK]),
         'has no step that gives all images one size',
@@ -233,7 +264,10 @@ OF_THE_RUN = [
         dict(train_pipeline=OTHER, magnitude=3),
         r'changes RandAugment, but the training pipeline of this stage has none \(Resize, Random',
     ),
-    (dict(train_pipeline=[CROP, PACK], erasing=0), r'changes RandomErasing, but .* has none .Random'),
+    (
+        dict(train_pipeline=[CROP, PACK], erasing=0),
+        r'changes RandomErasing, but .* has none .Random',
+    ),
     (dict(loss={**SMOOTH, 'num_classes': 5}), 'is for 5 classes, but model.head has 4, in all'),
     (dict(loss=dict(type='CrossEntropyLoss', class_weight=[1.0] * 3)), 'is for 3 classes, but'),
     (dict(loss=dict(type='RemembersLoss')), 'Remembers keeps numbers from batch to'),
@@ -262,7 +296,9 @@ def test_data_without_pipeline(tmp_path):
     for name, value in (('train_pipeline', OTHER), ('magnitude', 1), ('erasing', 0.5)):
         changes = piped(recipes=[{name: value}, {}, {}])
         changes['train_dataloader.dataset'] = dict(_delete_=True, type='BareDataset')
-        message = f'stage 1: {name} of .* changes the pipeline of the training data, but Bare has none'
+        message = (
+            f'stage 1: {name} of .* changes the pipeline of the training data, but Bare has none'
+        )
         refused(tmp_path, message, **changes)
 
 

@@ -10,7 +10,8 @@ from mmpretrain.registry import MODELS
 
 from bvit_mm.cost import plan_of_config
 from bvit_mm.publish.network import publish
-from bvit_mm.recipes import SETTERS, Recipes, Setter
+from bvit_mm.recipe_setters import SETTERS, Setter
+from bvit_mm.recipes import Recipes
 from bvit_mm.wrapped import unwrapped
 
 from .support.files import assert_same_run, last_file

@@ -17,7 +17,7 @@ import pytest
 import torch
 from mmengine.dataset import DefaultSampler
 from mmengine.logging import MessageHub
-from mmengine.registry import DATA_SAMPLERS, DATASETS, MODELS
+from mmengine.registry import DATA_SAMPLERS, DATASETS, MODELS, TRANSFORMS
 from mmpretrain.models.losses import CrossEntropyLoss
 from torch import nn
 from torch.utils.data import Sampler
@@ -29,6 +29,7 @@ from bvit_mm.running.snapshot import unchanged
 
 from .support.files import assert_same_run, last_file
 from .support.optimizers import REFUSED, SERVED
+from .support.piped_data import OTHER, PIPED, SMOOTH
 from .support.reachable import changes_since, fingerprint
 from .support.runs import TinyDataset, build
 from .support.variants import SWITCH
@@ -337,9 +338,38 @@ def test_samplers_that_only_go_forward_are_refused(tmp_path, kind, place):
     assert not list(tmp_path.glob('*.pth')) and not (tmp_path / 'plan.json').exists()
 
 
-def test_a_trial_of_hours_leaves_everything_too(tmp_path, monkeypatch):
+@TRANSFORMS.register_module(force=True)
+class CountingTransform:
+    """Counts what it has seen, and draws from a generator of its own."""
+
+    def __init__(self):
+        self.seen, self.generator = [], np.random.default_rng(1)
+
+    def __call__(self, results):
+        self.seen.append(self.generator.integers(9))
+        results['img'] = results['img'] // 2 + np.uint8(self.seen[-1])
+        return results
+
+
+COUNTED = [dict(type='CountingTransform'), *OTHER]
+RECIPES = [dict(train_pipeline=COUNTED, loss=SMOOTH), dict(magnitude=2, drop_path_rate=0), {}]
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_recipes(tmp_path, watched, workers):
+    """Pipelines, losses and rates of all stages are as they were, also those not in use."""
+    changes = {**PIPED, 'train_dataloader.num_workers': workers}
+    changes['train_cfg.accumulative_counts'] = 'auto'
+    switch = {**SWITCH, 'recipes': RECIPES}
+    check(tmp_path, watched, **changes, custom_hooks=[switch])
+
+
+@pytest.mark.parametrize('recipes', [None, RECIPES], ids=['plain', 'recipes'])
+def test_a_trial_of_hours_leaves_everything_too(tmp_path, monkeypatch, recipes):
     """All stages are timed, and validation; with an optimizer that counts in its groups."""
     changes = {**SHORT, 'train_cfg.epochs': None, 'train_cfg.budget': '3s'}
+    if recipes:
+        changes |= {**PIPED, 'custom_hooks': [{**SWITCH, 'recipes': recipes}]}
     for name in ('val_cfg', 'val_dataloader', 'val_evaluator'):
         del changes[name]
     wrapper = dict(_delete_=True, optimizer=dict(type='TableLamb'))

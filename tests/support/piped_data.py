@@ -1,5 +1,5 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
-"""Data that goes through transforms; each sample says which, as the process that read it had them."""
+"""Data that goes through transforms; each sample says which the process had that read it."""
 
 import torch
 from mmengine.dataset import Compose
@@ -73,7 +73,7 @@ def made_by(data_batch):
 
 @HOOKS.register_module(force=True)
 class SeeDataHook(Hook):
-    """Writes down, of each iteration, its stage and what its data and its model are trained with."""
+    """Writes down, of each iteration, its stage, and how its data and its model are trained."""
 
     priority = 'LOWEST'
 
