@@ -5,19 +5,20 @@ From the first to the last batch, resumed at any iteration, and after trials; eq
 none, bit for bit.
 """
 
-import gc
 from itertools import groupby
 
 import numpy as np
 import pytest
-from mmengine.registry import TRANSFORMS
+from mmengine.registry import HOOKS, TRANSFORMS
 
 from bvit_mm.running import memory, rehearsal
 
+from .support.clock import patched_clock
 from .support.files import assert_same_run, last_file
+from .support.hooks import Stop
 from .support.piped_data import EXPECTED, OTHER, PIPELINE, made_by, of_model, piped, seen_by
 from .support.runs import BATCHES, build
-from .support.trainings import log_of, stop_and_resume
+from .support.trainings import log_of, resume, stop_and_resume
 from .support.variants import EMA, EVERY_ITERATION, MATCH, SAMPLER, SHORT
 
 STAGES = [(k, *EXPECTED[k]) for k in range(3)]
@@ -25,7 +26,7 @@ IN_ORDER = [stage for stage in STAGES for _ in range(BATCHES)]
 WORKERS = {
     'none': {},
     'two': dict(num_workers=2),
-    'persistent': dict(num_workers=2, persistent_workers=True),
+    'persistent': dict(num_workers=1, persistent_workers=True),
     'started-by-the-user': dict(
         num_workers=1, persistent_workers=True, worker_init_fn=dict(type='start_worker')
     ),
@@ -47,39 +48,31 @@ def test_each_batch_is_made_and_trained_by_the_recipe_of_its_stage(tmp_path, wor
     assert ', '.join(f'another {name}' for name in ('train_pipeline', *changed)) in log
 
 
+RESUMED = piped(EMA, **SHORT, **EVERY_ITERATION)
+
+
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
-    """Runs that were never stopped."""
-    done = {}
-
-    def file(**changes):
-        key = repr(changes)
-        if key not in done:
-            folder = tmp_path_factory.mktemp('whole')
-            build(folder, **changes).train()
-            done[key] = folder
-        return last_file(done[key])
-
-    return file
+    folder = tmp_path_factory.mktemp('whole')
+    build(folder, **RESUMED).train()
+    return folder
 
 
-@pytest.mark.parametrize('at', [3, BATCHES, BATCHES + 1, 2 * BATCHES - 1, 2 * BATCHES, 12])
-def test_resumed_at_any_iteration(tmp_path, whole, at):
+@pytest.mark.parametrize('done', [2, BATCHES, BATCHES + 1, 2 * BATCHES - 1, 2 * BATCHES, 13])
+def test_resumed_at_any_iteration(tmp_path, whole, done):
     """Within an epoch, at a border, right after it: data, model and the end (law 8)."""
-    changes = piped(EMA, **SHORT, **EVERY_ITERATION)
-    resumed = stop_and_resume(tmp_path, at, changes)
-    assert_same_run(resumed, whole(**changes))
-
-
-def test_resumed_with_workers_that_persist(tmp_path, whole):
-    changes = piped(**SHORT, **EVERY_ITERATION, **of_loader(WORKERS['persistent']))
-    assert_same_run(stop_and_resume(tmp_path, BATCHES + 2, changes), whole(**changes))
-    gc.collect()
-    runner = build(
-        tmp_path / 'again', **changes, resume=True, load_from=str(tmp_path / 'iter_7.pth')
-    )
+    file = whole / f'iter_{done}.pth'
+    runner = build(tmp_path, **RESUMED, resume=True, load_from=str(file))
     runner.train()
-    assert seen_by(runner).seen == IN_ORDER[7:]
+    assert seen_by(runner).seen == IN_ORDER[done:]
+    assert_same_run(last_file(tmp_path), last_file(whole))
+
+
+def test_stopped_and_resumed_with_workers_that_persist(tmp_path):
+    changes = piped(**SHORT, **EVERY_ITERATION, **of_loader(WORKERS['persistent']))
+    build(tmp_path / 'whole', **changes).train()
+    resumed = stop_and_resume(tmp_path / 'resumed', BATCHES + 2, changes)
+    assert_same_run(resumed, last_file(tmp_path / 'whole'))
 
 
 @TRANSFORMS.register_module(force=True)
@@ -98,16 +91,17 @@ class OwnNoise:
 NOISY = [PIPELINE[0], dict(type='OwnNoise'), *PIPELINE[1:]]
 
 
-@pytest.mark.parametrize('at', [BATCHES + 2, 2 * BATCHES + 1])
-def test_transforms_with_generators_of_their_own(tmp_path, whole, at):
+def test_transforms_with_generators_of_their_own(tmp_path):
     """They are seeded by the epoch wherever they come in."""
     recipes = {}, dict(train_pipeline=NOISY), dict(train_pipeline=NOISY, magnitude=3)
     changes = piped(recipes=list(recipes), **SHORT, **EVERY_ITERATION)
-    assert_same_run(stop_and_resume(tmp_path, at, changes), whole(**changes))
+    build(tmp_path / 'whole', **changes).train()
+    for at in (BATCHES + 2, 2 * BATCHES + 2):
+        resumed = resume(tmp_path / str(at), tmp_path / 'whole', at, changes)
+        assert_same_run(resumed, last_file(tmp_path / 'whole'))
 
 
-@pytest.mark.parametrize('workers', ['none', 'two'])
-def test_equal_recipes_are_none(tmp_path, whole, workers):
+def test_equal_recipes_are_none(tmp_path):
     """Also if they say all that the config says: weights, moments, averages, all that is drawn."""
     same = dict(
         train_pipeline=NOISY,
@@ -118,13 +112,10 @@ def test_equal_recipes_are_none(tmp_path, whole, workers):
         loss=dict(type='CrossEntropyLoss', use_soft=True),
     )
     data = dict(_delete_=True, type='PipedDataset', pipeline=NOISY)
-    common = {**SHORT, **of_loader(WORKERS[workers])}
-    none, empty, stated = (
-        {**piped(EMA, recipes=recipes, **common), 'train_dataloader.dataset': data}
-        for recipes in (None, [{}, {}, {}], [same] * 3)
-    )
-    assert_same_run(whole(**empty), whole(**none))
-    assert_same_run(whole(**stated), whole(**none))
+    for name, recipes in dict(none=None, empty=[{}, {}, {}], stated=[same] * 3).items():
+        changes = {**piped(EMA, recipes=recipes, **SHORT), 'train_dataloader.dataset': data}
+        build(tmp_path / name, **changes).train()
+        assert_same_run(last_file(tmp_path / name), last_file(tmp_path / 'none'))
 
 
 # Trials.
@@ -142,14 +133,26 @@ def test_each_stage_is_timed_with_its_own_recipe(tmp_path, monkeypatch):
         return measure(runner, train, stage, *args)
 
     monkeypatch.setattr(rehearsal, 'measure', watched)
-    options = of_loader(WORKERS['started-by-the-user'])
-    hours = {'train_cfg.epochs': None, 'train_cfg.budget': '4s', **options}
-    runner = build(tmp_path, **piped(**hours))
-    runner.train()
+    hours = {'train_cfg.epochs': None, 'train_cfg.budget': '60s'}
+    hours |= of_loader(WORKERS['started-by-the-user'])
+    runner = build(tmp_path, **piped(dict(type='StopHook', at=2), **hours))
+    with pytest.raises(Stop):
+        runner.train()
     assert [each for each, _ in groupby(timed)] == STAGES
+    assert seen_by(runner).seen == [STAGES[0]] * 2
+
+
+def test_recipes_follow_stages_whose_lengths_change(tmp_path, monkeypatch):
+    """In hours, when the machine gets slower than it was timed."""
+    clock = patched_clock(monkeypatch)
+    hours = {'train_cfg.epochs': None, 'train_cfg.budget': '300s'}
+    runner = build(tmp_path, **piped(**hours))
+    runner.register_hook(HOOKS.build(dict(type='PassTimeHook', clock=clock, slow=40, factor=1.5)))
+    runner.train()
     seen = seen_by(runner).seen
-    assert seen[0] == STAGES[0] and seen[-1] == STAGES[2]
-    assert all(each == STAGES[each[0]] for each in seen)
+    assert [each for each, _ in groupby(seen)] == STAGES
+    epochs = runner.train_loop.ledger.epochs
+    assert [len(list(group)) for _, group in groupby(seen)] == [BATCHES * n for n in epochs]
 
 
 def test_each_stage_is_tried_for_memory_with_its_own_recipe(tmp_path, monkeypatch):

@@ -16,7 +16,8 @@ from bvit_mm.wrapped import unwrapped
 
 from .support.files import assert_same_run, last_file
 from .support.runs import BATCHES, build, config
-from .support.trainings import log_of, refused, stop_and_resume
+from .support.trainings import log_of, refused, resume
+from .support.variants import EVERY_ITERATION
 
 SMALL = dict(heads=1, hidden=12, grid=4)
 SAME = {'model.backbone.training_stages': [SMALL, {}, {}]}
@@ -118,15 +119,14 @@ def test_equal_recipes_are_none(tmp_path):
     assert_same_run(last_file(tmp_path / 'plain'), last_file(tmp_path / 'empty'))
 
 
-@pytest.mark.parametrize('at', [1, 2 * BATCHES, 2 * BATCHES + 2, 4 * BATCHES, 5 * BATCHES + 1])
-def test_resumed_with_the_recipe_of_its_stage(tmp_path, drop_rate, at):
+def test_resumed_with_the_recipe_of_its_stage(tmp_path, drop_rate):
     """Before, at and after a change, also from one whole stage to the other."""
     recipes = {}, dict(batch_augments=MIXED, drop_rate=0.25), dict(batch_augments=None)
-    every = {'default_hooks.checkpoint': dict(type='CheckpointHook', interval=1, by_epoch=False)}
-    changes = {**with_recipes(*recipes, hooks=[SEE]), **every}
-    build(tmp_path / 'whole', **changes).train()
-    resumed = stop_and_resume(tmp_path / 'resumed', at, changes)
-    assert_same_run(resumed, last_file(tmp_path / 'whole'))
+    changes = {**with_recipes(*recipes, hooks=[SEE]), **EVERY_ITERATION}
+    whole = tmp_path / 'whole'
+    build(whole, **changes).train()
+    for at in (2, 2 * BATCHES, 2 * BATCHES + 1, 4 * BATCHES, 5 * BATCHES + 1):
+        assert_same_run(resume(tmp_path / str(at), whole, at, changes), last_file(whole))
 
 
 @pytest.mark.parametrize(
