@@ -94,9 +94,9 @@ NOISY = [PIPELINE[0], dict(type='OwnNoise'), *PIPELINE[1:]]
 def test_transforms_with_generators_of_their_own(tmp_path):
     """They are seeded by the epoch wherever they come in."""
     recipes = {}, dict(train_pipeline=NOISY), dict(train_pipeline=NOISY, magnitude=3)
-    changes = piped(recipes=list(recipes), **SHORT, **EVERY_ITERATION)
+    changes = piped(recipes=list(recipes), **EVERY_ITERATION, **{'train_cfg.epochs': [1, 2, 1]})
     build(tmp_path / 'whole', **changes).train()
-    for at in (BATCHES + 2, 2 * BATCHES + 2):
+    for at in (2 * BATCHES + 1, 2 * BATCHES + 3):  # in the second epoch of a stage
         resumed = resume(tmp_path / str(at), tmp_path / 'whole', at, changes)
         assert_same_run(resumed, last_file(tmp_path / 'whole'))
 

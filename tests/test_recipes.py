@@ -185,6 +185,18 @@ def test_gradient_matching_refuses_recipes_that_mix(tmp_path):
     refused(tmp_path, message, **changes)
 
 
+def test_gradient_matching_refuses_recipes_with_losses(tmp_path):
+    """It weighs the samples in the loss that a run begins with."""
+    match = dict(type='bvit_mm.SubsetHook', selection='gradmatch', interval=2, batch_size=2)
+    changes = with_recipes({}, dict(loss=dict(type='CrossEntropyLoss')), {}, hooks=[match])
+    changes |= {
+        'model.train_cfg': None,
+        'model.head.loss': dict(_delete_=True, type='CrossEntropyLoss'),
+        'train_dataloader.sampler': dict(_delete_=True, type='bvit_mm.SubsetSampler', share=0.5),
+    }
+    refused(tmp_path, r'StageSwitchHook change it \(loss\); leave that out', **changes)
+
+
 def test_mixing_needs_labels_that_can_be_mixed(tmp_path):
     """Else mmpretrain's preprocessor would mix nothing, without a word."""
     changes = {**with_recipes({}, {}, dict(batch_augments=MIXED)), 'model.train_cfg': None}

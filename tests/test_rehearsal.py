@@ -353,7 +353,7 @@ class CountingTransform:
 
 
 COUNTED = [dict(type='CountingTransform'), *OTHER]
-RECIPES = [dict(train_pipeline=COUNTED, loss=SMOOTH), dict(magnitude=2, drop_path_rate=0), {}]
+RECIPES = [{}, dict(magnitude=2, drop_path_rate=0), dict(train_pipeline=COUNTED, loss=SMOOTH)]
 
 
 def test_recipes(tmp_path, watched):
