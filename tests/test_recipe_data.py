@@ -16,7 +16,16 @@ from bvit_mm.running import memory, rehearsal
 from .support.clock import patched_clock
 from .support.files import assert_same_run, last_file
 from .support.hooks import Stop
-from .support.piped_data import EXPECTED, OTHER, PIPELINE, made_by, of_model, piped, seen_by
+from .support.piped_data import (
+    EXPECTED,
+    OTHER,
+    PIPELINE,
+    RECIPES,
+    made_by,
+    of_model,
+    piped,
+    seen_by,
+)
 from .support.runs import BATCHES, build
 from .support.trainings import log_of, resume, stop_and_resume
 from .support.variants import EMA, EVERY_ITERATION, MATCH, SAMPLER, SHORT
@@ -122,7 +131,7 @@ def test_equal_recipes_are_none(tmp_path):
 
 
 def test_each_stage_is_timed_with_its_own_recipe(tmp_path, monkeypatch):
-    """By workers that persist; then the run begins with the first stage's."""
+    """By workers that persist; then the run begins with the first stage's, here the config's."""
     timed, measure = [], rehearsal.measure
 
     def watched(runner, step, stage, *args):
@@ -135,11 +144,14 @@ def test_each_stage_is_timed_with_its_own_recipe(tmp_path, monkeypatch):
     monkeypatch.setattr(rehearsal, 'measure', watched)
     hours = {'train_cfg.epochs': None, 'train_cfg.budget': '60s'}
     hours |= of_loader(WORKERS['started-by-the-user'])
-    runner = build(tmp_path, **piped(dict(type='StopHook', at=2), **hours))
+    order = (2, 0, 1)
+    stages = [(k, *EXPECTED[n]) for k, n in enumerate(order)]
+    recipes = [RECIPES[n] for n in order]
+    runner = build(tmp_path, **piped(dict(type='StopHook', at=2), recipes=recipes, **hours))
     with pytest.raises(Stop):
         runner.train()
-    assert [each for each, _ in groupby(timed)] == STAGES
-    assert seen_by(runner).seen == [STAGES[0]] * 2
+    assert [each for each, _ in groupby(timed)] == stages
+    assert seen_by(runner).seen == [stages[0]] * 2
 
 
 def test_recipes_follow_stages_whose_lengths_change(tmp_path, monkeypatch):
