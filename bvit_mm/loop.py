@@ -110,7 +110,7 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
         self.batches_done = 0  # of this epoch
         self._has_saved = False  # what the last epoch ended with
         self._step = TrainingStep(runner)
-        self._seeds = Seeds(runner, self.dataloader, has_stated_seed(dataloader))
+        self.seeds = Seeds(runner, self.dataloader, has_stated_seed(dataloader))
         self._state_hook = RunStateHook()
         put_after(runner, switch, self._state_hook)
         replace_or_register(runner, SpendingLogHook())
@@ -213,7 +213,7 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
 
     def run_epoch(self) -> None:
         """Trains one epoch, or what is left of the one that a checkpoint was taken in."""
-        self._seeds.epoch(self._epoch)
+        self.seeds.epoch(self._epoch)
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
         logger = self.runner.logger
@@ -223,7 +223,7 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
             self._signals.next_of(batches, logger)
         timer = EpochTimer(self._stopwatch, first, started=self._pass_time('setup'))
         for idx in range(first, len(self.dataloader)):
-            self._seeds.iteration(self._epoch, idx)
+            self.seeds.iteration(self._epoch, idx)
             data_batch = self._signals.next_of(batches, logger)
             if signal := self._train_time(stage):
                 self._leave(signal)

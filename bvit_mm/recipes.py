@@ -1,59 +1,28 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
 """Recipes: how a training stage is trained, as a change of what the config says.
 
-A recipe does not say what the network is, so stages that differ in it alone cost the same. One
-more thing that a recipe may change is a row in ``SETTERS``.
+A recipe does not say what the network is, so stages that differ in it alone cost the same. What a
+recipe may change are the rows of ``recipe_setters.SETTERS``.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from textwrap import shorten
+from typing import Any
 
 from mmengine.runner import Runner
-from mmpretrain.models.utils.batch_augments import RandomBatchAugment
 
-from .wrapped import unwrapped
+from .recipe_setters import SETTERS, Write
+from .training_stages import AXES
 
-
-class Setter(NamedTuple):
-    """One thing that a recipe may change.
-
-    Attributes:
-        build: From what a config states to what ``write`` takes; it raises what is wrong with it.
-        read: What a run trains with.
-        write: Lets it train with something else.
-    """
-
-    build: Callable[[Any], Any]
-    read: Callable[[Runner], Any]
-    write: Callable[[Runner, Any], None]
-
-
-def _build_augments(value: dict | None) -> RandomBatchAugment | None:
-    if value is None or isinstance(value, RandomBatchAugment):
-        return value
-    if not isinstance(value, dict):
-        raise ValueError(
-            "give a dict such as dict(augments=[dict(type='Mixup', alpha=0.8)]), or None"
-        )
-    return RandomBatchAugment(**value)
-
-
-def _read_augments(runner: Runner) -> RandomBatchAugment | None:
-    return unwrapped(runner.model).data_preprocessor.batch_augments
-
-
-def _write_augments(runner: Runner, augments: RandomBatchAugment | None) -> None:
-    preprocessor = unwrapped(runner.model).data_preprocessor
-    if augments is not None and not preprocessor.to_onehot:
-        raise ValueError(
-            'batch_augments of recipes mix labels, which model.data_preprocessor hands on only '
-            'with to_onehot=True; give dict(to_onehot=True, num_classes=N)'
-        )
-    preprocessor.batch_augments = augments
-
-
-SETTERS: dict[str, Setter] = {
-    'batch_augments': Setter(_build_augments, _read_augments, _write_augments),
+# What users may look for in a recipe, and where it is said.
+ELSEWHERE = {
+    **dict.fromkeys([*AXES, 'view'], 'training_stages of the backbone'),
+    **dict.fromkeys(['num_classes', 'head'], 'model.head, which all training stages share'),
+    **dict.fromkeys(
+        ['metric', 'evaluator', 'val_evaluator', 'test_evaluator'],
+        'val_evaluator of the config: all training stages are validated alike',
+    ),
 }
 
 
@@ -62,7 +31,8 @@ class Recipes:
 
     Args:
         given: A dict for each training stage, by the names of ``SETTERS``; what it leaves out is
-            as the config says. None if all stages train as the config says.
+            as the config says, or as its own ``train_pipeline`` does. None
+            if all stages train as the config says.
 
     Raises:
         ValueError: If it is no such list, or something else is to be changed.
@@ -76,24 +46,31 @@ class Recipes:
                 'training stage'
             )
         self._built = [self._build(k, recipe) for k, recipe in enumerate(self.given, start=1)]
-        self._own: dict[str, Any] = {}
+        self._own: dict[Write, Any] = {}  # what a run trains with where no recipe changes it
+        self._stages: list[dict[Write, Any]] = []  # and in each training stage
+        self._active: int | None = None
 
     @staticmethod
     def _build(k: int, recipe: Any) -> dict[str, Any]:
         unknown = sorted(map(str, set(recipe) - set(SETTERS))) if isinstance(recipe, dict) else None
         if unknown is None or unknown:
+            places = [
+                f'{name} belongs to {ELSEWHERE[name]}'
+                for name in unknown or ()
+                if name in ELSEWHERE
+            ]
             raise ValueError(
-                f'training stage {k}: recipe {recipe!r} of StageSwitchHook must be a dict of '
-                f'{sorted(SETTERS)}'
+                f'training stage {k}: recipe {_short(recipe)} of StageSwitchHook must be a dict of '
+                f'{sorted(SETTERS)}' + ''.join(f'; {place}' for place in places)
             )
         built = {}
         for name, value in recipe.items():
             try:
                 built[name] = SETTERS[name].build(value)
-            except (TypeError, ValueError, KeyError) as error:
+            except Exception as error:  # whatever the class of a transform or a loss raises
                 raise ValueError(
-                    f'training stage {k}: {name}={value!r} of recipes of StageSwitchHook cannot be '
-                    f'built ({type(error).__name__}: {error})'
+                    f'training stage {k}: {name}={_short(value)} of recipes of StageSwitchHook '
+                    f'cannot be built ({type(error).__name__}: {error})'
                 ) from None
         return built
 
@@ -116,25 +93,65 @@ class Recipes:
         Raises:
             ValueError: If a run cannot be trained otherwise.
         """
-        names = dict.fromkeys(name for recipe in self._built for name in recipe)
-        for name in names:
+        self.apply(runner, None)  # a runner may train again
+        self._own, self._stages = {}, []
+        stages = [self._read_stage(runner, k, each) for k, each in enumerate(self._built, start=1)]
+        for write, value in self._own.items():
+            write(runner, value)
+        self._stages = [{**self._own, **changes} for changes in stages]
+
+    def _read_stage(self, runner: Runner, k: int, recipe: dict[str, Any]) -> dict[Write, Any]:
+        changes: dict[Write, Any] = {}
+        for name in (name for name in SETTERS if name in recipe):
+            setter = SETTERS[name]
             try:
-                self._own[name] = SETTERS[name].read(runner)
+                own = self._own.setdefault(setter.write, setter.read(runner))
+                value = setter.change(changes.get(setter.write, own), recipe[name])
+                setter.write(runner, value)
             except AttributeError as error:
                 raise ValueError(
                     f'recipes of StageSwitchHook change {name}, which this run does not have '
                     f'({error}); leave it out'
                 ) from None
-        for stage in range(len(self._built)):
-            self.apply(runner, stage)
-        for name, value in self._own.items():
-            SETTERS[name].write(runner, value)
+            except ValueError as error:
+                raise ValueError(
+                    f'training stage {k}: {name} of recipes of StageSwitchHook {error}'
+                ) from None
+            changes[setter.write] = value
+        return changes
 
-    def apply(self, runner: Runner, stage: int) -> None:
-        """Lets the run train with the recipe of a training stage (0-based)."""
-        recipe = self._built[stage] if self._built else {}
-        for name, value in {**self._own, **recipe}.items():
-            SETTERS[name].write(runner, value)
+    def apply(self, runner: Runner, stage: int | None) -> bool:
+        """Lets the run train with the recipe of a training stage (0-based).
+
+        Args:
+            runner: The runner, after ``read``.
+            stage: None for what the config says.
+
+        Returns:
+            Whether anything is other than before.
+        """
+        before, now = self._values(self._active), self._values(stage)
+        others = [write for write in now if now[write] is not before[write]]
+        for write in others:
+            write(runner, now[write])
+        self._active = stage
+        return bool(others)
+
+    def _values(self, stage: int | None) -> dict[Write, Any]:
+        return self._own if stage is None or not self._stages else self._stages[stage]
+
+    @contextmanager
+    def during(self, runner: Runner, stage: int) -> Iterator[None]:
+        """What is tried within is trained with the recipe of a stage; afterwards all is as before.
+
+        Data loaders must be asked for their batches within: workers copy the pipeline.
+        """
+        before = self._active
+        self.apply(runner, stage)
+        try:
+            yield
+        finally:
+            self.apply(runner, before)
 
     def changed(self, old: int, new: int) -> list[str]:
         """The names of what is trained otherwise in training stage ``new`` than in ``old``."""
@@ -142,4 +159,9 @@ class Recipes:
             return []
         before, now = self.given[old], self.given[new]
         lacks = object()
-        return [name for name in self._own if before.get(name, lacks) != now.get(name, lacks)]
+        return [name for name in SETTERS if before.get(name, lacks) != now.get(name, lacks)]
+
+
+def _short(value: Any) -> str:
+    """A value as a message shows it: of pipelines, the beginning."""
+    return shorten(repr(value), 100)

@@ -4,6 +4,7 @@
 from typing import TYPE_CHECKING, Any
 
 from mmengine.hooks import Hook
+from mmengine.runner import Runner
 from torch import nn
 
 from .plan import Charge
@@ -34,3 +35,9 @@ def recipes_of(hook: Hook) -> list[dict[str, Any]]:
     """The recipes that a hook gives, one for each training stage; empty if it gives none."""
     given = hook.recipes if isinstance(hook, RunHook) else None
     return [] if given is None else list(given.given)
+
+
+def recipes_in(runner: Runner) -> Recipes:
+    """How each training stage of a run is trained; as the config says, if no hook has recipes."""
+    found = [hook.recipes for hook in runner.hooks if isinstance(hook, RunHook) and hook.recipes]
+    return found[0] if found else Recipes()

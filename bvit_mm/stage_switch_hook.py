@@ -33,7 +33,8 @@ class StageSwitchHook(RunHook):
     The network that trains, its exponential moving average (any of mmengine's ``EMAHook``s) and
     the optimizer's moments grow together, in place, just before the first iteration of a
     stage; the log says what grew, what is spent, and the loss of that iteration's batch before
-    and after.
+    and after. The recipe of a stage comes before its first epoch, so that all its batches are
+    made by it, and both losses are by it.
 
     Args:
         init: What new weights start from: ``'copy'``, ``'random'``, ``'half'`` or ``'noise'``;
@@ -94,7 +95,6 @@ class StageSwitchHook(RunHook):
             )
         for each in (backbone, *_twins(runner)):
             each.set_training_stage(stage)
-        self.recipes.apply(runner, stage)
 
     def check_optimizers(self, runner: Runner) -> None:
         """Raises ValueError if growth cannot serve an optimizer of the runner."""
@@ -102,6 +102,11 @@ class StageSwitchHook(RunHook):
             check_moments(optimizer, self.moments)
             if optimizer not in self._traits:
                 self._traits[optimizer] = probe_optimizer(optimizer)
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        # Before the data workers start, which copy the pipeline; the network follows with a batch.
+        if self.recipes.apply(runner, _plan(runner).stage_at(runner.epoch)):
+            runner.train_loop.seeds.new_data(runner.epoch)
 
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any | None = None
@@ -130,7 +135,6 @@ class StageSwitchHook(RunHook):
             states.update(optimizer.state)
             averages.update(dict.fromkeys(optimizer.state, traits.averages))
         before = _loss(runner, data_batch)
-        self.recipes.apply(runner, stage)
         grow_(
             backbone,
             stage,

@@ -12,7 +12,7 @@ import pytest
 
 from bvit_mm import backbones
 from bvit_mm.growth import INITS
-from bvit_mm.recipes import SETTERS
+from bvit_mm.recipe_setters import SETTERS
 from bvit_mm.training_stages import AXES
 
 from .support.tools import script

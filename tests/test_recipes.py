@@ -10,12 +10,14 @@ from mmpretrain.registry import MODELS
 
 from bvit_mm.cost import plan_of_config
 from bvit_mm.publish.network import publish
-from bvit_mm.recipes import SETTERS, Recipes, Setter
+from bvit_mm.recipe_setters import SETTERS, Setter
+from bvit_mm.recipes import Recipes
 from bvit_mm.wrapped import unwrapped
 
 from .support.files import assert_same_run, last_file
 from .support.runs import BATCHES, build, config
-from .support.trainings import log_of, refused, stop_and_resume
+from .support.trainings import log_of, refused, resume
+from .support.variants import EVERY_ITERATION
 
 SMALL = dict(heads=1, hidden=12, grid=4)
 SAME = {'model.backbone.training_stages': [SMALL, {}, {}]}
@@ -117,15 +119,14 @@ def test_equal_recipes_are_none(tmp_path):
     assert_same_run(last_file(tmp_path / 'plain'), last_file(tmp_path / 'empty'))
 
 
-@pytest.mark.parametrize('at', [1, 2 * BATCHES, 2 * BATCHES + 2, 4 * BATCHES, 5 * BATCHES + 1])
-def test_resumed_with_the_recipe_of_its_stage(tmp_path, drop_rate, at):
+def test_resumed_with_the_recipe_of_its_stage(tmp_path, drop_rate):
     """Before, at and after a change, also from one whole stage to the other."""
     recipes = {}, dict(batch_augments=MIXED, drop_rate=0.25), dict(batch_augments=None)
-    every = {'default_hooks.checkpoint': dict(type='CheckpointHook', interval=1, by_epoch=False)}
-    changes = {**with_recipes(*recipes, hooks=[SEE]), **every}
-    build(tmp_path / 'whole', **changes).train()
-    resumed = stop_and_resume(tmp_path / 'resumed', at, changes)
-    assert_same_run(resumed, last_file(tmp_path / 'whole'))
+    changes = {**with_recipes(*recipes, hooks=[SEE]), **EVERY_ITERATION}
+    whole = tmp_path / 'whole'
+    build(whole, **changes).train()
+    for at in (2, 2 * BATCHES, 2 * BATCHES + 1, 4 * BATCHES, 5 * BATCHES + 1):
+        assert_same_run(resume(tmp_path / str(at), whole, at, changes), last_file(whole))
 
 
 @pytest.mark.parametrize(
@@ -182,6 +183,18 @@ def test_gradient_matching_refuses_recipes_that_mix(tmp_path):
     }
     message = 'recipes of StageSwitchHook mix them .batch_augments.; leave that out'
     refused(tmp_path, message, **changes)
+
+
+def test_gradient_matching_refuses_recipes_with_losses(tmp_path):
+    """It weighs the samples in the loss that a run begins with."""
+    match = dict(type='bvit_mm.SubsetHook', selection='gradmatch', interval=2, batch_size=2)
+    changes = with_recipes({}, dict(loss=dict(type='CrossEntropyLoss')), {}, hooks=[match])
+    changes |= {
+        'model.train_cfg': None,
+        'model.head.loss': dict(_delete_=True, type='CrossEntropyLoss'),
+        'train_dataloader.sampler': dict(_delete_=True, type='bvit_mm.SubsetSampler', share=0.5),
+    }
+    refused(tmp_path, r'StageSwitchHook change it \(loss\); leave that out', **changes)
 
 
 def test_mixing_needs_labels_that_can_be_mixed(tmp_path):

@@ -17,7 +17,7 @@ import pytest
 import torch
 from mmengine.dataset import DefaultSampler
 from mmengine.logging import MessageHub
-from mmengine.registry import DATA_SAMPLERS, DATASETS, MODELS
+from mmengine.registry import DATA_SAMPLERS, DATASETS, MODELS, TRANSFORMS
 from mmpretrain.models.losses import CrossEntropyLoss
 from torch import nn
 from torch.utils.data import Sampler
@@ -28,7 +28,9 @@ from bvit_mm.running.rehearsal import rehearsal
 from bvit_mm.running.snapshot import unchanged
 
 from .support.files import assert_same_run, last_file
+from .support.hooks import Stop
 from .support.optimizers import REFUSED, SERVED
+from .support.piped_data import OTHER, PIPED, SMOOTH
 from .support.reachable import changes_since, fingerprint
 from .support.runs import TinyDataset, build
 from .support.variants import SWITCH
@@ -337,12 +339,41 @@ def test_samplers_that_only_go_forward_are_refused(tmp_path, kind, place):
     assert not list(tmp_path.glob('*.pth')) and not (tmp_path / 'plan.json').exists()
 
 
-def test_a_trial_of_hours_leaves_everything_too(tmp_path, monkeypatch):
-    """All stages are timed, and validation; with an optimizer that counts in its groups."""
-    changes = {**SHORT, 'train_cfg.epochs': None, 'train_cfg.budget': '3s'}
-    for name in ('val_cfg', 'val_dataloader', 'val_evaluator'):
-        del changes[name]
-    wrapper = dict(_delete_=True, optimizer=dict(type='TableLamb'))
+@TRANSFORMS.register_module(force=True)
+class CountingTransform:
+    """Counts what it has seen, and draws from a generator of its own."""
+
+    def __init__(self):
+        self.seen, self.generator = [], np.random.default_rng(1)
+
+    def __call__(self, results):
+        self.seen.append(self.generator.integers(9))
+        results['img'] = results['img'] // 2 + np.uint8(self.seen[-1])
+        return results
+
+
+COUNTED = [dict(type='CountingTransform'), *OTHER]
+RECIPES = [{}, dict(magnitude=2, drop_path_rate=0), dict(train_pipeline=COUNTED, loss=SMOOTH)]
+
+
+def test_recipes(tmp_path, watched):
+    """Pipelines, losses and rates of all stages are as they were, also those not in use."""
+    changes = {name: value for name, value in PIPED.items() if not name.startswith('val')}
+    changes['train_cfg.accumulative_counts'] = 'auto'
+    switch = {**SWITCH, 'recipes': RECIPES}
+    check(tmp_path, watched, epochs=(), **changes, custom_hooks=[switch])
+
+
+HOURS = {
+    name: value
+    for name, value in {**SHORT, 'train_cfg.epochs': None}.items()
+    if name not in ('val_cfg', 'val_dataloader', 'val_evaluator')
+}
+
+
+@pytest.fixture
+def trials_of_hours(monkeypatch):
+    """What changes during them, of all that a run reaches."""
     seen = []
 
     @contextmanager
@@ -353,8 +384,23 @@ def test_a_trial_of_hours_leaves_everything_too(tmp_path, monkeypatch):
         seen.append(changes_since(before))
 
     monkeypatch.setattr('bvit_mm.running.rehearsal.rehearsal', watched_rehearsal)
-    build(tmp_path, **changes, optim_wrapper=wrapper).train()
-    assert seen == [[]]
+    return seen
+
+
+def test_a_trial_of_hours_leaves_everything_too(tmp_path, trials_of_hours):
+    """All stages are timed, and validation; with an optimizer that counts in its groups."""
+    wrapper = dict(_delete_=True, optimizer=dict(type='TableLamb'))
+    build(tmp_path, **HOURS, **{'train_cfg.budget': '3s'}, optim_wrapper=wrapper).train()
+    assert trials_of_hours == [[]]
+
+
+def test_a_trial_of_hours_with_recipes(tmp_path, trials_of_hours):
+    """With workers, which have copies of the data set: its pipeline is put back nevertheless."""
+    hooks = [{**SWITCH, 'recipes': RECIPES}, dict(type='StopHook', at=1)]
+    changes = {**HOURS, **PIPED, 'train_cfg.budget': '60s', 'train_dataloader.num_workers': 1}
+    with pytest.raises(Stop):
+        build(tmp_path, **{**changes, 'custom_hooks': hooks}).train()
+    assert trials_of_hours == [[]]
 
 
 class Private:

@@ -16,6 +16,7 @@ from torch import nn
 
 from ..elastic import find_backbone
 from ..mmengine_gaps import update_each_time
+from ..run_hook import recipes_in
 from ..wrapped import optim_wrappers, unwrapped
 from .processes import Agreement
 from .rehearsal import irreversible, rehearsal
@@ -59,12 +60,12 @@ def find_parts(
             'cannot be turned back after it, being an iterator that has begun'
         )
         return tuple(parts)
-    with rehearsal(runner):
-        batch = next(iter(runner.train_dataloader))
-    size = count_samples(batch)
     divides = not isinstance(runner.optim_wrapper, OptimWrapperDict)
+    last = len(parts) - 1
+    batch = _batch(runner, last)
+    size = count_samples(batch)
 
-    def fewest(stage: int) -> int:
+    def fewest(stage: int, batch: Any) -> int:
         n = parts[stage]
         while True:
             failed = not fits(runner, train, batch, stage, n)
@@ -74,11 +75,10 @@ def find_parts(
                 return NEVER
             n = min(2 * n, size)
 
-    last = len(parts) - 1
-    needed = fewest(last)
+    needed = fewest(last, batch)
     if needed == parts[last] and not may_change:
         return tuple(parts)
-    fitting = (*(fewest(k) for k in range(last)), needed)
+    fitting = (*(fewest(k, _batch(runner, k)) for k in range(last)), needed)
     if needed == NEVER or not may_change:
         raise MemoryError(
             f'training stage {last + 1} of {last + 1} does not fit into memory with a batch '
@@ -90,6 +90,12 @@ def find_parts(
             'parts in the training stages'
         )
     return fitting
+
+
+def _batch(runner: Runner, stage: int) -> Any:
+    """A batch as a training stage gets it; the runner is left as it was."""
+    with rehearsal(runner), recipes_in(runner).during(runner, stage):
+        return next(iter(runner.train_dataloader))
 
 
 def _advice(fitting: Sequence[int], divides: bool) -> str:
@@ -119,7 +125,7 @@ def fits(runner: Runner, train: TrainInParts, batch: Any, stage: int, parts: int
     # Each process tries it alone: one that ran out of memory would let the others wait.
     model = unwrapped(runner.model)
     try:
-        with rehearsal(runner):
+        with rehearsal(runner), recipes_in(runner).during(runner, stage):
             find_backbone(model).set_training_stage(stage)
             model.train()
             for each in wrappers:

@@ -96,6 +96,11 @@ class Seeds:
             sampler: Any = self._dataloader.sampler
             sampler.seed = seed
 
+    def new_data(self, epoch: int) -> None:
+        """Before an epoch with another pipeline: its generators are the ones to be seeded."""
+        vars(self).pop('_generators', None)
+        self.epoch(epoch)
+
     def iteration(self, epoch: int, idx: int) -> None:
         """Before an iteration of an epoch."""
         seed_iteration(shared_seed(self._runner), epoch, idx, has_seeds_by_rank(self._runner))

@@ -21,6 +21,7 @@ from ..elastic import find_backbone
 from ..hours import Measurement, Pace
 from ..meter import Clock, Meter
 from ..mmengine_gaps import restart_workers
+from ..run_hook import recipes_in
 from ..wrapped import unwrapped
 from .processes import Agreement
 from .randomness import kept_random_state
@@ -96,12 +97,12 @@ def _written(runner: Runner) -> tuple[list[list[Any]], list[Any]]:
 
 
 def trained(runner: Runner) -> list[Any]:
-    """What a training step may write to.
+    """What a training step may write to, in any training stage.
 
     The model without what wraps it: the reducer of DistributedDataParallel cannot be put back.
     """
     parts = unwrapped(runner.model), runner.optim_wrapper, runner.param_schedulers
-    return [*parts, runner.message_hub]
+    return [*parts, runner.message_hub, recipes_in(runner)]
 
 
 def drawn(loader: DataLoader) -> list[Any]:
@@ -120,7 +121,7 @@ def measure(
     """Times iterations of a training stage, with the real data loader, optimizer and precision.
 
     Args:
-        runner: Within ``rehearsal``.
+        runner: Within ``rehearsal``, with the recipe of the stage.
         train_step: Trains a batch.
         stage: The training stage.
         allowed: About what it may take by the meter; at least three iterations are made.
@@ -203,20 +204,16 @@ def time_stages(
     """
     check_reversible(runner)
     allowed = REHEARSED * budget.amount
-    stages = range(len(budget.proportions))
+    count, recipes = len(budget.proportions), recipes_in(runner)
+    measurements: list[Measurement] = []
     length = len(runner.train_dataloader)
     with rehearsal(runner):
-        measurements = [
-            measure(
-                runner,
-                _of_stage(train_step, stage),
-                stage,
-                allowed / len(stages),
-                budget.meter,
-                agree,
-            )
-            for stage in stages
-        ]
+        for stage in range(count):
+            step = _of_stage(train_step, stage)
+            with recipes.during(runner, stage):
+                measurements.append(
+                    measure(runner, step, stage, allowed / count, budget.meter, agree)
+                )
         validation = measure_validation(runner, allowed / 2, budget.meter, agree)
     budget.pace = Pace(
         train=tuple(m.amount * length for m in measurements),

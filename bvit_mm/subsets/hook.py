@@ -103,6 +103,11 @@ class SubsetHook(RunHook):
                 'mini-batches with optim_wrapper.accumulative_counts'
             )
         recipes = [recipe for hook in loop.runner.hooks for recipe in recipes_of(hook)]
+        if self.weighs and any('loss' in recipe for recipe in recipes):
+            raise ValueError(
+                "selection='gradmatch' weighs the samples in one loss, but recipes of "
+                "StageSwitchHook change it (loss); leave that out, or give selection='random'"
+            )
         if self.weighs and any(recipe.get('batch_augments') for recipe in recipes):
             raise ValueError(
                 "selection='gradmatch' weighs the losses of single samples, but recipes of "
