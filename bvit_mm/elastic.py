@@ -9,6 +9,7 @@ import inspect
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, final
 
@@ -264,6 +265,10 @@ class ElasticBackbone(BaseModule):
     # timm's key; the first that matches counts, and '' drops the weight. Empty if timm has none.
     timm_names: ClassVar[Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]] = ()
     img_size: tuple[int, int]  # height and width that ``flops`` counts, and so plans, by default
+    # Whether data workers make the images of training as the training stage sees them, and
+    # whether such images come now (``images_of_training``).
+    loads_views = False
+    gets_views = False
     training_stages: tuple[TrainingStage, ...]
     init_cfg: dict[str, Any] | list[dict[str, Any]] | None
 
@@ -398,8 +403,12 @@ class ElasticBackbone(BaseModule):
         k = self.training_stage
         if self.view(k) != 'scale':
             return images
-        height, width = images.shape[-2:]
+        height, width = self.img_size if self.gets_views else images.shape[-2:]
         return scaled_images(images, self.seen_size(k, (height, width)))
+
+    def grid_of_all(self, grid: tuple[int, int]) -> tuple[int, int]:
+        """The patch grid of the whole image, of which patches of a grid may be the center."""
+        return self.whole.grid if self.gets_views else grid
 
     def flops(self, k: int, input_size: int | tuple[int, int] | None = None) -> int:
         """Forward multiply-adds of one image, without classifier, by the rule in ``flops``.
@@ -448,6 +457,19 @@ def center_crop(tokens: Tensor, grid: tuple[int, int], crop: tuple[int, int]) ->
     top, left = ((n - m) // 2 for n, m in zip(grid, crop))
     tokens = tokens.unflatten(1, grid)
     return tokens[:, top : top + crop[0], left : left + crop[1]].flatten(1, 2)
+
+
+@contextmanager
+def images_of_training(model: nn.Module) -> Iterator[None]:
+    """Within, images come as the data workers make them; else they come whole."""
+    backbones = [module for module in model.modules() if isinstance(module, ElasticBackbone)]
+    for backbone in backbones:
+        backbone.gets_views = backbone.loads_views
+    try:
+        yield
+    finally:
+        for backbone in backbones:
+            backbone.gets_views = False
 
 
 def find_backbone(model: nn.Module) -> ElasticBackbone:

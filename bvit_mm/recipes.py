@@ -12,6 +12,8 @@ from typing import Any
 
 from mmengine.runner import Runner
 
+from .elastic import find_backbone
+from .loading.views import load_views
 from .recipe_setters import SETTERS, Write
 from .training_stages import AXES
 
@@ -96,6 +98,8 @@ class Recipes:
         self.apply(runner, None)  # a runner may train again
         self._own, self._stages = {}, []
         stages = [self._read_stage(runner, k, each) for k, each in enumerate(self._built, start=1)]
+        stages = stages or [{} for _ in find_backbone(runner.model).training_stages]
+        self._own.update(load_views(runner, stages, self._own))
         for write, value in self._own.items():
             write(runner, value)
         self._stages = [{**self._own, **changes} for changes in stages]

@@ -10,7 +10,7 @@ from mmengine.hooks import EMAHook
 from mmengine.runner import Runner
 from torch import Tensor
 
-from .elastic import ElasticBackbone, find_backbone
+from .elastic import ElasticBackbone, find_backbone, images_of_training
 from .growth import check_growth, check_moments, correct_bias_, drawn_anew, grow_
 from .mmengine_gaps import has_loaded, has_train_loop, is_to_resume, load_from, run_forward
 from .plan import Plan
@@ -206,7 +206,8 @@ def _loss(runner: Runner, data_batch: Any) -> float | None:
     with kept_random_state(), unchanged(model, runner.message_hub, runner.train_loop.sizes.seen):
         data = model.data_preprocessor(copy.deepcopy(data_batch), True)
         model.eval()
-        loss, _ = model.parse_losses(run_forward(model, data))
+        with images_of_training(model):
+            loss, _ = model.parse_losses(run_forward(model, data))
         return loss.item()
 
 

@@ -239,7 +239,7 @@ class ElasticPVTv2(ElasticBackbone, BaseModule):
         for i, level in enumerate(self.levels):
             x, grid = level.patch_embed(x)
             if i == 0 and self.view(self.training_stage) == 'crop':
-                crop = self.active_grid(grid, self.training_stage)
+                crop = self.active_grid(self.grid_of_all(grid), self.training_stage)
                 x, grid = center_crop(x, grid, crop), crop
             for block in level.blocks:
                 x = block(x, grid)

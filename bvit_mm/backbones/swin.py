@@ -199,17 +199,19 @@ class ElasticSwinTransformer(ElasticBackbone, SwinTransformer):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         if self.is_whole:
             return super().forward(x)
-        is_scaled = self.view(self.training_stage) == 'scale'
         x, grid = self.patch_embed(self.seen(x))
-        if self.use_abs_pos_embed and is_scaled:
-            pos = self.absolute_pos_embed[0].unflatten(0, self.patch_resolution)
-            x = x + resized_map(pos, grid).flatten(0, 1)
-        elif self.use_abs_pos_embed:
-            pos = self.absolute_pos_embed
-            x = x + resize_pos_embed(pos, self.patch_resolution, grid, self.interpolate_mode, 0)
-        if not is_scaled:
-            crop = self.active_grid(grid, self.training_stage)
+        if self.view(self.training_stage) == 'scale':
+            if self.use_abs_pos_embed:
+                pos = self.absolute_pos_embed[0].unflatten(0, self.patch_resolution)
+                x = x + resized_map(pos, grid).flatten(0, 1)
+        else:
+            whole = self.grid_of_all(grid)
+            crop = self.active_grid(whole, self.training_stage)
             x, grid = center_crop(x, grid, crop), crop
+            if self.use_abs_pos_embed:
+                pos = self.absolute_pos_embed
+                pos = resize_pos_embed(pos, self.patch_resolution, whole, self.interpolate_mode, 0)
+                x = x + center_crop(pos, whole, crop)
         x = self.drop_after_pos(x)
 
         outs = []

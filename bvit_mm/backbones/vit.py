@@ -124,9 +124,10 @@ class ElasticVisionTransformer(ElasticBackbone, VisionTransformer):
             pos = resized_map(pos[0].unflatten(0, self.patch_resolution), grid)
             x = x + pos.flatten(0, 1)
         else:
-            pos = resize_pos_embed(pos, self.patch_resolution, grid, self.interpolate_mode, 0)
-            crop = self.active_grid(grid, self.training_stage)
-            x, grid = center_crop(x, grid, crop) + center_crop(pos, grid, crop), crop
+            whole = self.grid_of_all(grid)
+            pos = resize_pos_embed(pos, self.patch_resolution, whole, self.interpolate_mode, 0)
+            crop = self.active_grid(whole, self.training_stage)
+            x, grid = center_crop(x, grid, crop) + center_crop(pos, whole, crop), crop
         if self.cls_token is not None:
             cls_token = (self.cls_token + extra_pos).expand(x.shape[0], -1, -1)
             x = torch.cat((cls_token, x), dim=1)

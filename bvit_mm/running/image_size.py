@@ -58,7 +58,10 @@ def extra_gflops(backbone: ElasticBackbone, stage: int, size: Size | None) -> fl
     Returns:
         Exactly 0 for an image of ``img_size``; below 0 for a smaller one.
     """
-    if size is None or size == tuple(backbone.img_size):
+    planned = [tuple(backbone.img_size)]
+    if backbone.loads_views:  # data workers leave out what the stage does not see
+        planned.append(tuple(backbone.seen_size(stage)))
+    if size is None or size in planned:
         return 0.0
     return (backbone.flops(stage, size) - backbone.flops(stage)) / 1e9
 

@@ -9,6 +9,7 @@ from mmengine.model import BaseModel, MMDistributedDataParallel
 from mmengine.runner import Runner
 from torch import Tensor
 
+from ..elastic import images_of_training
 from ..mmengine_gaps import is_compiled, set_inner_count
 from .randomness import kept_random_state
 from .train_in_parts import train_in_parts
@@ -35,9 +36,10 @@ class TrainingStep:
         model, wrapper = self.runner.model, self.runner.optim_wrapper
         if parts > 1 or not self._compiles or not is_compiled(model):
             return self.eagerly(model, data_batch, parts)
-        if self._compiled_stage == stage:
+        if self._compiled_stage != stage:
+            return self._compile(data_batch, stage, parts)
+        with images_of_training(model):
             return model.train_step(data_batch, wrapper)
-        return self._compile(data_batch, stage, parts)
 
     def eagerly(
         self, model: BaseModel | MMDistributedDataParallel, data_batch: Any, parts: int
@@ -50,9 +52,10 @@ class TrainingStep:
             parts: Into how many parts it is divided.
         """
         wrapper = self.runner.optim_wrapper
-        if parts == 1:
-            return type(model).train_step(model, data_batch, wrapper)
-        return train_in_parts(model, data_batch, wrapper, parts)
+        with images_of_training(model):
+            if parts == 1:
+                return type(model).train_step(model, data_batch, wrapper)
+            return train_in_parts(model, data_batch, wrapper, parts)
 
     def forget_compiled(self) -> None:
         """Lets the stage that comes next be compiled anew."""
@@ -73,7 +76,7 @@ class TrainingStep:
         from torch._dynamo.exc import TorchDynamoException  # takes seconds, and few need it
 
         try:
-            with kept_random_state():
+            with kept_random_state(), images_of_training(model):
                 return model.train_step(data_batch, wrapper)
         except TorchDynamoException as error:
             reason = ' '.join(str(error).split())[:200]

@@ -14,6 +14,7 @@ from mmpretrain.models.classifiers import BaseClassifier
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from ..elastic import images_of_training
 from ..mmengine_gaps import smoothing
 from ..running.randomness import derived_seed, kept_random_state
 from .matching import batch_gradient, sketch_of
@@ -122,7 +123,8 @@ def mini_batch_gradients(
             set_random_seed(drawn)
             for batch in loader:
                 data = model.data_preprocessor(batch, False)
-                scores = model.head(model.extract_feat(data['inputs']))
+                with images_of_training(model):
+                    scores = model.head(model.extract_feat(data['inputs']))
                 targets = _targets(model.head.loss_module, scores, data['data_samples'])
                 entered = inputs.pop() if features else None
                 rows.append(batch_gradient(scores, targets, entered, sketch).cpu())

@@ -1,0 +1,117 @@
+# Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
+"""Pipelines that make images as a training stage sees them, so that workers do no work for nothing.
+
+Small images are augmented, packed and sent in less time. Scaled images are made at once from the
+crop. Of cropped stages the image is made whole, as ever, and cut to its center before anything else
+is done with it; that is the same only if all that follows treats each pixel by itself.
+"""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+from mmcv.transforms import RandomFlip
+from mmpretrain.datasets import transforms
+from mmpretrain.models.utils.batch_augments import Mixup, RandomBatchAugment
+
+from ..elastic import ElasticBackbone
+from ..pipelines import Pipelines, transforms_of
+from .resizing import RandomResizedCrop, Resize
+
+MAKERS = (RandomResizedCrop, Resize)  # of images of one size
+
+# What treats each pixel by itself, wherever it lies.
+BY_PIXEL: tuple[type, ...] = (
+    RandomFlip,
+    transforms.PackInputs,
+    transforms.Lighting,
+    transforms.Brightness,
+    transforms.ColorTransform,
+    transforms.Invert,
+    transforms.Posterize,
+    transforms.Solarize,
+    transforms.SolarizeAdd,
+)
+# What measures lengths in shares of the image.
+BY_SHARE: tuple[type, ...] = (
+    *BY_PIXEL,
+    transforms.AutoAugment,
+    transforms.AutoContrast,
+    transforms.ColorJitter,
+    transforms.Contrast,
+    transforms.Equalize,
+    transforms.RandAugment,
+    transforms.RandomErasing,
+    transforms.Rotate,
+    transforms.Sharpness,
+    transforms.Shear,
+    transforms.Translate,
+)
+
+
+def at_stage_size(
+    pipelines: Pipelines,
+    backbone: ElasticBackbone,
+    k: int,
+    augments: RandomBatchAugment | None = None,
+) -> Pipelines:
+    """Copies of pipelines that make images as training stage ``k`` sees them.
+
+    Args:
+        pipelines: Of the training data, in that stage.
+        backbone: The backbone.
+        k: Training stage, 0-based; one that does not see the whole image as it is.
+        augments: How its batches are mixed.
+
+    Raises:
+        ValueError: If they cannot; the text completes "images come whole from the data workers:".
+    """
+    view = backbone.view(k)
+    if view == 'crop':
+        conv = backbone.patch_conv
+        if tuple(conv.kernel_size) != tuple(conv.stride) or any(conv.padding):
+            raise ValueError('patches overlap, so the outermost need what lies around them')
+        mixing = [] if augments is None else augments.augments
+        for each in (each for each in mixing if not isinstance(each, Mixup)):
+            raise ValueError(f'{type(each).__name__} of batch_augments needs the whole image')
+    return [_with_size(each, backbone, k, view) for each in pipelines]
+
+
+def _with_size(pipeline: Any, backbone: ElasticBackbone, k: int, view: str) -> Any:
+    steps: Sequence[Any] = getattr(pipeline, 'transforms', ())
+    places = [i for i, step in enumerate(steps) if isinstance(step, MAKERS)]
+    if not places:
+        raise ValueError(
+            'train_pipeline has neither bvit_mm.RandomResizedCrop nor bvit_mm.Resize, which make '
+            'smaller ones'
+        )
+    place = places[-1]
+    allowed, what = (BY_SHARE, 'small') if view == 'scale' else (BY_PIXEL, 'cropped')
+    for step in transforms_of(steps[place + 1 :]):
+        if not isinstance(step, allowed):
+            raise ValueError(
+                f'{type(step).__name__} of train_pipeline does otherwise with {what} images'
+            )
+    maker = copy.deepcopy(steps[place])
+    if (size := _size_of(maker)) != tuple(backbone.img_size):
+        raise ValueError(
+            f'{type(maker).__name__} of train_pipeline makes images of {size}, but '
+            f'img_size={tuple(backbone.img_size)} is what the stages are for'
+        )
+    made, seen = copy.copy(pipeline), backbone.seen_size(k)
+    then = []
+    if view == 'crop':
+        then = [transforms.CenterCrop(seen[::-1])]
+    else:
+        maker.scale = seen if isinstance(maker, RandomResizedCrop) else seen[::-1]
+    made.transforms = [*steps[:place], maker, *then, *steps[place + 1 :]]
+    return made
+
+
+def _size_of(maker: RandomResizedCrop | Resize) -> tuple[int, int] | None:
+    """Height and width of the images that it makes; None if they differ."""
+    if isinstance(maker, RandomResizedCrop):
+        return maker.scale[0], maker.scale[1]
+    if maker.keep_ratio or maker.scale is None:
+        return None
+    return maker.scale[1], maker.scale[0]
