@@ -72,7 +72,7 @@ def at_stage_size(
         if tuple(conv.kernel_size) != tuple(conv.stride) or any(conv.padding):
             raise ValueError('patches overlap, so the outermost need what lies around them')
         mixing = [] if augments is None else augments.augments
-        for each in (each for each in mixing if not isinstance(each, Mixup)):
+        for each in (each for each in mixing if type(each) is not Mixup):  # others derive from it
             raise ValueError(f'{type(each).__name__} of batch_augments needs the whole image')
     return [_with_size(each, backbone, k, view) for each in pipelines]
 
