@@ -61,8 +61,8 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
             ``'budget'`` that is spent (``BudgetSchedulerHook``), the default for hours.
         accumulative_counts: Parts of a batch in each training stage, to save memory, such as
             ``[1, 1, 4]``; or ``'auto'``, the fewest that fit. The optimizer's is over batches.
-        **plan: What ``make_plan`` takes: ``budget`` with ``full_epochs``, ``alpha``, ``seed`` (of
-            the plan, not of training), ``family`` and ``max_epochs``; or ``epochs``.
+        **plan: What ``make_plan`` takes: ``budget`` with ``full_epochs``, ``max_epochs``, and
+            ``shares`` or ``alpha``, ``seed`` (not of training) and ``family``; or ``epochs``.
 
     Raises:
         ValueError: Before any data is read, if there is no such plan, the model, hooks, strategy

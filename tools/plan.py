@@ -24,7 +24,7 @@ from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
 with contextlib.redirect_stdout(sys.stderr):  # some packages talk while they are imported
-    from bvit_mm.budget import Budget, record_of
+    from bvit_mm.budget import LENGTHS, Budget, record_of
     from bvit_mm.compare import read_metric
     from bvit_mm.cost import budget_of_config
     from bvit_mm.hours import Measurement, duration
@@ -74,6 +74,9 @@ def argument_parser() -> argparse.ArgumentParser:
     )
     length.add_argument('--hours', type=float, help='the budget in hours on this machine')
     length.add_argument('--epochs', help='state the schedule instead, for example 55,55,193')
+    parser.add_argument(
+        '--shares', help='of the budget, of each training stage, for example .2,.4,.4'
+    )
     parser.add_argument('--alpha', type=float, help='above 0 later stages are longer')
     parser.add_argument('--seed', type=int, help='draws the plan')
     parser.add_argument('--amp', action='store_true', help='time with mixed precision')
@@ -107,10 +110,18 @@ def changes_of(args: argparse.Namespace) -> dict[str, Any]:
     """What the flags change of ``train_cfg``.
 
     Raises:
-        ValueError: If epochs are no whole numbers.
+        ValueError: If epochs are no whole numbers, or shares no numbers.
     """
     changes = {name: getattr(args, name) for name in ('alpha', 'seed')}
     changes = {name: value for name, value in changes.items() if value is not None}
+    if args.shares is not None:
+        try:
+            shares = [float(share) for share in args.shares.split(',')]
+        except ValueError:
+            raise ValueError(f'--shares {args.shares} must be numbers, like .2,.4,.4') from None
+        changes = {**dict.fromkeys(LENGTHS), **changes, 'shares': shares}
+    elif changes or args.epochs is not None:  # instead of the config's shares
+        changes.update(shares=None)
     if args.budget is not None:
         changes.update(budget=args.budget, epochs=None)
     if args.hours is not None:
