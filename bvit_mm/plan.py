@@ -122,6 +122,10 @@ class Plan:
             end += self.epochs[stage]
         return stage
 
+    def ends_stage(self, epoch: int) -> bool:
+        """Whether a training stage has its last epoch in ``epoch`` (0-based)."""
+        return epoch + 1 == self.total_epochs or self.stage_at(epoch + 1) != self.stage_at(epoch)
+
     def done(self, epoch: int) -> tuple[int, ...]:
         """The first ``epoch`` epochs by training stage."""
         done, left = [], epoch
@@ -179,8 +183,7 @@ def make_plan(
 
     Args:
         gflops: Forward GFLOPs of each training stage, classifier included; none falls.
-        budget: A share of the full cost in (0, 1]; or an absolute cost in GFLOPs x epochs,
-            as a number above 1 or as text such as ``'691.2 GFLOPs'``.
+        budget: A share of the full cost up to 1; a cost above 1, or text: ``'691.2 GFLOPs'``.
         full_epochs: Epochs of the whole network that are the full cost.
         alpha, seed, family: Of the lengths of the stages (``proportions_of``).
         epochs: States the schedule instead of a budget.

@@ -42,7 +42,7 @@ def read_shares(shares: Any, k: int, **others: Any) -> tuple[float, ...] | None:
             'leave a stage out of training_stages instead'
         )
     total = math.fsum(shares)
-    if abs(total - 1) > SUM:
+    if abs(total - 1) > SUM + 1e-12:  # six digits of a third do
         raise ValueError(
             f'shares={list(shares)} sum to {total:.6g}, not to 1; give '
             f'{_summing_to_one([s / total for s in shares])}'
@@ -140,7 +140,7 @@ def exact_epochs(gflops: Sequence[float], shares: Sequence[float], cost: float) 
 
     Stages whose share pays less get one epoch, and the others divide the rest by their shares.
     """
-    paid = range(len(gflops))
+    paid = list(range(len(gflops)))
     while paid:
         rest = cost - math.fsum(c for k, c in enumerate(gflops) if k not in paid)
         scale = rest / math.fsum(shares[k] for k in paid)

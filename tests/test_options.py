@@ -1,6 +1,7 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
 """Options and flags of a run that cannot be: what is said of them, and that nothing is left."""
 
+import json
 import re
 from functools import partial
 from pathlib import Path
@@ -309,3 +310,27 @@ def test_plan_that_cannot_be_drawn(plan_here, tmp_path, picture, reason):
 def test_plan_takes_every_option_of_the_loop(plan_here, capsys, option):
     plan_here('--cfg-options', f'train_cfg.{option}')
     assert 'of the full cost' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    'flags',
+    [
+        ['--shares', '.2,.4,.4', '--cfg-options', 'train_cfg.alpha=1.5', 'train_cfg.seed=3'],
+        ['--cfg-options', 'train_cfg.shares=[.2,.4,.4]', 'train_cfg.alpha=None'],
+    ],
+)
+def test_plan_by_shares(plan_here, capsys, flags):
+    """Given as a flag they replace the alpha, seed and family of a config."""
+    plan_here('--budget', '0.5', '--json', *flags)
+    plan = json.loads(capsys.readouterr().out)
+    assert set(plan) == {'stages', 'total_epochs', 'cost', 'budget', 'full_cost'}
+    for share, stage in zip((0.4, 0.4), plan['stages'][1:]):
+        assert abs(stage['cost'] - share * plan['budget']) <= stage['gflops']
+
+
+@pytest.mark.parametrize('flags', [['--alpha', '2'], ['--seed', '0'], ['--epochs', '1,1,1']])
+def test_flags_replace_the_shares_of_a_config(plan_here, capsys, flags):
+    plan_here('--json', *flags)
+    found = capsys.readouterr().out
+    plan_here('--json', *flags, '--cfg-options', 'train_cfg.shares=[.2,.4,.4]')
+    assert capsys.readouterr().out == found

@@ -90,11 +90,11 @@ def check_same(plan: Plan, budget: Budget, other: dict[str, Any], where: str) ->
             f'{where} with {described(other)}, and this one has {described(mine)}; give another '
             'work_dir, or the options of that run'
         )
-    theirs, ours = map(_lengths, (other, mine))
-    if budget.follows_pace and theirs != ours:
+    if budget.follows_pace and _lengths(other) != _lengths(mine):
         raise ValueError(
-            f'{where} with stages of other relative lengths ({theirs}) than this one ({ours}); '
-            'give another work_dir, or its alpha, seed and family, or its shares'
+            f'{where} with stages of other relative lengths ({_lengths(other)}) than this one '
+            f'({_lengths(mine)}); give another work_dir, or its alpha, seed and family, or its '
+            'shares'
         )
     for name, default in (('epoch_share', 1.0), ('charges', [])):
         theirs, ours = (values.get(name, default) for values in (other, plan.as_dict()))
