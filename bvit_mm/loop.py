@@ -224,7 +224,7 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
         timer = EpochTimer(self._stopwatch, first, started=self._pass_time('setup'))
         for idx in range(first, len(self.dataloader)):
             self._seeds.iteration(self._epoch, idx)
-            data_batch = self._signals.next_of(batches, logger)
+            data_batch = self._stopwatch.await_data(self._signals.next_of, batches, logger)
             if signal := self._train_time(stage):
                 self._leave(signal)
             if self.budget.is_over(self.ledger, stage) and idx > first:

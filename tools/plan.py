@@ -30,8 +30,10 @@ with contextlib.redirect_stdout(sys.stderr):  # some packages talk while they ar
     from bvit_mm.hours import Measurement, duration
     from bvit_mm.loop import BudgetedTrainLoop
     from bvit_mm.plan import Plan
-    from bvit_mm.report import measurement_table, plan_table
+    from bvit_mm.report import measurement_table, plan_table, waiting_line
+    from bvit_mm.running.loading import loading_of
     from bvit_mm.training_stages import AXES, TrainingStage
+    from bvit_mm.waiting import Loading
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -55,11 +57,13 @@ class Timed(NamedTuple):
         measurements: Of each training stage.
         iterations: The length of an epoch.
         took: Seconds that the timing took.
+        loading: How the data came.
     """
 
     measurements: Sequence[Measurement]
     iterations: int
     took: float
+    loading: Loading
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -148,7 +152,8 @@ def planned(args: argparse.Namespace) -> tuple[Planned, Timed | None]:
     if not budget.needs_pace:
         return Planned(budget, plan, backbone.training_stages), None
     loop, measurements = rehearsed(_config_to_time(args, changes), args.launcher)
-    timed = Timed(measurements, len(loop.dataloader), loop.ledger.other['rehearsal'])
+    length, took = len(loop.dataloader), loop.ledger.other['rehearsal']
+    timed = Timed(measurements, length, took, loading_of(loop.dataloader))
     return Planned(loop.budget, loop.plan, backbone.training_stages), timed
 
 
@@ -213,7 +218,8 @@ def as_text(asked: Planned, timed: Timed | None) -> str:
         table = measurement_table(asked.plan, asked.budget, timed.measurements, timed.iterations)
         share = timed.took / asked.budget.amount
         took = f'timing the stages took {duration(timed.took)}, {share:.2%} of the budget'
-        lines += [table, took]
+        waits = waiting_line(asked.plan, timed.measurements, timed.iterations, timed.loading)
+        lines += [table, waits, took]
     return '\n'.join(lines)
 
 
