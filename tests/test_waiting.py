@@ -141,11 +141,14 @@ def test_how_data_is_loaded(monkeypatch):
             self.dataset = Around(dataset=Around(datasets=[Around(), inner]))
 
     monkeypatch.setattr('os.sched_getaffinity', lambda _: range(8))
+    monkeypatch.delenv('LOCAL_WORLD_SIZE', raising=False)
     crop, ours = RandomResizedCrop(), RandomResizedCrop()
     assert loading_of(Loader()) == Loading(3, 8)
     assert loading_of(Loader(LoadImageFromFile(), crop)) == Loading(3, 8, True, True)
     monkeypatch.setattr(type(ours), '__module__', 'bvit_mm.transforms')
-    monkeypatch.setattr('bvit_mm.running.loading.get_local_size', lambda: 3)
+    monkeypatch.setattr('bvit_mm.running.loading.get_world_size', lambda: 6)
+    assert loading_of(Loader(ours)) == Loading(3, 1)
+    monkeypatch.setenv('LOCAL_WORLD_SIZE', '3')
     assert loading_of(Loader(ours)) == Loading(3, 2)
 
 

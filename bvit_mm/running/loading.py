@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mmcv.transforms import LoadImageFromFile
-from mmengine.dist import get_local_size
+from mmengine.dist import get_world_size
 from torch.utils.data import DataLoader
 
 from ..waiting import Loading
@@ -17,7 +17,7 @@ def loading_of(loader: DataLoader) -> Loading:
     transforms = list(_transforms(loader.dataset))
     return Loading(
         workers=loader.num_workers,
-        cores=max(1, _cores() // get_local_size()),
+        cores=max(1, _cores() // _processes_here()),
         reads_files=any(isinstance(each, LoadImageFromFile) for each in transforms),
         makes_whole_size=any(map(_has_one_of_ours, transforms)),
     )
@@ -27,6 +27,14 @@ def _cores() -> int:
     if hasattr(os, 'sched_getaffinity'):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _processes_here() -> int:
+    """Of this run on this machine, as torchrun says; where nothing does, all are taken to be here.
+
+    mmengine's ``get_local_size`` needs a process group that no runner makes.
+    """
+    return int(os.environ.get('LOCAL_WORLD_SIZE') or get_world_size())
 
 
 def _has_one_of_ours(transform: Any) -> bool:
