@@ -16,8 +16,10 @@ from .hours import Pace, stage_lengths
 from .ledger import Ledger
 from .meter import METERS, Meter
 from .plan import Plan, make_plan, proportions_of
+from .shares import read_shares
 
 RECENT = 5  # times that say how long a thing takes
+LENGTHS = ('alpha', 'seed', 'family')  # options of how long stages are
 
 
 class Budget:
@@ -145,9 +147,10 @@ class MeteredBudget(Budget):
 
     Args:
         text: The budget, such as ``'8h'``.
-        proportions: Relative lengths of the training stages.
+        proportions: Relative lengths of the training stages, in epochs.
         pace: How much things take; None until it was measured.
         meter: What counts.
+        are_shares: Whether the proportions are of what training takes by the meter, not of epochs.
     """
 
     follows_pace = True
@@ -159,9 +162,11 @@ class MeteredBudget(Budget):
         proportions: Sequence[float],
         pace: Pace | None = None,
         meter: Meter = METERS[0],
+        are_shares: bool = False,
     ) -> None:
         self.text = text
         self.meter = meter
+        self.are_shares = are_shares
         self.amount: float = meter.parse(text)  # type: ignore[assignment]  # not None: ``read`` asked
         self.proportions = tuple(proportions)
         self._pace = pace
@@ -181,8 +186,10 @@ class MeteredBudget(Budget):
                 f'give max_epochs={cap} with a budget in GFLOPs, or none'
             )
         whole = make_plan(gflops, **{**options, 'budget': 1.0})
-        lengths = {name: options[name] for name in ('alpha', 'seed', 'family') if name in options}
-        found = cls(budget, proportions_of(len(whole.gflops), **lengths), meter=meter)
+        k, lengths = len(whole.gflops), {name: options.get(name) for name in LENGTHS}
+        shares = read_shares(options.get('shares'), k)
+        proportions = shares or proportions_of(k, **lengths)
+        found = cls(budget, proportions, meter=meter, are_shares=shares is not None)
         return found, replace(whole, budget=None)
 
     def spent(self, plan: Plan, ledger: Ledger) -> float:
@@ -257,7 +264,10 @@ class MeteredBudget(Budget):
 
     def lengths(self, done: Sequence[int], used: float) -> tuple[int, ...]:
         """Epochs of each training stage, of which ``done`` are over; see ``stage_lengths``."""
-        return stage_lengths(self.proportions, self.pace.epochs(), done, self.end - used)
+        weights: Sequence[float] = self.proportions
+        if self.are_shares:
+            weights = [share / amount for share, amount in zip(weights, self.pace.train)]
+        return stage_lengths(weights, self.pace.epochs(), done, self.end - used)
 
     def deadline(self, stage: int) -> float:
         """When an epoch of a stage must end, finished or not.
@@ -291,7 +301,8 @@ class MeteredBudget(Budget):
         return f', {share:.2%} of the budget of {self.meter.text(self.amount)}'
 
     def as_dict(self) -> dict[str, Any]:
-        return {self.meter.name: self.amount, 'weights': list(self.proportions)}
+        name = 'shares' if self.are_shares else 'weights'
+        return {self.meter.name: self.amount, name: list(self.proportions)}
 
     def state(self) -> dict[str, Any] | None:
         return None if self._pace is None else asdict(self._pace)

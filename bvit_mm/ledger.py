@@ -27,6 +27,8 @@ class Ledger:
         extra: Cost in each training stage beyond the plan's, of images of another size than it is
             for, in GFLOPs x epochs; below 0 of smaller ones.
         metered: What the meter of the budget has counted, where that is not the clock.
+        waiting: Seconds of training in each stage that passed with waiting for data, as the first
+            process saw it; what earlier versions trained counts as none.
     """
 
     gflops: tuple[float, ...]
@@ -40,9 +42,10 @@ class Ledger:
     charges: dict[str, float] = field(default_factory=dict)
     extra: list[float] = field(default_factory=list)
     metered: float = 0.0
+    waiting: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        for name in ('iterations', 'samples', 'seconds', 'extra'):
+        for name in ('iterations', 'samples', 'seconds', 'extra', 'waiting'):
             setattr(self, name, getattr(self, name) or [0] * len(self.gflops))
 
     @property

@@ -61,8 +61,8 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
             ``'budget'`` that is spent (``BudgetSchedulerHook``), the default for hours.
         accumulative_counts: Parts of a batch in each training stage, to save memory, such as
             ``[1, 1, 4]``; or ``'auto'``, the fewest that fit. The optimizer's is over batches.
-        **plan: What ``make_plan`` takes: ``budget`` with ``full_epochs``, ``alpha``, ``seed`` (of
-            the plan, not of training), ``family`` and ``max_epochs``; or ``epochs``.
+        **plan: What ``make_plan`` takes: ``budget`` with ``full_epochs``, ``max_epochs``, and
+            ``shares`` or ``alpha``, ``seed`` (not of training) and ``family``; or ``epochs``.
 
     Raises:
         ValueError: Before any data is read, if there is no such plan, the model, hooks, strategy
@@ -224,7 +224,7 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
         timer = EpochTimer(self._stopwatch, first, started=self._pass_time('setup'))
         for idx in range(first, len(self.dataloader)):
             self.seeds.iteration(self._epoch, idx)
-            data_batch = self._signals.next_of(batches, logger)
+            data_batch = self._stopwatch.await_data(self._signals.next_of, batches, logger)
             if signal := self._train_time(stage):
                 self._leave(signal)
             if self.budget.is_over(self.ledger, stage) and idx > first:

@@ -10,9 +10,11 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
+from typing import Any
 
 from .hours import parse_duration
 from .options import at_least, check_epochs
+from .shares import read_shares, shared_epochs
 
 
 def _exponential(numbers: list[float], alpha: float) -> list[float]:
@@ -120,6 +122,10 @@ class Plan:
             end += self.epochs[stage]
         return stage
 
+    def ends_stage(self, epoch: int) -> bool:
+        """Whether a training stage has its last epoch in ``epoch`` (0-based)."""
+        return epoch + 1 == self.total_epochs or self.stage_at(epoch + 1) != self.stage_at(epoch)
+
     def done(self, epoch: int) -> tuple[int, ...]:
         """The first ``epoch`` epochs by training stage."""
         done, left = [], epoch
@@ -164,26 +170,27 @@ def make_plan(
     gflops: Sequence[float],
     budget: float | str | None = None,
     full_epochs: int = 300,
-    alpha: float = ALPHA,
-    seed: int = 0,
+    alpha: float | None = None,
+    seed: int | None = None,
     epochs: Sequence[int] | None = None,
     max_epochs: int | None = None,
-    family: str = FAMILY,
+    family: str | None = None,
     epoch_share: float = 1.0,
     charges: Sequence[Charge] = (),
+    shares: Sequence[float] | None = None,
 ) -> Plan:
     """Turns a budget into epochs per training stage, or prices stated epochs.
 
     Args:
         gflops: Forward GFLOPs of each training stage, classifier included; none falls.
-        budget: A share of the full cost in (0, 1]; or an absolute cost in GFLOPs x epochs,
-            as a number above 1 or as text such as ``'691.2 GFLOPs'``.
+        budget: A share of the full cost up to 1; a cost above 1, or text: ``'691.2 GFLOPs'``.
         full_epochs: Epochs of the whole network that are the full cost.
         alpha, seed, family: Of the lengths of the stages (``proportions_of``).
         epochs: States the schedule instead of a budget.
-        max_epochs: A cap on the total epochs (Table 2).
+        max_epochs: A cap on the total epochs (Table 2); with shares, what they must stay within.
         epoch_share: What an epoch costs, as a share of one on all data, as the full cost is.
         charges: Costs besides training; epochs must be stated then.
+        shares: Of the budget, of each stage, instead of ``alpha``, ``seed`` and ``family``.
 
     Raises:
         ValueError: If the inputs mean no plan; the text says what would.
@@ -195,6 +202,8 @@ def make_plan(
     if max_epochs is not None:  # stated epochs may leave out stages; a plan trains each of them
         check_epochs('max_epochs', max_epochs, 1 if budget is None else len(gflops))
     full_cost = full_epochs * gflops[-1]
+    lengths: dict[str, Any] = dict(alpha=alpha, seed=seed, family=family)
+    parts = read_shares(shares, len(gflops), epochs=epochs, **lengths)
     if epochs is not None:
         if budget is not None:
             raise ValueError(
@@ -209,16 +218,13 @@ def make_plan(
         most = min(full_epochs, max_epochs or full_epochs)
         raise ValueError(_needs_epochs(budget, charges[0], [*(0 for _ in gflops[1:]), most]))
     cost = parse_budget(budget, full_cost, full_epochs)
-    least = math.fsum(gflops) * epoch_share
-    if cost < least:
-        raise ValueError(
-            f'budget={budget} of {full_epochs} epochs is {_cost(cost)} GFLOPs x epochs, less '
-            f'than one epoch of each stage ({_cost(least)}); '
-            + _enough(least, full_cost, full_epochs)
-        )
-    proportions = proportions_of(len(gflops), alpha, seed, family)
-    # An epoch on all data costs as many on a part of it.
-    spends = _spend(gflops, proportions, cost / epoch_share, max_epochs)
+    _check_enough(budget, cost, math.fsum(gflops) * epoch_share, full_cost, full_epochs)
+    whole = cost / epoch_share  # an epoch on all data costs as many on a part of it
+    if parts is None:
+        spends = _spend(gflops, proportions_of(len(gflops), **lengths), whole, max_epochs)
+    else:
+        spends = shared_epochs(gflops, parts, whole)
+        _check_cap(spends, max_epochs, shares)
     return Plan(gflops, spends, full_cost, cost, epoch_share)
 
 
@@ -364,9 +370,11 @@ def _dearest(
 
 
 def proportions_of(
-    k: int, alpha: float = ALPHA, seed: int = 0, family: str = FAMILY
+    k: int, alpha: float | None = None, seed: int | None = None, family: str | None = None
 ) -> list[float]:
     """Relative durations of ``k`` stages, summing to 1 (Section 4.3).
+
+    What is None is the paper's: ``ALPHA``, the first draw, ``FAMILY``.
 
     Args:
         k: The number of stages.
@@ -378,6 +386,9 @@ def proportions_of(
     Raises:
         ValueError: If there is no such family, or a number is none.
     """
+    alpha = ALPHA if alpha is None else alpha
+    seed = 0 if seed is None else seed
+    family = FAMILY if family is None else family
     if not isinstance(family, str) or family not in FAMILIES:
         raise ValueError(f'family={family!r} is not known; give one of {sorted(FAMILIES)}')
     if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
@@ -414,6 +425,28 @@ def _stated_epochs(epochs: Sequence[int], k: int, max_epochs: int | None) -> tup
             f'epochs={list(epochs)} are {sum(epochs)} in total, above max_epochs={max_epochs}'
         )
     return tuple(epochs)
+
+
+def _check_enough(
+    budget: float | str, cost: float, least: float, full_cost: float, full_epochs: int
+) -> None:
+    """Raises ValueError if a budget pays less than ``least``, an epoch of each stage."""
+    if cost < least:
+        raise ValueError(
+            f'budget={budget} of {full_epochs} epochs is {_cost(cost)} GFLOPs x epochs, less '
+            f'than one epoch of each stage ({_cost(least)}); '
+            + _enough(least, full_cost, full_epochs)
+        )
+
+
+def _check_cap(epochs: tuple[int, ...], max_epochs: int | None, shares: Any) -> None:
+    """Raises ValueError if what shares buy is above the cap; under it they could not be kept."""
+    if max_epochs is not None and sum(epochs) > max_epochs:
+        raise ValueError(
+            f'shares={shares!r} of the budget buy {list(epochs)}, {sum(epochs)} epochs, above '
+            f'max_epochs={max_epochs}; give less to early training stages, a smaller budget, or no '
+            'max_epochs'
+        )
 
 
 def _needs_epochs(budget: float | str, charge: Charge, epochs: list[int]) -> str:

@@ -8,6 +8,9 @@ from .hours import Measurement
 from .ledger import Ledger
 from .plan import Plan
 from .training_stages import AXES, TrainingStage
+from .waiting import Loading, waiting_text
+
+TIMES = ('seconds', 'waiting', 'images/s')  # columns of a ledger
 
 
 def plan_table(plan: Plan, stages: Sequence[TrainingStage]) -> str:
@@ -40,21 +43,25 @@ def ledger_table(plan: Plan, ledger: Ledger, budget: Budget) -> str:
     Seconds are on the clock, of all sessions of the run together.
     """
     rows: list[Sequence[object]] = [
-        ('stage', 'epochs', 'planned', 'cost', 'planned', 'samples', 'seconds', 'images/s')
+        ('stage', 'epochs', 'planned', 'cost', 'planned', 'samples', *TIMES)
     ]
-    for k, (epochs, planned, cost, price, samples, seconds) in enumerate(
-        zip(ledger.epochs, plan.epochs, ledger.costs, plan.costs, ledger.samples, ledger.seconds),
-        start=1,
+    for k, (epochs, planned, cost, price) in enumerate(
+        zip(ledger.epochs, plan.epochs, ledger.costs, plan.costs)
     ):
-        speed = f'{samples / seconds:.4g}' if seconds else '-'
+        samples, seconds = ledger.samples[k], ledger.seconds[k]
         numbers = f'{epochs:.4g}', planned, f'{cost:.4g}', f'{price:.4g}', samples
-        rows.append((k, *numbers, f'{seconds:.1f}', speed))
+        speed = f'{samples / seconds:.4g}' if seconds else '-'
+        times = f'{seconds:.1f}', _share(ledger.waiting[k], seconds), speed
+        rows.append((k + 1, *numbers, *times))
+    blank = [''] * len(TIMES)
     for name in dict.fromkeys([*ledger.charges, *plan.charged]):
-        spent, planned = ledger.charges.get(name, 0.0), plan.charged.get(name, 0.0)
-        if spent or planned:
-            rows.append((name, '', '', f'{spent:.4g}', f'{planned:.4g}', '', '', ''))
+        spent, price = ledger.charges.get(name, 0.0), plan.charged.get(name, 0.0)
+        if spent or price:
+            rows.append((name, '', '', f'{spent:.4g}', f'{price:.4g}', '', *blank))
     total = f'{sum(ledger.epochs):.4g}', plan.total_epochs, f'{ledger.cost:.4g}', f'{plan.cost:.4g}'
-    rows.append(('total', *total, sum(ledger.samples), f'{sum(ledger.seconds):.1f}', ''))
+    seconds = sum(ledger.seconds)
+    times = f'{seconds:.1f}', _share(sum(ledger.waiting), seconds), ''
+    rows.append(('total', *total, sum(ledger.samples), *times))
     other = ', '.join(f'{name} {seconds:.1f} s' for name, seconds in ledger.other.items())
     line = f'and {other}; in all {ledger.elapsed:.1f} s{budget.used_text(ledger)}'
     return '\n'.join([*_aligned(rows), line])
@@ -83,7 +90,7 @@ def measurement_table(
                 epochs,
                 f'{hours:.4g}',
                 f'{m.samples / m.seconds:.4g}',
-                f'{m.waiting / m.seconds:.0%}',
+                _share(m.waiting, m.seconds),
                 'data' if m.data_bound else 'compute',
                 f'{m.memory / 2**30:.2f} GiB',
             )
@@ -95,6 +102,24 @@ def measurement_table(
     return '\n'.join([*_aligned(rows), line])
 
 
+def waiting_line(
+    plan: Plan, measurements: Sequence[Measurement], length: int, loading: Loading
+) -> str:
+    """How much of the training that is planned will be waiting for data (``waiting_text``).
+
+    Args:
+        plan: What the budget buys.
+        measurements: Of each training stage.
+        length: Iterations of an epoch.
+        loading: How the data came.
+    """
+    waiting, seconds = (
+        sum(n * length * amount for n, amount in zip(plan.epochs, amounts))
+        for amounts in zip(*((m.waiting, m.seconds) for m in measurements))
+    )
+    return waiting_text('training', waiting, seconds, loading)
+
+
 def _aligned(rows: Iterable[Sequence[object]]) -> list[str]:
     cells = [[str(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells)]
@@ -104,6 +129,10 @@ def _aligned(rows: Iterable[Sequence[object]]) -> list[str]:
 def _is_told(key: str, stages: Sequence[TrainingStage]) -> bool:
     """Whether any stage has something to tell along an axis."""
     return any(AXES[key].text(getattr(stage, key)) is not None for stage in stages)
+
+
+def _share(part: float, whole: float) -> str:
+    return f'{part / whole:.0%}' if whole else '-'
 
 
 def _sizes(stage: TrainingStage, keys: Sequence[str]) -> list[str]:

@@ -18,7 +18,8 @@ PACKAGE = ROOT / 'bvit_mm'
 
 # Modules that import no tensors, directly or through others: what they compute is checked by hand.
 PURE = {
-    'plan', 'budget', 'hours', 'meter', 'ledger', 'report', 'training_stages', 'options', 'share',
+    'plan', 'shares', 'budget', 'hours', 'meter', 'ledger', 'report', 'training_stages', 'options',
+    'share', 'waiting',
 }  # fmt: skip
 HEAVY = {'torch', 'torchvision', 'numpy', 'mmengine', 'mmcv', 'mmpretrain'}
 # The core: files at the top and rooms of the loop's servants. Satellites: files and rooms.
@@ -290,8 +291,8 @@ SURFACE = {
     ),
     'SubsetSampler': 'dataset, share, seed=None',
     'make_plan': (
-        'gflops, budget=None, full_epochs=300, alpha=2.0, seed=0, epochs=None, '
-        "max_epochs=None, family='exponential', epoch_share=1.0, charges=()"
+        'gflops, budget=None, full_epochs=300, alpha=None, seed=None, epochs=None, '
+        'max_epochs=None, family=None, epoch_share=1.0, charges=(), shares=None'
     ),
     'subset_share': 'budget, full_epochs=300, interval=20, count_selection=True',
 }

@@ -1,6 +1,7 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
 """Options and flags of a run that cannot be: what is said of them, and that nothing is left."""
 
+import json
 import re
 from functools import partial
 from pathlib import Path
@@ -85,7 +86,22 @@ BAD_OPTIONS = [
     (budget('8h', alpha='x'), "alpha='x' must be a finite number; the paper uses 2.0"),
     (budget('8h', alpha=float('nan')), 'alpha=nan must be a finite number; the paper uses 2.0'),
     (budget('8h', seed=1.5), 'seed=1.5 must be a whole number'),
-    (budget('8h', seed=None), 'seed=None must be a whole number'),
+    (
+        budget('8h', shares=[0.2, 0.8]),
+        r'shares=\[0.2, 0.8\] must be a list of 3 numbers, one for each training stage',
+    ),
+    (
+        budget('8h', shares=[0.2, 0.4, 0.4], alpha=2.0),
+        r'alpha=2.0 and shares=\[0.2, 0.4, 0.4\] are both given, .* set the other to None',
+    ),
+    (
+        loop(shares=[0.2, 0.4, 0.4]),
+        r'epochs=\[2, 2, 2\] and shares=\[0.2, 0.4, 0.4\] are both given',
+    ),
+    (
+        budget('8h', shares=[0.2, 0.4, 0.4], max_epochs=5),
+        "budget='8h' is spent to the end, whatever the epochs; give max_epochs=5 with a budget in",
+    ),
     (budget('8h', family='cosine'), "family='cosine' is not known; give one of .*'linear_up'"),
     (budget('8h', family=['linear_up']), r"family=\['linear_up'\] is not known; give one of"),
     (loop(bugdet=0.5), 'train_cfg has bugdet=0.5, which is not known; give budget, full_epochs'),
@@ -254,6 +270,16 @@ BAD_FLAGS = [
     (['--budget', '1e999'], "budget='1e999' is not a budget; give a share of the full cost"),
     (['--epochs', '1,1,-1'], 'epochs=[1, 1, -1] must be whole numbers, at least 0'),
     (['--alpha', 'nan'], 'alpha=nan must be a finite number; the paper uses 2.0'),
+    (['--shares', '.2,x'], '--shares .2,x must be numbers, like .2,.4,.4'),
+    (['--shares', '.2,.8'], 'shares=[0.2, 0.8] must be a list of 3 numbers, one for each'),
+    (
+        ['--shares', '.2,.4,.4', '--alpha', '2'],
+        'alpha=2.0 and shares=[0.2, 0.4, 0.4] are both given, and each says how long',
+    ),
+    (
+        ['--shares', '.2,.4,.4', '--epochs', '1,1,1'],
+        'epochs=[1, 1, 1] and shares=[0.2, 0.4, 0.4] are both given, and each says how long',
+    ),
     (['--seed', '1.5'], "argument --seed: invalid int value: '1.5'"),
     (['--cfg-options', 'train_cfg.bugdet=1'], 'train_cfg has bugdet=1, which is not known; give'),
     (['--plot', '.'], '--plot . is a folder; give a file in it, such as plan.png'),
@@ -284,3 +310,27 @@ def test_plan_that_cannot_be_drawn(plan_here, tmp_path, picture, reason):
 def test_plan_takes_every_option_of_the_loop(plan_here, capsys, option):
     plan_here('--cfg-options', f'train_cfg.{option}')
     assert 'of the full cost' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    'flags',
+    [
+        ['--shares', '.2,.4,.4', '--cfg-options', 'train_cfg.alpha=1.5', 'train_cfg.seed=3'],
+        ['--cfg-options', 'train_cfg.shares=[.2,.4,.4]', 'train_cfg.alpha=None'],
+    ],
+)
+def test_plan_by_shares(plan_here, capsys, flags):
+    """Given as a flag they replace the alpha, seed and family of a config."""
+    plan_here('--budget', '0.5', '--json', *flags)
+    plan = json.loads(capsys.readouterr().out)
+    assert set(plan) == {'stages', 'total_epochs', 'cost', 'budget', 'full_cost'}
+    for share, stage in zip((0.4, 0.4), plan['stages'][1:]):
+        assert abs(stage['cost'] - share * plan['budget']) <= stage['gflops']
+
+
+@pytest.mark.parametrize('flags', [['--alpha', '2'], ['--seed', '0'], ['--epochs', '1,1,1']])
+def test_flags_replace_the_shares_of_a_config(plan_here, capsys, flags):
+    plan_here('--json', *flags)
+    found = capsys.readouterr().out
+    plan_here('--json', *flags, '--cfg-options', 'train_cfg.shares=[.2,.4,.4]')
+    assert capsys.readouterr().out == found

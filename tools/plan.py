@@ -24,14 +24,16 @@ from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
 with contextlib.redirect_stdout(sys.stderr):  # some packages talk while they are imported
-    from bvit_mm.budget import Budget, record_of
+    from bvit_mm.budget import LENGTHS, Budget, record_of
     from bvit_mm.compare import read_metric
     from bvit_mm.cost import budget_of_config
     from bvit_mm.hours import Measurement, duration
     from bvit_mm.loop import BudgetedTrainLoop
     from bvit_mm.plan import Plan
-    from bvit_mm.report import measurement_table, plan_table
+    from bvit_mm.report import measurement_table, plan_table, waiting_line
+    from bvit_mm.running.loading import loading_of
     from bvit_mm.training_stages import AXES, TrainingStage
+    from bvit_mm.waiting import Loading
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -55,11 +57,13 @@ class Timed(NamedTuple):
         measurements: Of each training stage.
         iterations: The length of an epoch.
         took: Seconds that the timing took.
+        loading: How the data came.
     """
 
     measurements: Sequence[Measurement]
     iterations: int
     took: float
+    loading: Loading
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -74,6 +78,9 @@ def argument_parser() -> argparse.ArgumentParser:
     )
     length.add_argument('--hours', type=float, help='the budget in hours on this machine')
     length.add_argument('--epochs', help='state the schedule instead, for example 55,55,193')
+    parser.add_argument(
+        '--shares', help='of the budget, of each training stage, for example .2,.4,.4'
+    )
     parser.add_argument('--alpha', type=float, help='above 0 later stages are longer')
     parser.add_argument('--seed', type=int, help='draws the plan')
     parser.add_argument('--amp', action='store_true', help='time with mixed precision')
@@ -107,10 +114,18 @@ def changes_of(args: argparse.Namespace) -> dict[str, Any]:
     """What the flags change of ``train_cfg``.
 
     Raises:
-        ValueError: If epochs are no whole numbers.
+        ValueError: If epochs are no whole numbers, or shares no numbers.
     """
     changes = {name: getattr(args, name) for name in ('alpha', 'seed')}
     changes = {name: value for name, value in changes.items() if value is not None}
+    if args.shares is not None:
+        try:
+            shares = [float(share) for share in args.shares.split(',')]
+        except ValueError:
+            raise ValueError(f'--shares {args.shares} must be numbers, like .2,.4,.4') from None
+        changes = {**dict.fromkeys(LENGTHS), **changes, 'shares': shares}
+    elif changes or args.epochs is not None:  # instead of the config's shares
+        changes.update(shares=None)
     if args.budget is not None:
         changes.update(budget=args.budget, epochs=None)
     if args.hours is not None:
@@ -137,7 +152,8 @@ def planned(args: argparse.Namespace) -> tuple[Planned, Timed | None]:
     if not budget.needs_pace:
         return Planned(budget, plan, backbone.training_stages), None
     loop, measurements = rehearsed(_config_to_time(args, changes), args.launcher)
-    timed = Timed(measurements, len(loop.dataloader), loop.ledger.other['rehearsal'])
+    length, took = len(loop.dataloader), loop.ledger.other['rehearsal']
+    timed = Timed(measurements, length, took, loading_of(loop.dataloader))
     return Planned(loop.budget, loop.plan, backbone.training_stages), timed
 
 
@@ -202,7 +218,8 @@ def as_text(asked: Planned, timed: Timed | None) -> str:
         table = measurement_table(asked.plan, asked.budget, timed.measurements, timed.iterations)
         share = timed.took / asked.budget.amount
         took = f'timing the stages took {duration(timed.took)}, {share:.2%} of the budget'
-        lines += [table, took]
+        waits = waiting_line(asked.plan, timed.measurements, timed.iterations, timed.loading)
+        lines += [table, waits, took]
     return '\n'.join(lines)
 
 

@@ -22,6 +22,7 @@ from ..hours import Measurement, Pace
 from ..meter import Clock, Meter
 from ..mmengine_gaps import restart_workers
 from ..run_hook import recipes_in
+from ..waiting import binds
 from ..wrapped import unwrapped
 from .processes import Agreement
 from .randomness import kept_random_state
@@ -40,9 +41,6 @@ StageStep = Callable[[Any, int], Any]  # trains a batch in a training stage
 
 WARM_UP = 1  # iterations that are not timed
 LEAST, MOST = 2, 50  # iterations that are
-# Share of an iteration that may pass with waiting for data before that is what binds it. Without
-# workers, loading and computing take turns, and the longer of the two does.
-WAITING, WAITING_ALONE = 0.1, 0.5
 
 
 @contextmanager
@@ -148,14 +146,13 @@ def measure(
         if n >= MOST or (n >= LEAST and passed >= allowed):
             break
     took, amount = agree.first(_read(CLOCK) - first, _read(meter) - count)
-    allowed = WAITING if runner.train_dataloader.num_workers else WAITING_ALONE
     return Measurement(
         seconds=took / n,
         amount=amount / n,
         waiting=waiting / n,
         samples=round(samples * runner.world_size / n),
         memory=_peak_memory(),
-        data_bound=waiting > allowed * took,
+        data_bound=binds(waiting, took, runner.train_dataloader.num_workers),
     )
 
 

@@ -90,10 +90,11 @@ def check_same(plan: Plan, budget: Budget, other: dict[str, Any], where: str) ->
             f'{where} with {described(other)}, and this one has {described(mine)}; give another '
             'work_dir, or the options of that run'
         )
-    if budget.follows_pace and other.get('weights') != mine.get('weights'):
+    if budget.follows_pace and _lengths(other) != _lengths(mine):
         raise ValueError(
-            f'{where} with stages of other relative lengths ({other.get("weights")}) than this '
-            f'one ({mine.get("weights")}); give another work_dir, or its alpha, seed and family'
+            f'{where} with stages of other relative lengths ({_lengths(other)}) than this one '
+            f'({_lengths(mine)}); give another work_dir, or its alpha, seed and family, or its '
+            'shares'
         )
     for name, default in (('epoch_share', 1.0), ('charges', [])):
         theirs, ours = (values.get(name, default) for values in (other, plan.as_dict()))
@@ -113,6 +114,12 @@ def check_same(plan: Plan, budget: Budget, other: dict[str, Any], where: str) ->
             f'epochs={list(plan.epochs)} at {ours} GFLOPs; give another work_dir, or the '
             'options of that run'
         )
+
+
+def _lengths(values: dict[str, Any]) -> str:
+    """How long a budget makes stages that follow the pace of training, in words."""
+    shares = values.get('shares')
+    return f'{values.get("weights")}' if shares is None else f'shares={shares}'
 
 
 def _in_words(value: Any) -> Any:

@@ -1,10 +1,13 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
-"""Hands what is spent to mmengine's logger, when that is about to write."""
+"""Hands what is spent to mmengine's logger, and says what bound a training stage at its end."""
 
 from typing import Any
 
 from mmengine.hooks import Hook, LoggerHook
 from mmengine.runner import Runner
+
+from ..waiting import waiting_text
+from .loading import loading_of
 
 
 class SpendingLogHook(Hook):
@@ -27,3 +30,10 @@ class SpendingLogHook(Hook):
         hub.update_scalar('train/gflops_epochs', ledger.cost)
         hub.update_scalar('train/samples', sum(ledger.samples))
         hub.update_scalar('train/hours', ledger.elapsed / 3600)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        loop = runner.train_loop
+        if loop.plan.ends_stage(runner.epoch):
+            k, ledger = loop.stage, loop.ledger
+            what, times = f'training stage {k + 1}', (ledger.waiting[k], ledger.seconds[k])
+            runner.logger.info(waiting_text(what, *times, loading_of(loop.dataloader)))

@@ -1,6 +1,9 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
 """What passes while a run trains, entered in the ledger by what it passed with."""
 
+from collections.abc import Callable
+from typing import Any
+
 from ..ledger import Ledger
 from ..meter import Clock, Meter
 from .processes import Agreement
@@ -23,6 +26,7 @@ class Stopwatch:
         self._agree = agree
         self._clock = Clock()
         self._meter: Meter | None = None
+        self._waited = 0.0  # of this process
         self._read = self._readings()
         self.trained = 0.0
         self.is_warm = False  # a session's first iteration is slow
@@ -39,27 +43,36 @@ class Stopwatch:
         Returns:
             What has passed, by the meter.
         """
-        seconds, amount = self._passed(ledger)
+        seconds, amount, _ = self._passed(ledger)
         ledger.pass_time(name, seconds)
         return amount
 
+    def await_data(self, fetch: Callable[..., Any], *args: Any) -> Any:
+        """What ``fetch`` returns; if training passes this time, it passes with waiting for data."""
+        begin = self._clock.read()
+        data = fetch(*args)
+        self._waited += self._clock.read() - begin
+        return data
+
     def train(self, ledger: Ledger, stage: int) -> None:
         """Enters what has passed since the last reading, for training in a stage."""
-        seconds, amount = self._passed(ledger)
+        seconds, amount, waited = self._passed(ledger)
         ledger.seconds[stage] += seconds
+        ledger.waiting[stage] += waited
         self.trained += amount
 
-    def _passed(self, ledger: Ledger) -> tuple[float, float]:
+    def _passed(self, ledger: Ledger) -> tuple[float, float, float]:
+        """Seconds, the amount by the meter, and seconds of waiting for data since the last time."""
         now = self._readings()
-        passed = [after - before for after, before in zip(now, self._read)]
+        waited, seconds, *metered = (after - before for after, before in zip(now, self._read))
         self._read = now
         if self._meter is not None:
-            ledger.metered += passed[1]
-        return passed[0], passed[-1]
+            ledger.metered += metered[0]
+        return seconds, (metered or [seconds])[0], waited
 
     def _readings(self) -> tuple[float, ...]:
         meters = [self._clock] if self._meter is None else [self._clock, self._meter]
-        return self._agree.first(*(meter.read() for meter in meters))
+        return self._agree.first(self._waited, *(meter.read() for meter in meters))
 
 
 class EpochTimer:

@@ -30,7 +30,7 @@ def forget_times(file):
     """Removes from a checkpoint what differs between two runs of the same."""
     for key in ('time', 'cfg', 'experiment_name', 'mmengine_version'):  # the last: git's commit
         file['meta'].pop(key)
-    for key in ('seconds', 'other'):
+    for key in ('seconds', 'other', 'waiting'):
         file['meta']['bvit_mm']['ledger'].pop(key)
     file.pop('message_hub')  # logged values, with times
 
