@@ -43,6 +43,8 @@ _check_environment()
 from .analysis.hook import RedundancyHook  # noqa: E402
 from .backbones import *  # noqa: E402, F403
 from .backbones import __all__ as _families  # noqa: E402
+from .loading.decoding import LoadImageFromFile  # noqa: E402
+from .loading.resizing import RandomResizedCrop, Resize, ResizeEdge  # noqa: E402
 from .loop import BudgetedTrainLoop  # noqa: E402
 from .plan import Plan, make_plan  # noqa: E402
 from .running.class_count_hook import ClassCountHook  # noqa: E402
@@ -57,8 +59,12 @@ __all__ = [
     'BudgetedTrainLoop',
     'ClassCountHook',
     'LinearDecayLR',
+    'LoadImageFromFile',
     'Plan',
+    'RandomResizedCrop',
     'RedundancyHook',
+    'Resize',
+    'ResizeEdge',
     'StageSwitchHook',
     'SubsetHook',
     'SubsetSampler',

@@ -10,6 +10,7 @@ from mmengine.registry import HOOKS as ROOT_HOOKS
 from mmengine.registry import LOOPS as ROOT_LOOPS
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import PARAM_SCHEDULERS as ROOT_PARAM_SCHEDULERS
+from mmengine.registry import TRANSFORMS as ROOT_TRANSFORMS
 from mmengine.registry import Registry
 
 MODELS = Registry('model', parent=ROOT_MODELS, scope='bvit_mm', locations=['bvit_mm.backbones'])
@@ -36,4 +37,10 @@ PARAM_SCHEDULERS = Registry(
     parent=ROOT_PARAM_SCHEDULERS,
     scope='bvit_mm',
     locations=['bvit_mm.schedulers'],
+)
+TRANSFORMS = Registry(
+    'transform',
+    parent=ROOT_TRANSFORMS,
+    scope='bvit_mm',
+    locations=['bvit_mm.loading.decoding', 'bvit_mm.loading.resizing'],
 )

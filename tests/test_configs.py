@@ -5,7 +5,12 @@ import re
 
 import pytest
 from mmengine.config import Config
-from mmengine.registry import HOOKS, PARAM_SCHEDULERS
+from mmengine.hub import get_config
+from mmengine.registry import HOOKS, PARAM_SCHEDULERS, TRANSFORMS
+
+from bvit_mm import RandomResizedCrop
+from bvit_mm.config_types import builds
+from bvit_mm.loading.plain import plain_pipeline
 
 from .support.configs import read
 from .support.scripts import load_script
@@ -111,6 +116,29 @@ def test_recipe_is_the_models_own(name, drop_path, warm_up_epochs, clip, sampler
     assert (augment.num_policies, augment.magnitude_level, augment.magnitude_std) == (2, 9, 0.5)
     assert steps['RandomErasing'].erase_prob == 0.25
     assert cfg.train_dataloader.sampler.type == sampler
+
+
+@pytest.mark.parametrize(
+    'name, source',
+    [
+        ('deit/deit-small_bvit-b100_4xb256', 'deit/deit-small_4xb256'),
+        ('pvtv2/pvtv2-b2-linear_bvit-b100_8xb128', 'swin_transformer/swin-small_16xb64'),
+        ('swin/swin-small_bvit-b100_16xb64', 'swin_transformer/swin-small_16xb64'),
+    ],
+)
+def test_pipelines_are_mmpretrains_but_for_the_kernel(name, source):
+    cfg = Config.fromfile(ROOT / f'configs/{name}_in1k.py')
+    own = get_config(f'mmpretrain::{source}_in1k.py')
+    for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        ours, theirs = (each[loader].dataset.pipeline for each in (cfg, own))
+        (resize,) = (step for step in ours if 'Resize' in step.type)
+        assert builds(resize, TRANSFORMS, RandomResizedCrop) == (loader == 'train_dataloader')
+        assert resize.type.startswith('bvit_mm.') and resize.interpolation == 'bicubic'
+        assert without_scope(plain_pipeline(ours)) == without_scope(theirs)
+
+
+def without_scope(steps):
+    return [{key: value for key, value in step.items() if key != '_scope_'} for step in steps]
 
 
 def test_page_of_tables_is_what_its_command_writes(built_once):

@@ -22,7 +22,7 @@ PURE = {
 }  # fmt: skip
 HEAVY = {'torch', 'torchvision', 'numpy', 'mmengine', 'mmcv', 'mmpretrain'}
 # The core: files at the top and rooms of the loop's servants. Satellites: files and rooms.
-CORE_ROOMS = {'running', 'reading', 'backbones'}
+CORE_ROOMS = {'running', 'reading', 'backbones', 'loading'}
 SATELLITES = {'analysis', 'compare', 'publish', 'subsets', 'testing'}
 # The door, which names everything, and the one file that knows what others keep private.
 DOOR, GAPS = '__init__', 'mmengine_gaps'
@@ -272,8 +272,15 @@ SURFACE = {
     ),
     'ElasticVisionTransformer': '*args, training_stages=None, only_stage=None, **kwargs',
     'LinearDecayLR': 'optimizer, *args, **kwargs',
+    'LoadImageFromFile': '*args, **kwargs',
     'Plan': 'gflops, epochs, full_cost, budget=None, epoch_share=1.0, charges=()',
+    'RandomResizedCrop': "scale, interpolation='bilinear', backend='torch', **kwargs",
     'RedundancyHook': 'interval=1, num_images=64',
+    'Resize': (
+        'scale=None, scale_factor=None, keep_ratio=False, clip_object_border=True, '
+        "backend='torch', interpolation='bilinear'"
+    ),
+    'ResizeEdge': "scale, edge='short', backend='torch', interpolation='bilinear'",
     'StageSwitchHook': "init='copy', moments='drop', recipes=None",
     'SubsetHook': (
         'selection, interval=20, batch_size=256, ridge=0.5, features=True, width=4096, '

@@ -42,7 +42,7 @@ def timms(family):
 
 
 def pipeline(family):
-    resize = dict(type='Resize', scale=(side(family), side(family)))
+    resize = dict(type='bvit_mm.Resize', scale=(side(family), side(family)))
     return [dict(type='LoadImageFromFile'), resize, dict(type='PackInputs')]
 
 
@@ -104,6 +104,7 @@ def test_published_file(work_dirs, published, family):
     assert (about['weights'], about['epoch'], about['training_stage']) == ('ema', 3, 3)
     assert content['meta']['dataset_meta'] == dict(classes=list('abcd'))
     assert str(work_dirs[family].parent) not in config.read_text() + str(content['meta'])
+    assert "type='Resize'" in config.read_text() and 'bvit_mm.Resize' not in config.read_text()
 
 
 @every_family

@@ -17,6 +17,7 @@ from ..building import build_to_count, model_config
 from ..elastic import ElasticBackbone, find_backbone
 from ..files import write_whole
 from ..ledger import Ledger
+from ..loading.plain import plain_pipeline
 from ..plan import Plan
 from ..reading.saved_config import check_buildable, read_config
 from ..reading.weights import cut_prefix, load_strictly, read_checkpoint
@@ -230,7 +231,8 @@ def _config_of(cfg: Config, backbone: ElasticBackbone, only: int | None) -> Conf
         published['custom_imports'] = dict(imports=sorted(imports), allow_failed_imports=False)
     loader = cfg.get('test_dataloader') or cfg.get('val_dataloader')
     with contextlib.suppress(AttributeError, KeyError, TypeError):  # a config may have no pipeline
-        published['test_dataloader'] = dict(dataset=dict(pipeline=loader.dataset.pipeline))
+        pipeline = plain_pipeline(loader.dataset.pipeline)
+        published['test_dataloader'] = dict(dataset=dict(pipeline=pipeline))
     return Config(published)
 
 

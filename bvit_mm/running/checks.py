@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from ..budget import Budget
+from ..loading.resized_files import check_complete, folders_of
 from ..options import is_whole_number
 from ..run_hook import RunHook
 from .class_count_hook import check_classes
@@ -44,11 +45,12 @@ def check_sampler(loader: DataLoader) -> None:
 
 
 def check_data(loop: EpochBasedTrainLoop, model: nn.Module) -> None:
-    """Raises ValueError if the training data has no iteration, other classes, or no order.
+    """Raises ValueError if the training data has no iteration, other classes, no order, or gaps.
 
     Hooks are asked as well (``RunHook``).
     """
     loader = loop.dataloader
+    check_complete(folders_of(loader.dataset))
     check_classes(model, loader.dataset)
     check_sampler(loader)
     if not len(loader):

@@ -23,6 +23,21 @@ model = dict(
     )
 )
 
+# mmpretrain's own, but images are resized by a faster kernel.
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='bvit_mm.RandomResizedCrop', scale=224, interpolation='bicubic'),
+    *_base_.train_pipeline[2:],
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='bvit_mm.ResizeEdge', scale=256, edge='short', interpolation='bicubic'),
+    *_base_.test_pipeline[2:],
+]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+test_dataloader = val_dataloader
+
 train_cfg = dict(
     _delete_=True,
     type='bvit_mm.BudgetedTrainLoop',

@@ -49,7 +49,7 @@ model = dict(
 data_preprocessor = dict(num_classes=10)
 train_pipeline = [
     dict(type='PILToNumpy', to_bgr=True),
-    dict(type='RandomResizedCrop', scale=224, backend='pillow', interpolation='bicubic'),
+    dict(type='bvit_mm.RandomResizedCrop', scale=224, interpolation='bicubic'),
     dict(type='RandomFlip', prob=0.5, direction='horizontal'),
     dict(
         type='RandAugment',
@@ -64,7 +64,7 @@ train_pipeline = [
 ]
 test_pipeline = [
     dict(type='PILToNumpy', to_bgr=True),
-    dict(type='ResizeEdge', scale=256, edge='short', backend='pillow', interpolation='bicubic'),
+    dict(type='bvit_mm.ResizeEdge', scale=256, edge='short', interpolation='bicubic'),
     dict(type='CenterCrop', crop_size=224),
     dict(type='PackInputs'),
 ]
