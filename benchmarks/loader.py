@@ -8,8 +8,9 @@ mostly gray as they are, at the sizes of most of ImageNet's, and JPEG at quality
 about as many bytes as ImageNet's have on average (110 kB), which is what decoding takes time for.
 
 All settings run in one process on one core, each with the same random numbers, image by image, so
-that RandAugment draws the same. In each round all take their turn in random order. It prints
-medians over rounds: of images a second, and of the ratio to mmpretrain's in the same round.
+that RandAugment draws the same. In each round all take their turn in random order. Seconds are those
+that the CPU worked, so that other programs count little. It prints medians over rounds: of images
+a second, and of the ratio to mmpretrain's in the same round.
 """
 
 import argparse
@@ -107,9 +108,9 @@ class Setting:
         plain, name = step.transform, type(step).__name__
 
         def timed(results: dict) -> dict:
-            begin = time.perf_counter()
+            begin = time.process_time()
             made = plain(results)
-            self.seconds[name] += time.perf_counter() - begin
+            self.seconds[name] += time.process_time() - begin
             return made
 
         step.transform = timed
@@ -119,12 +120,12 @@ class Setting:
         order = [i for i in range(len(self.dataset)) for _ in range(self.repeats)]
         order = order[: len(self.dataset)]
         samples = []
-        begin = time.perf_counter()
+        begin = time.process_time()
         for place, index in enumerate(order):
             np.random.seed(1000 * seed + place)
             samples.append(self.dataset[index])
         pseudo_collate(samples)
-        self.speeds.append(len(order) / (time.perf_counter() - begin))
+        self.speeds.append(len(order) / (time.process_time() - begin))
 
     def milliseconds(self) -> str:
         """What each step takes of an image, on average."""

@@ -42,5 +42,9 @@ TRANSFORMS = Registry(
     'transform',
     parent=ROOT_TRANSFORMS,
     scope='bvit_mm',
-    locations=['bvit_mm.loading.decoding', 'bvit_mm.loading.resizing'],
+    locations=[
+        'bvit_mm.loading.augmenting',
+        'bvit_mm.loading.decoding',
+        'bvit_mm.loading.resizing',
+    ],
 )

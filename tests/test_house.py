@@ -274,6 +274,7 @@ SURFACE = {
     'LinearDecayLR': 'optimizer, *args, **kwargs',
     'LoadImageFromFile': '*args, **kwargs',
     'Plan': 'gflops, epochs, full_cost, budget=None, epoch_share=1.0, charges=()',
+    'RandAugment': 'policies, *args, **kwargs',
     'RandomResizedCrop': "scale, interpolation='bilinear', backend='torch', **kwargs",
     'RedundancyHook': 'interval=1, num_images=64',
     'Resize': (

@@ -63,7 +63,9 @@ def test_kernel_is_pillows(seed, height, width, rows, columns, interpolation):
 def test_layout_does_not_matter(view, size):
     image = view(drawn(0, 64, 80))
     expected = [
-        mmcv.imresize(np.ascontiguousarray(plane), size[::-1], interpolation='bicubic', backend='pillow')
+        mmcv.imresize(
+            np.ascontiguousarray(plane), size[::-1], interpolation='bicubic', backend='pillow'
+        )
         for plane in (image[..., None] if image.ndim == 2 else image).transpose(2, 0, 1)
     ]
     made = resized(image, size, 'bicubic')

@@ -185,14 +185,20 @@ def test_damaged_images_are_listed_and_the_rest_is_done(damage, source, tmp_path
     assert not (target / DAMAGED).exists()
 
 
-@pytest.mark.parametrize('content', [KINDS['gray'] + b'\0\0more', KINDS['webp']], ids=['tail', 'webp'])
+@pytest.mark.parametrize(
+    'content', [KINDS['gray'] + b'\0\0more', KINDS['webp']], ids=['tail', 'webp']
+)
 def test_what_follows_an_image_does_no_harm(content):
     assert decoded(content).shape[:2] == (40, 50)
 
 
 def imagenet(root):
     """ImageNet in mmpretrain's other layout, with lists."""
-    images = {f'{split}/{split}_{i}.JPEG': encoded(drawn(i, 50, 60)) for split in ('train', 'val') for i in range(3)}
+    images = {
+        f'{split}/{split}_{i}.JPEG': encoded(drawn(i, 50, 60))
+        for split in ('train', 'val')
+        for i in range(3)
+    }
     lists = {
         f'meta/{split}.txt': ''.join(f'{split}_{i}.JPEG {i}\n' for i in range(3))
         for split in ('train', 'val')
@@ -251,7 +257,9 @@ def test_a_copy_that_was_stopped_goes_on(after, source, tmp_path, monkeypatch):
     with pytest.raises(Killed):
         copy_resized(source, target, **OPTIONS)
     assert read_record(target)['complete'] is False
-    with pytest.raises(ValueError, match='small is a resized data set that is not complete: finish'):
+    with pytest.raises(
+        ValueError, match='small is a resized data set that is not complete: finish'
+    ):
         check_complete([str(target / 'cat' / 'deep')])
     monkeypatch.setattr(resized_files, 'shrunk', plain)
     counts, _, _ = copy_resized(source, target, **OPTIONS)

@@ -82,7 +82,7 @@ def main() -> None:
     if record.get('missed'):
         print('Not complete: these lines name damaged images, and training would stop there:')
         print(some(record['missed']))
-        print(f'Repair the images or take out the lines, and run this again.')
+        print('Repair the images or take out the lines, and run this again.')
     elif damaged:
         print('No list names them. To have them too, repair them and run this again.')
     sys.exit(1 if damaged else 0)

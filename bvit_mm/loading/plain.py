@@ -6,12 +6,14 @@ from typing import Any
 
 from ..config_types import class_of
 from ..registry import TRANSFORMS
+from .augmenting import RandAugment
 from .decoding import LoadImageFromFile
 from .resizing import RandomResizedCrop, Resize, ResizeEdge
 
 # What mmpretrain calls each, and how it computes the same.
 PLAIN: dict[type, dict[str, str]] = {
     LoadImageFromFile: dict(type='LoadImageFromFile'),
+    RandAugment: dict(type='RandAugment'),
     RandomResizedCrop: dict(type='RandomResizedCrop', backend='pillow'),
     Resize: dict(type='Resize', backend='pillow'),
     ResizeEdge: dict(type='ResizeEdge', backend='pillow'),

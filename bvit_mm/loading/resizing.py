@@ -33,8 +33,9 @@ def resized(image: np.ndarray, size: tuple[int, int], interpolation: str) -> np.
     """
     if min(image.strides) < 0:  # flipped, which torch cannot view
         image = image.copy()
-    # A view: height x width x channels is what torch calls channels_last, its fastest layout.
-    pixels = torch.from_numpy(image.reshape(*image.shape[:2], -1)).permute(2, 0, 1)[None]
+    # A view. Height x width x channels is what torch calls channels_last, its fastest layout; it
+    # looks at the strides, so the axis of images must be the first before the others move.
+    pixels = torch.from_numpy(image.reshape(1, *image.shape[:2], -1)).permute(0, 3, 1, 2)
     made = interpolate(pixels, size, mode=interpolation, antialias=True)
     made = made[0].permute(1, 2, 0).contiguous()
     return made.numpy().reshape(*size, *image.shape[2:])

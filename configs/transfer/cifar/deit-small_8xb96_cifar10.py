@@ -52,7 +52,7 @@ train_pipeline = [
     dict(type='bvit_mm.RandomResizedCrop', scale=224, interpolation='bicubic'),
     dict(type='RandomFlip', prob=0.5, direction='horizontal'),
     dict(
-        type='RandAugment',
+        type='bvit_mm.RandAugment',
         policies='timm_increasing',
         num_policies=2,
         total_level=10,
