@@ -7,10 +7,10 @@ The images are drawn: noise with the spectrum of photographs (amplitude falling 
 mostly gray as they are, at the sizes of most of ImageNet's, and JPEG at quality 90. So a file has
 about as many bytes as ImageNet's have on average (110 kB), which is what decoding takes time for.
 
-All settings run in one process on one core, each with the same random numbers, image by image, so
-that RandAugment draws the same. In each round all take their turn in random order. Seconds are those
-that the CPU worked, so that other programs count little. It prints medians over rounds: of images
-a second, and of the ratio to mmpretrain's in the same round.
+All settings run in one process on one core, each with the same random numbers, image by image,
+so that RandAugment draws the same. In each round all take their turn in random order. Seconds are
+those that the CPU worked, so that other programs count little. It prints medians over rounds: of
+images a second, and of the ratio to mmpretrain's in the same round.
 """
 
 import argparse

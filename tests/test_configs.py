@@ -112,7 +112,7 @@ def test_recipe_is_the_models_own(name, drop_path, warm_up_epochs, clip, sampler
         ('CutMix', 1.0),
     ]
     steps = {step.type: step for step in cfg.train_dataloader.dataset.pipeline}
-    augment = steps['RandAugment']
+    augment = steps['bvit_mm.RandAugment']
     assert (augment.num_policies, augment.magnitude_level, augment.magnitude_std) == (2, 9, 0.5)
     assert steps['RandomErasing'].erase_prob == 0.25
     assert cfg.train_dataloader.sampler.type == sampler

@@ -162,7 +162,9 @@ def sorted_files(source: Path) -> tuple[list[Path], list[Path], list[Path]]:
 
     Links are followed. Names that begin with a dot are passed by, as mmengine's readers do.
     """
-    images, annotations, left = [], [], []
+    images: list[Path] = []
+    annotations: list[Path] = []
+    left: list[Path] = []
     for path in walk(source, frozenset()):
         if path.name in (RECORD, DAMAGED):  # of a copy that is copied
             continue
