@@ -34,6 +34,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.hub import get_config
 from mmengine.registry import init_default_scope
 from mmpretrain.datasets import CustomDataset
+from torch.utils.data import DataLoader
 
 import bvit_mm  # noqa: F401  registers
 from bvit_mm.loading.resized_files import copy_resized
@@ -54,7 +55,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--sizes', type=int, nargs='+', default=[224, 160, 96])
     parser.add_argument('--short-side', type=int, default=256, help='of resized files')
     parser.add_argument('--quality', type=int, default=90, help='of resized files')
-    parser.add_argument('--opencv-threads', type=int, default=0, help="0: mmengine's own setting")
+    text = "compare numbers of OpenCV's threads instead, also in workers of the data loader"
+    parser.add_argument('--threads', type=int, nargs='+', help=text)
+    parser.add_argument('--workers', type=int, nargs='+', default=[0, 1, 2])
     return parser.parse_args()
 
 
@@ -159,24 +162,54 @@ def processor() -> str:
     return names[0] if names else platform.processor()
 
 
-def main() -> None:
-    """Runs the benchmark."""
-    args = parse_args()
+def compare_threads(args: argparse.Namespace, folder: Path) -> None:
+    """Prints images a second by OpenCV's threads, and workers of the data loader."""
+    draw_images(folder, args.images)
+    init_default_scope('mmpretrain')
+    pipeline = pipeline_of(Config.fromfile(OURS), 224)
+    dataset = CustomDataset(data_root=str(folder), pipeline=pipeline)
+    options = dict(batch_size=16, collate_fn=pseudo_collate)
+    found: dict = {(w, t): [] for w in args.workers for t in args.threads}
+    for seed in range(args.rounds):
+        for workers, threads in random.Random(seed).sample(list(found), len(found)):
+            cv2.setNumThreads(threads)  # as mmengine does, before workers are forked
+            loader = DataLoader(dataset, num_workers=workers, **options)
+            np.random.seed(seed)
+            torch.manual_seed(seed)
+            work = cpu_seconds()
+            batches = iter(loader)
+            next(batches)  # workers have begun
+            begin = time.perf_counter()
+            for _ in batches:
+                pass
+            speed = (len(dataset) - 16) / (time.perf_counter() - begin)
+            del batches  # their seconds count once they have ended
+            used = 1e3 * (cpu_seconds() - work) / len(dataset)
+            found[workers, threads].append((speed, used))
+    print("\n| workers | OpenCV's threads | images/s | ms of CPU an image |\n|---|---|---|---|")
+    for (workers, threads), own in found.items():
+        speed, used = map(statistics.median, zip(*own))
+        print(f'| {workers} | {threads} | {speed:.0f} | {used:.2f} |')
+
+
+def cpu_seconds() -> float:
+    """What this process has worked, and those that it has started and that have ended."""
+    return sum(os.times()[:4])
+
+
+def compare_pipelines(args: argparse.Namespace, folder: Path) -> None:
+    """Prints images a second of each setting, and what its steps take."""
     if hasattr(os, 'sched_setaffinity'):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    torch.set_num_threads(1)
-    cv2.setNumThreads(args.opencv_threads)
-    versions = f'torch {torch.__version__}, OpenCV {cv2.__version__}'
-    print(f'{processor()}, one core, {versions}, load {os.getloadavg()[0]:.1f}')
-    with TemporaryDirectory() as folder:
-        compared = settings(args, Path(folder))
-        for each in compared.values():
-            each.run(0)
-            each.speeds.clear()
-            each.seconds.clear()
-        for seed in range(args.rounds):
-            for each in random.Random(seed).sample(list(compared.values()), len(compared)):
-                each.run(seed)
+    cv2.setNumThreads(0)  # as mmengine does
+    compared = settings(args, folder)
+    for each in compared.values():
+        each.run(0)
+        each.speeds.clear()
+        each.seconds.clear()
+    for seed in range(args.rounds):
+        for each in random.Random(seed).sample(list(compared.values()), len(compared)):
+            each.run(seed)
     (first, *_) = compared.values()
     print("\n| pipeline, pixels | images/s | of mmpretrain's |\n|---|---|---|")
     for name, each in compared.items():
@@ -185,6 +218,16 @@ def main() -> None:
     print('\nmilliseconds of an image:')
     for name, each in compared.items():
         print(f'{name}: {each.milliseconds()}')
+
+
+def main() -> None:
+    """Runs the benchmark."""
+    args = parse_args()
+    torch.set_num_threads(1)
+    versions = f'torch {torch.__version__}, OpenCV {cv2.__version__}'
+    print(f'{processor()}, {versions}, load {os.getloadavg()[0]:.1f}')
+    with TemporaryDirectory() as folder:
+        (compare_threads if args.threads else compare_pipelines)(args, Path(folder))
 
 
 if __name__ == '__main__':

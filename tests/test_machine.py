@@ -8,7 +8,11 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import cv2
 import pytest
+import torch
+from mmengine.utils.dl_utils import set_multi_processing
+from torch.utils.data import DataLoader
 
 from bvit_mm.compare import runner
 
@@ -19,7 +23,8 @@ cpus = load_script(ROOT / 'tools' / '_cpus.py')
 threads = load_script(ROOT / 'tools' / '_threads.py')
 compiling = load_script(ROOT / 'tools' / 'compile_ops.py')
 SPIN = threads.SPIN
-SPIN_ONLY = {'GOMP_SPINCOUNT': str(SPIN)}
+OPENCV = {threads.OPENCV_NAME: '1'}
+SPIN_ONLY = {'GOMP_SPINCOUNT': str(SPIN), **OPENCV}
 
 
 @pytest.mark.parametrize(
@@ -32,9 +37,10 @@ SPIN_ONLY = {'GOMP_SPINCOUNT': str(SPIN)}
         ({}, 8, 0.1, {**SPIN_ONLY, 'OMP_NUM_THREADS': '1'}),
         ({'OMP_NUM_THREADS': '4'}, 8, 1.0, SPIN_ONLY),
         ({'MKL_NUM_THREADS': '4'}, 8, 1.0, SPIN_ONLY),
-        ({'GOMP_SPINCOUNT': '7'}, 8, 1.0, {'OMP_NUM_THREADS': '1'}),
-        ({'OMP_WAIT_POLICY': 'ACTIVE'}, 8, 8.0, {}),
-        ({'KMP_BLOCKTIME': '0', 'OMP_NUM_THREADS': '3'}, 8, 1.0, {}),
+        ({'GOMP_SPINCOUNT': '7'}, 8, 1.0, {**OPENCV, 'OMP_NUM_THREADS': '1'}),
+        ({'OMP_WAIT_POLICY': 'ACTIVE'}, 8, 8.0, OPENCV),
+        ({threads.OPENCV_NAME: '3', 'OMP_WAIT_POLICY': 'ACTIVE'}, 8, 8.0, {}),
+        ({'KMP_BLOCKTIME': '0', 'OMP_NUM_THREADS': '3'}, 8, 1.0, OPENCV),
         ({'PATH': '/bin'}, 1, math.inf, SPIN_ONLY),
     ],
 )
@@ -111,6 +117,41 @@ def display(**chosen):
 @pytest.mark.parametrize('chosen, spin', [({}, SPIN), ({'GOMP_SPINCOUNT': '77'}, 77)])
 def test_openmp_reads_the_setting(chosen, spin):
     assert display(**chosen)['GOMP_SPINCOUNT'] == str(spin)
+
+
+class Threads:
+    """A data set that says how many threads its reader has."""
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return cv2.getNumThreads(), torch.get_num_threads()
+
+
+def test_workers_that_are_forked_have_one_thread():
+    """OpenCV's too: they inherit what mmengine sets."""
+    before = cv2.getNumThreads()
+    set_multi_processing(opencv_num_threads=0)
+    try:
+        loader = DataLoader(Threads(), num_workers=1, collate_fn=list)
+        assert list(loader) == [[(1, 1)]] * 2
+    finally:
+        cv2.setNumThreads(before)
+
+
+@pytest.mark.parametrize('chosen, number', [({}, 1), ({threads.OPENCV_NAME: '3'}, 3)])
+def test_workers_that_are_spawned_read_opencvs_threads(chosen, number):
+    """From the environment of the tool that spawns them."""
+    environment = {k: v for k, v in os.environ.items() if k != threads.OPENCV_NAME}
+    done = subprocess.run(
+        [sys.executable, '-c', 'import _threads, cv2; print(cv2.getNumThreads())'],
+        cwd=ROOT / 'tools',
+        env={**environment, **chosen},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == f'{number}\n', done.stderr
 
 
 @pytest.mark.parametrize('tool', ['train', 'test', 'plan', 'analyze'])

@@ -1,5 +1,5 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
-"""Sets how many threads torch has, and how long they spin: to be imported before torch is.
+"""Sets how many threads torch and OpenCV have, and how long they spin: to be imported before both.
 
 OpenMP reads its environment once, when torch loads it. What the user has chosen there stays.
 """
@@ -18,10 +18,13 @@ from _cpus import cpu_quota, visible_cpus
 SPIN = 10_000
 SPIN_NAMES = ('GOMP_SPINCOUNT', 'OMP_WAIT_POLICY', 'KMP_BLOCKTIME')
 THREAD_NAMES = ('OMP_NUM_THREADS', 'MKL_NUM_THREADS')
+# mmengine gives OpenCV one thread, and workers that are forked inherit it. Those that are spawned
+# would each have a thread for every CPU.
+OPENCV_NAME = 'OPENCV_FOR_THREADS_NUM'
 
 
 def thread_settings(chosen: Mapping[str, str], visible: int, quota: float) -> dict[str, str]:
-    """What to add to an environment for torch's threads; nothing that is chosen there.
+    """What to add to an environment for threads; nothing that is chosen there.
 
     Args:
         chosen: The environment.
@@ -29,7 +32,7 @@ def thread_settings(chosen: Mapping[str, str], visible: int, quota: float) -> di
             by itself.
         quota: How many CPUs' time a second it may use; torch does not ask.
     """
-    settings = {}
+    settings = {} if OPENCV_NAME in chosen else {OPENCV_NAME: '1'}
     if not any(name in chosen for name in SPIN_NAMES):
         settings['GOMP_SPINCOUNT'] = str(SPIN)
     if quota < visible and not any(name in chosen for name in THREAD_NAMES):
