@@ -43,7 +43,7 @@ _check_environment()
 from .analysis.hook import RedundancyHook  # noqa: E402
 from .backbones import *  # noqa: E402, F403
 from .backbones import __all__ as _families  # noqa: E402
-from .loading.augmenting import RandAugment  # noqa: E402
+from .loading.augmenting import RandAugment, RandomFlip  # noqa: E402
 from .loading.decoding import LoadImageFromFile  # noqa: E402
 from .loading.resizing import RandomResizedCrop, Resize, ResizeEdge  # noqa: E402
 from .loop import BudgetedTrainLoop  # noqa: E402
@@ -63,6 +63,7 @@ __all__ = [
     'LoadImageFromFile',
     'Plan',
     'RandAugment',
+    'RandomFlip',
     'RandomResizedCrop',
     'RedundancyHook',
     'Resize',

@@ -275,6 +275,7 @@ SURFACE = {
     'LoadImageFromFile': '*args, **kwargs',
     'Plan': 'gflops, epochs, full_cost, budget=None, epoch_share=1.0, charges=()',
     'RandAugment': 'policies, *args, **kwargs',
+    'RandomFlip': "prob=None, direction='horizontal', swap_seg_labels=None",
     'RandomResizedCrop': "scale, interpolation='bilinear', backend='torch', **kwargs",
     'RedundancyHook': 'interval=1, num_images=64',
     'Resize': (

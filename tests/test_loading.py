@@ -192,6 +192,39 @@ def test_operations_of_rand_augment(name):
     assert len(np.unique(made[0][..., 0])) == 2 and not np.array_equal(made[0], image)
 
 
+@pytest.mark.parametrize('channels', [0, 1, 3, 4])
+@pytest.mark.parametrize(
+    'options',
+    [
+        dict(prob=0.5),
+        dict(prob=1.0, direction='vertical'),
+        dict(prob=[0.3, 0.3, 0.3], direction=['horizontal', 'vertical', 'diagonal']),
+    ],
+    ids=['horizontal', 'vertical', 'any'],
+)
+def test_flips_are_mmcvs(options, channels):
+    """Boxes too; the images lie in memory as others do."""
+    image = drawn(0, 20, 30, channels or 1).reshape(20, 30, *[channels] * (channels > 0))
+    plain, ours = [
+        TRANSFORMS.build(dict(type=kind, **options))
+        for kind in ('RandomFlip', 'bvit_mm.RandomFlip')
+    ]
+    directions = set()
+    for seed in range(12):
+        made, states = [], []
+        for step in (plain, ours):
+            np.random.seed(seed)
+            boxes = np.array([[3.0, 5.0, 14.0, 16.0]])
+            made.append(step(dict(img=image.copy(), gt_bboxes=boxes)))
+            states.append(np.random.get_state()[2])
+        images = [results.pop('img') for results in made]
+        assert np.array_equal(*images) and images[1].flags.c_contiguous
+        assert np.array_equal(*(results.pop('gt_bboxes') for results in made))
+        assert made[0] == made[1] and states[0] == states[1]
+        directions.add(made[1]['flip_direction'])
+    assert len(directions) > 1 or options['prob'] == 1.0
+
+
 def test_unknown_policies_are_mmpretrains_to_refuse():
     for policies in ('unknown', 7):
         with pytest.raises(AssertionError, match='policies'):

@@ -278,6 +278,17 @@ def test_a_copy_that_was_stopped_goes_on(after, source, tmp_path, monkeypatch):
     assert a.pop(RECORD) and b.pop(RECORD) and a == b
 
 
+def test_a_user_who_stops_it_is_told_that_it_goes_on(source, tmp_path, monkeypatch, capsys):
+    def stops(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(resized_files, 'shrunk', stops)
+    with pytest.raises(SystemExit) as ended:
+        run_tool('resize_dataset', source, tmp_path / 'small', '--jobs', 1)
+    assert ended.value.code == 130
+    assert 'stopped; the same command goes on' in capsys.readouterr().out
+
+
 def test_a_file_appears_whole_or_not_at_all(source, tmp_path, monkeypatch):
     target = tmp_path / 'small'
 

@@ -68,8 +68,12 @@ def some(lines: list[str]) -> str:
 def main() -> None:
     """Runs the tool."""
     parser, args = parse_args()
-    with refusing(parser.error):
-        counts, damaged, left = copy_resized(**vars(args), progress=Progress())
+    try:
+        with refusing(parser.error):
+            counts, damaged, left = copy_resized(**vars(args), progress=Progress())
+    except KeyboardInterrupt:
+        print('stopped; the same command goes on')
+        sys.exit(130)
     made = ', '.join(f'{n} {what}' for what, n in sorted(counts.items()))
     print(f'{args.target}: {made or "no images"}')
     if left:

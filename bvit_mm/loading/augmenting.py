@@ -1,13 +1,17 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
-"""RandAugment whose two slowest steps are Pillow's, which compute the same bits six times as fast.
+"""Augmentation with the same random numbers and the same bits as mmpretrain's, in less time.
 
-mmcv counts and looks up the values of each channel in NumPy.
+- mmcv's flips are views whose pixels lie backwards. Each step that follows first copies them, at a
+  few bytes a time. Here OpenCV flips them once.
+- mmcv counts and looks up the values of each channel in NumPy. Here Pillow does, six times as fast.
 """
 
 from collections.abc import Callable
 from typing import Any
 
+import cv2
 import numpy as np
+from mmcv.transforms import RandomFlip as PlainRandomFlip
 from mmpretrain.datasets import AutoContrast as PlainAutoContrast
 from mmpretrain.datasets import Equalize as PlainEqualize
 from mmpretrain.datasets import RandAugment as PlainRandAugment
@@ -15,6 +19,19 @@ from mmpretrain.datasets.transforms.auto_augment import RANDAUG_POLICIES
 from PIL import Image, ImageOps
 
 from ..registry import TRANSFORMS
+
+FLIPS = {'horizontal': 1, 'vertical': 0, 'diagonal': -1}  # what OpenCV calls them
+
+
+@TRANSFORMS.register_module()
+class RandomFlip(PlainRandomFlip):
+    """mmcv's ``RandomFlip``, whose images lie in memory as others do."""
+
+    def _flip(self, results: dict[str, Any]) -> None:
+        image = results['img']
+        super()._flip(results)
+        flipped = cv2.flip(image, FLIPS[results['flip_direction']])
+        results['img'] = flipped.reshape(image.shape)  # one channel loses its axis
 
 
 @TRANSFORMS.register_module()

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..config_types import class_of
 from ..registry import TRANSFORMS
-from .augmenting import RandAugment
+from .augmenting import RandAugment, RandomFlip
 from .decoding import LoadImageFromFile
 from .resizing import RandomResizedCrop, Resize, ResizeEdge
 
@@ -14,6 +14,7 @@ from .resizing import RandomResizedCrop, Resize, ResizeEdge
 PLAIN: dict[type, dict[str, str]] = {
     LoadImageFromFile: dict(type='LoadImageFromFile'),
     RandAugment: dict(type='RandAugment'),
+    RandomFlip: dict(type='RandomFlip'),
     RandomResizedCrop: dict(type='RandomResizedCrop', backend='pillow'),
     Resize: dict(type='Resize', backend='pillow'),
     ResizeEdge: dict(type='ResizeEdge', backend='pillow'),

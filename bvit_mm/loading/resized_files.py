@@ -7,6 +7,7 @@ file ``resized.json`` says how it was made, and whether it is complete.
 
 import json
 import shutil
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -194,14 +195,15 @@ def in_processes(
     if jobs == 1:
         yield from map(work, paths)
         return
-    pool = ProcessPoolExecutor(jobs, initializer=use_one_thread)
+    pool = ProcessPoolExecutor(jobs, initializer=prepare_worker)
     with ExitStack() as stack:
         stack.callback(pool.shutdown, cancel_futures=True)  # also when a user stops it
         yield from pool.map(work, paths, chunksize=16)
 
 
-def use_one_thread() -> None:
-    """Processes share the CPUs, not threads."""
+def prepare_worker() -> None:
+    """One thread in each process; Ctrl-C, which reaches all of them, is the first one's to obey."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
 

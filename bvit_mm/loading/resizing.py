@@ -37,8 +37,7 @@ def resized(image: np.ndarray, size: tuple[int, int], interpolation: str) -> np.
     # looks at the strides, so the axis of images must be the first before the others move.
     pixels = torch.from_numpy(image.reshape(1, *image.shape[:2], -1)).permute(0, 3, 1, 2)
     made = interpolate(pixels, size, mode=interpolation, antialias=True)
-    made = made[0].permute(1, 2, 0).contiguous()
-    return made.numpy().reshape(*size, *image.shape[2:])
+    return np.ascontiguousarray(made.permute(0, 2, 3, 1).numpy()).reshape(*size, *image.shape[2:])
 
 
 def check_kernel(name: str, interpolation: str, backend: str) -> None:

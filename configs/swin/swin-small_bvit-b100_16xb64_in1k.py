@@ -27,7 +27,7 @@ model = dict(
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='bvit_mm.RandomResizedCrop', scale=224, interpolation='bicubic'),
-    _base_.train_pipeline[2],  # a flip
+    dict(_base_.train_pipeline[2], type='bvit_mm.RandomFlip'),
     dict(_base_.train_pipeline[3], type='bvit_mm.RandAugment'),
     *_base_.train_pipeline[4:],
 ]

@@ -50,7 +50,7 @@ data_preprocessor = dict(num_classes=10)
 train_pipeline = [
     dict(type='PILToNumpy', to_bgr=True),
     dict(type='bvit_mm.RandomResizedCrop', scale=224, interpolation='bicubic'),
-    dict(type='RandomFlip', prob=0.5, direction='horizontal'),
+    dict(type='bvit_mm.RandomFlip', prob=0.5, direction='horizontal'),
     dict(
         type='bvit_mm.RandAugment',
         policies='timm_increasing',
