@@ -259,6 +259,7 @@ def active_shares(stages: Sequence[TrainingStage]) -> dict[str, list[float]]:
     sizes = {
         axis.label: [np.sum(axis.cell(getattr(stage, key))) for stage in stages]
         for key, axis in ((key, AXES[key]) for key in stages[-1].keys)
+        if axis.grows
     }
     return {label: [size / each[-1] for size in each] for label, each in sizes.items()}
 
