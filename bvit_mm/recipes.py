@@ -13,8 +13,8 @@ from typing import Any
 from mmengine.runner import Runner
 
 from .elastic import find_backbone
-from .loading.views import load_views
 from .recipe_setters import SETTERS, Write
+from .stage_images import load_views
 from .training_stages import AXES
 
 # What users may look for in a recipe, and where it is said.

@@ -15,7 +15,7 @@ from mmpretrain.models.utils.batch_augments import RandomBatchAugment
 
 from bvit_mm import ElasticPVTv2, ElasticVisionTransformer
 from bvit_mm.elastic import find_backbone, images_of_training
-from bvit_mm.loading.stage_size import at_stage_size
+from bvit_mm.stage_images import at_stage_size
 from bvit_mm.testing.closeness import assert_near
 
 from .support.cases import PVTV2
