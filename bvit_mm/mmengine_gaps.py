@@ -13,7 +13,6 @@ from mmengine.model import BaseModule
 from mmengine.optim import OptimWrapper
 from mmengine.optim.scheduler import _ParamScheduler
 from mmengine.runner import BaseLoop, CheckpointLoader, Runner
-from mmpretrain.engine.hooks import SwitchRecipeHook
 from mmpretrain.models.losses import LabelSmoothLoss
 from torch import nn
 from torch.utils.data import DataLoader
@@ -62,11 +61,6 @@ def replace_hook(runner: Runner, kind: type[Hook], new: Hook) -> None:
 def restart_workers(loader: DataLoader) -> None:
     """Lets a data loader start its workers anew, the next time that it is read."""
     loader._iterator = None
-
-
-def switch_loss(runner: Runner, loss: nn.Module) -> None:
-    """Lets the model of a runner train with another loss, as mmpretrain's hook does by epochs."""
-    SwitchRecipeHook._switch_loss(runner, loss)
 
 
 def steps_done(scheduler: SchedulerLike) -> int:

@@ -14,7 +14,7 @@ from torch import nn
 
 from .drop_path import rates_of, set_rates, with_rate
 from .elastic import find_backbone
-from .mmengine_gaps import restart_workers, switch_loss
+from .mmengine_gaps import restart_workers
 from .pipelines import Pipelines, check_replacement, data_sets, with_erasing, with_magnitude
 from .wrapped import unwrapped
 
@@ -129,9 +129,14 @@ def _build_loss(value: Any) -> nn.Module:
     return MODELS.build(value)
 
 
-def _read_loss(runner: Runner) -> nn.Module:
+def _keeper(runner: Runner) -> Any:
+    """What keeps the loss, as in mmpretrain's ``SwitchRecipeHook``, also of a distributed model."""
     model = unwrapped(runner.model)
-    return model.loss_module if hasattr(model, 'loss_module') else model.head.loss_module
+    return model if hasattr(model, 'loss_module') else model.head
+
+
+def _read_loss(runner: Runner) -> nn.Module:
+    return _keeper(runner).loss_module
 
 
 def _change_loss(own: nn.Module, loss: nn.Module) -> nn.Module:
@@ -155,7 +160,7 @@ def _write_loss(runner: Runner, loss: nn.Module) -> None:
                 f'is for {count} classes, but model.head has {classes}, in all training stages; '
                 f'give a loss for {classes}'
             )
-    switch_loss(runner, loss)
+    _keeper(runner).loss_module = loss
 
 
 SETTERS: dict[str, Setter] = {  # in the order in which they change the same thing

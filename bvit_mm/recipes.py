@@ -19,7 +19,7 @@ from .training_stages import AXES
 
 # What users may look for in a recipe, and where it is said.
 ELSEWHERE = {
-    **dict.fromkeys([*AXES, 'view'], 'training_stages of the backbone'),
+    **dict.fromkeys(AXES, 'training_stages of the backbone'),
     **dict.fromkeys(['num_classes', 'head'], 'model.head, which all training stages share'),
     **dict.fromkeys(
         ['metric', 'evaluator', 'val_evaluator', 'test_evaluator'],
@@ -33,8 +33,8 @@ class Recipes:
 
     Args:
         given: A dict for each training stage, by the names of ``SETTERS``; what it leaves out is
-            as the config says, or as its own ``train_pipeline`` does. None
-            if all stages train as the config says.
+            as the config says, or as its own ``train_pipeline`` does. None if all stages train as
+            the config says.
 
     Raises:
         ValueError: If it is no such list, or something else is to be changed.

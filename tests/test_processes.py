@@ -70,6 +70,12 @@ VIT = pytest.mark.parametrize('two', ['vit'], indirect=True)  # the network does
 
 
 @VIT
+def test_two_processes_train_by_recipes(two):
+    """Before, at and after a change of them, resumed and not."""
+    assert two.results['recipes'] == {'alike': True, **{place: [] for place in STOPS}}
+
+
+@VIT
 def test_two_processes_match_as_one(two, tmp_path):
     """The same mini-batches, with weights that count alike in both; also resumed."""
     matched = two.results['matched']

@@ -24,6 +24,7 @@ from bvit_mm.testing.closeness import distance
 
 from .data_sets import SizedDataset  # noqa: F401  registers
 from .files import differences, forget_times, last_file
+from .piped_data import piped
 from .runs import FAMILIES, build
 from .variants import EVERY_ITERATION, SUBSET, VARIANTS
 
@@ -72,9 +73,9 @@ def distance_of_weights(ours, theirs):
     return distance(*weights)
 
 
-def resumed(folder, name, family):
-    """A variant, resumed from what a kill at several places leaves, beside the whole run."""
-    changes = {**FAMILIES[family], **VARIANTS[name], **EVERY_ITERATION, **ONE_TWO_ONE}
+def resumed(folder, changes):
+    """Resumed from what a kill at several places leaves, beside the whole run."""
+    changes = {**changes, **EVERY_ITERATION, **ONE_TWO_ONE}
     results = {'alike': train(folder / 'whole', **changes)}
     for place, at in STOPS.items():
         work_dir = folder / place
@@ -194,12 +195,14 @@ def work(rank, family, folder):
     os.environ['LOCAL_RANK'] = str(rank)  # as launchers do
     store = f'file://{folder}/store'
     distributed.init_process_group('gloo', init_method=store, rank=rank, world_size=PROCESSES)
-    results = {name: resumed(folder / name, name, family) for name in VARIANTS}
+    own = FAMILIES[family]
+    results = {name: resumed(folder / name, {**own, **VARIANTS[name]}) for name in VARIANTS}
     results['growth'] = grown(folder / 'growth', family)
     for name in ('neither', 'both'):
         changes = {**FAMILIES[family], **PLAIN, **VARIANTS[name], **ONE_TWO_ONE}
         results[f'plain {name}'] = train(folder / f'plain {name}', **changes)
     if family == 'vit':  # the network does not matter here
+        results['recipes'] = resumed(folder / 'recipes', piped())
         results['matched'] = matched(folder / 'matched')
         results['decided'] = decided(folder / 'decided')
         results['booked'] = booked(folder / 'booked')
