@@ -197,7 +197,7 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
         self._pass_time('setup')
         with watched(self._backbone) as images:
             self.parts.find(self.runner, self._step.eagerly, self._agree)
-        self.sizes.check(self.plan, self.budget, images.size, is_new=self._iter == 0)
+        self.sizes.check(self.plan, self.budget, images, is_new=self._iter == 0)
         measurements: list[Measurement] = []
         if unpaced := self.budget.unpaced:
             measurements = time_stages(

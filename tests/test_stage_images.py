@@ -178,7 +178,7 @@ class SeeSizesHook(Hook):
         self.embedded.clear()
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        assert self.embedded == [self.loaded[-1]]
+        assert set(self.embedded) == {self.loaded[-1]}  # once for each part of a batch
 
     def before_val_epoch(self, runner):
         self.embedded.clear()
@@ -231,6 +231,16 @@ def test_resumed_in_each_stage(tmp_path):
     for at in (2, BATCHES, 2 * BATCHES - 1, 2 * BATCHES, 13):
         resumed = resume(tmp_path / str(at), tmp_path / 'whole', at, changes(**EVERY_ITERATION))
         assert_same_run(resumed, last_file(tmp_path / 'whole'))
+
+
+@pytest.mark.parametrize('parts', ['auto', [1, 2, 1]])
+def test_batches_in_parts_are_of_the_stages_size(tmp_path, parts):
+    """Early stages are tried after the last one, whose images the budget is for."""
+    budget = {'train_cfg.epochs': None, 'train_cfg.budget': 0.5, 'train_cfg.full_epochs': 6}
+    options = {**budget, 'train_cfg.accumulative_counts': parts}
+    runner = build(tmp_path, **changes(**options))
+    runner.train()
+    assert set(seen_by(runner).loaded) == set(SIZES)
 
 
 def test_why_images_come_whole_is_said(tmp_path):

@@ -21,18 +21,21 @@ TOLERANCE = 0.01  # share of the planned cost that images may differ by without 
 
 
 class SeenSize:
-    """Notes the height and width of the images that came last.
+    """Notes the height and width of the images that came last, also by training stage.
 
     At the backbone it also sees what no config tells: padding, resizing of whole batches, hooks.
     """
 
     def __init__(self) -> None:
         self.size: Size | None = None
+        self.of_stage: dict[int, Size] = {}
 
     def note(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         size = tuple((*args, *kwargs.values())[0].shape[-2:])
         if size != self.size:
             self.size = size
+        if isinstance(module, ElasticBackbone):
+            self.of_stage[module.training_stage] = size
 
 
 @contextmanager
@@ -100,8 +103,9 @@ class SizeLedger:
         self.seen = SeenSize()
         self._has_warned = False
 
-    def check(self, plan: Plan, budget: Budget, size: Size | None, is_new: bool) -> None:
-        """Looks at the images of the batch that was tried (``check_image_size``)."""
+    def check(self, plan: Plan, budget: Budget, tried: SeenSize, is_new: bool) -> None:
+        """Looks at the images with which the last stage was tried (``check_image_size``)."""
+        size = tried.of_stage.get(self.backbone.num_training_stages - 1)
         sizes = [each for each in all_gather_object(size) if each is not None]
         if sizes:  # else nothing was tried
             self._warn(check_image_size(self.backbone, plan, budget, sizes, is_new))
