@@ -17,14 +17,14 @@ class Loading:
     Attributes:
         workers: Of its data loader.
         cores: CPUs of this machine that are its own, as many as each other process has.
-        reads_files: Whether an image is decoded from its file each time.
+        reads_large_files: Whether images are decoded each time from files that were not resized.
         makes_whole_size: Whether images are cut out at the size of the whole network, by a
             transform that has one of ours to replace it.
     """
 
     workers: int
     cores: int
-    reads_files: bool = False
+    reads_large_files: bool = False
     makes_whole_size: bool = False
 
 
@@ -48,7 +48,7 @@ def advice(loading: Loading) -> list[str]:
         )
     if loading.makes_whole_size:
         found.append("images made at the stage's size (bvit_mm.RandomResizedCrop)")
-    if loading.reads_files:
+    if loading.reads_large_files:
         found.append('files resized once (tools/resize_dataset.py)')
     return found or ['more cores, or a simpler train_pipeline']
 

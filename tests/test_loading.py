@@ -343,6 +343,15 @@ def test_no_image_is_kept_for_a_file_that_cannot_be_read(folder, tmp_path):
     assert step(dict(img_path=str(broken))) is None
 
 
+@pytest.mark.parametrize('content', [b'', b'no image', b'\xff\xd8\xff\xe0 cut off'])
+def test_a_damaged_file_is_named(tmp_path, content):
+    file = tmp_path / 'IMG_0001.jpg'
+    file.write_bytes(content)
+    message = f'{file} cannot be loaded as an image .* tools/resize_dataset.py copies a data set'
+    with pytest.raises(ValueError, match=message):
+        LoadImageFromFile()(dict(img_path=str(file)))
+
+
 def test_copies_do_not_carry_the_image(folder):
     step = LoadImageFromFile()
     step(dict(img_path=str(folder / 'a' / '0.jpg')))

@@ -23,7 +23,7 @@ from .support.files import last_file
 from .support.runs import BATCHES, TinyDataset, build
 from .support.trainings import log_of
 
-ALL = Loading(workers=2, cores=8, reads_files=True, makes_whole_size=True)
+ALL = Loading(workers=2, cores=8, reads_large_files=True, makes_whole_size=True)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_what_binds(waiting, workers, binding):
             '(tools/resize_dataset.py)',
         ),
         (Loading(0, 1), 'more workers (train_dataloader.num_workers=1, not 0)'),
-        (Loading(8, 8, reads_files=True), 'files resized once (tools/resize_dataset.py)'),
+        (Loading(8, 8, reads_large_files=True), 'files resized once (tools/resize_dataset.py)'),
         (Loading(9, 8), 'more cores, or a simpler train_pipeline'),
     ],
 )
@@ -126,7 +126,7 @@ class RandomResizedCrop(BaseTransform):
         return results
 
 
-def test_how_data_is_loaded(monkeypatch):
+def test_how_data_is_loaded(monkeypatch, tmp_path):
     """Through data sets around data sets; cores are shared with other processes here."""
 
     class Around:
@@ -144,7 +144,11 @@ def test_how_data_is_loaded(monkeypatch):
     monkeypatch.delenv('LOCAL_WORLD_SIZE', raising=False)
     crop, ours = RandomResizedCrop(), RandomResizedCrop()
     assert loading_of(Loader()) == Loading(3, 8)
-    assert loading_of(Loader(LoadImageFromFile(), crop)) == Loading(3, 8, True, True)
+    loader = Loader(LoadImageFromFile(), crop)
+    assert loading_of(loader) == Loading(3, 8, True, True)
+    (tmp_path / 'resized.json').write_text('{"complete": true}')
+    loader.dataset.data_prefix = dict(img_path=str(tmp_path / 'train'))
+    assert loading_of(loader) == Loading(3, 8, False, True)
     monkeypatch.setattr(type(ours), '__module__', 'bvit_mm.transforms')
     monkeypatch.setattr('bvit_mm.running.loading.get_world_size', lambda: 6)
     assert loading_of(Loader(ours)) == Loading(3, 1)

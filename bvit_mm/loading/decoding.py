@@ -19,6 +19,9 @@ class LoadImageFromFile(PlainLoadImageFromFile):
 
     Args:
         *args, **kwargs: Of mmcv's ``LoadImageFromFile``.
+
+    Raises:
+        ValueError: If a file is damaged, or is no image.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -29,7 +32,15 @@ class LoadImageFromFile(PlainLoadImageFromFile):
         wanted = (results['img_path'], self.to_float32, self.color_type, self.imdecode_backend)
         if self._last is None or self._last[0] != wanted:
             self._last = None
-            if super().transform(results) is None:  # ignore_empty
+            try:
+                found = super().transform(results)
+            except Exception as error:  # of the file system, or of any library that decodes
+                reason = ' '.join(str(error).split())
+                raise ValueError(
+                    f'{results["img_path"]} cannot be loaded as an image ({reason}). Repair it or '
+                    'take it out; tools/resize_dataset.py copies a data set and lists all such files'
+                ) from error
+            if found is None:  # ignore_empty
                 return None
             self._last = wanted, results['img']
         image = self._last[1].copy()  # later transforms may write into it

@@ -73,21 +73,32 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) and 'complete' in found else None
 
 
+def records_above(folder: str) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The copies that a folder lies in, each with its record."""
+    path = Path(folder).absolute()
+    for each in (path, *path.parents):
+        found = read_record(each)
+        if found:
+            yield each, found
+
+
 def check_complete(folders: Iterable[str]) -> None:
     """Raises ValueError if a folder of images lies in a copy that was not made to its end."""
-    for folder in folders:
-        path = Path(folder).absolute()
-        for each in (path, *path.parents):
-            found = read_record(each)
-            if found and not found['complete']:
-                lines = found.get('missed') or []
-                advice = 'finish it with the command that began it'
-                if lines:
-                    advice = f'{lines[0]} names a damaged image; repair it or take out the line'
-                raise ValueError(
-                    f'{each} is a resized data set that is not complete: {advice} '
-                    f'(python tools/resize_dataset.py {found.get("source", "SRC")} {each})'
-                )
+    for each, found in (record for folder in folders for record in records_above(folder)):
+        if not found['complete']:
+            lines = found.get('missed') or []
+            advice = 'finish it with the command that began it'
+            if lines:
+                advice = f'{lines[0]} names a damaged image; repair it or take out the line'
+            raise ValueError(
+                f'{each} is a resized data set that is not complete: {advice} '
+                f'(python tools/resize_dataset.py {found.get("source", "SRC")} {each})'
+            )
+
+
+def are_resized(folders: Iterable[str]) -> bool:
+    """Whether any folder of images lies in a copy."""
+    return any(True for folder in folders for _ in records_above(folder))
 
 
 def folders_of(dataset: Any) -> Iterator[str]:

@@ -2,23 +2,26 @@
 """How the training data of a run is loaded, as far as advice needs to know."""
 
 import os
-from collections.abc import Iterator
 from typing import Any
 
 from mmcv.transforms import LoadImageFromFile
 from mmengine.dist import get_world_size
 from torch.utils.data import DataLoader
 
+from ..loading.resized_files import are_resized, folders_of
+from ..pipelines import data_sets, transforms_of
 from ..waiting import Loading
 
 
 def loading_of(loader: DataLoader) -> Loading:
     """How a process of this run gets its training data."""
-    transforms = list(_transforms(loader.dataset))
+    sets = data_sets(loader.dataset)
+    transforms = [step for each in sets for step in transforms_of(each.pipeline)]
+    decodes = any(isinstance(each, LoadImageFromFile) for each in transforms)
     return Loading(
         workers=loader.num_workers,
         cores=max(1, _cores() // _processes_here()),
-        reads_files=any(isinstance(each, LoadImageFromFile) for each in transforms),
+        reads_large_files=decodes and not are_resized(folders_of(loader.dataset)),
         makes_whole_size=any(map(_has_one_of_ours, transforms)),
     )
 
@@ -40,11 +43,3 @@ def _processes_here() -> int:
 def _has_one_of_ours(transform: Any) -> bool:
     kind = type(transform)
     return kind.__name__ == 'RandomResizedCrop' and not kind.__module__.startswith('bvit_mm.')
-
-
-def _transforms(dataset: Any) -> Iterator[Any]:
-    """Those of its pipeline, or of the data sets within it."""
-    yield from getattr(getattr(dataset, 'pipeline', None), 'transforms', ())
-    for inner in (getattr(dataset, 'dataset', None), *getattr(dataset, 'datasets', ())):
-        if inner is not None:
-            yield from _transforms(inner)

@@ -1,0 +1,75 @@
+"""A small DeiT for your own images, of any sizes: whole images scaled down first, then larger.
+
+    python tools/train.py configs/demo/deit-images_bvit-b50.py --work-dir work_dirs/mine \
+        --cfg-options train_dataloader.dataset.data_root=MY/train \
+        val_dataloader.dataset.data_root=MY/val test_dataloader.dataset.data_root=MY/val \
+        model.head.num_classes=N
+
+MY/train and MY/val have one sub-folder a class. The recipe suits short runs: augmentation grows
+with the network, and nothing is mixed or erased.
+"""
+
+_base_ = ['./deit-digits_bvit-b50.py']
+
+image_size = 128
+model = dict(
+    data_preprocessor=dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375]),
+    backbone=dict(
+        arch=dict(embed_dims=192, num_layers=8, num_heads=3, feedforward_channels=768),
+        img_size=image_size,
+        patch_size=16,
+        drop_path_rate=0.05,
+        training_stages=[
+            dict(heads=1, hidden=192, grid=4, view='scale'),
+            dict(heads=2, hidden=384, grid=6, view='scale'),
+            dict(heads=3, hidden=768, grid=8),
+        ],
+    ),
+    head=dict(in_channels=192),
+)
+
+train_pipeline = [
+    dict(type='bvit_mm.LoadImageFromFile'),
+    dict(
+        type='bvit_mm.RandomResizedCrop',
+        scale=image_size,
+        crop_ratio_range=(0.35, 1.0),
+        interpolation='bicubic',
+    ),
+    dict(type='bvit_mm.RandomFlip', prob=0.5),
+    dict(
+        type='bvit_mm.RandAugment',
+        policies='timm_increasing',
+        num_policies=2,
+        total_level=10,
+        magnitude_level=6,
+        magnitude_std=0.5,
+        hparams=dict(pad_val=[104, 116, 124], interpolation='bicubic'),
+    ),
+    dict(type='PackInputs'),
+]
+test_pipeline = [
+    dict(type='bvit_mm.LoadImageFromFile'),
+    dict(type='bvit_mm.ResizeEdge', scale=146, edge='short', interpolation='bicubic'),
+    dict(type='CenterCrop', crop_size=image_size),
+    dict(type='PackInputs'),
+]
+loader = dict(num_workers=2, persistent_workers=True)
+train_dataloader = dict(
+    **loader, dataset=dict(data_root='data/images/train', pipeline=train_pipeline)
+)
+val_dataloader = dict(**loader, dataset=dict(data_root='data/images/val', pipeline=test_pipeline))
+test_dataloader = val_dataloader
+
+param_scheduler = [
+    dict(type='LinearLR', start_factor=1e-2, begin=0, end=2, convert_to_iter_based=True),
+    dict(type='bvit_mm.REXLR', begin=2, convert_to_iter_based=True),
+]
+train_cfg = dict(full_epochs=60, shares=[0.15, 0.35, 0.5], val_interval=5)
+custom_hooks = [
+    dict(
+        type='bvit_mm.StageSwitchHook',
+        init='half',  # stages have few epochs
+        recipes=[dict(magnitude=0), dict(magnitude=3), dict(magnitude=6)],
+    )
+]
