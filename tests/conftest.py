@@ -33,8 +33,8 @@ mmengine.config.utils.load = functools.cache(mmengine.config.utils.load)
 
 # Files that take long, the longest first; of others the order does not matter.
 LONG = (
-    'processes', 'laws', 'compare', 'tools', 'hours', 'transfer', 'jobs', 'resume',
-    'transfer_configs', 'golden', 'spending', 'growth', 'subset_runs', 'image_size',
+    'processes', 'laws', 'compare', 'rehearsal', 'tools', 'hours', 'transfer', 'jobs', 'resume',
+    'transfer_configs', 'golden', 'spending', 'growth', 'subset_runs', 'image_size', 'stock_tools',
 )  # fmt: skip
 
 
