@@ -9,6 +9,9 @@ import statistics
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
+from types import SimpleNamespace
 
 import cv2
 import pytest
@@ -34,7 +37,7 @@ from bvit_mm.compare.runner import group
 
 from .support.configs import planned
 from .support.scripts import run_tool
-from .support.tools import DEIT_S, ROOT
+from .support.tools import DEIT_S, ROOT, script
 
 SWIN_S = ROOT / 'configs' / 'swin' / 'swin-small_bvit-b50_16xb64_in1k.py'
 PVT = ROOT / 'configs' / 'pvtv2' / 'pvtv2-b2-linear_bvit-b50_8xb128_in1k.py'
@@ -266,12 +269,14 @@ def test_methods_that_are_not_charged():
     assert [name for name in known if not known[name].charged] == ['gradmatch-uncharged']
 
 
-def test_importing_the_package_leaves_comparisons_and_figures_alone():
+def test_importing_the_package_leaves_comparisons_and_figures_alone(tmp_path):
     """mmpretrain imports matplotlib, where it is installed; nothing that is imported here does."""
-    code = 'import sys, bvit_mm\nprint(*(m for m in sys.modules if m.startswith("bvit_mm.")))'
-    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
-    imported = done.stdout.splitlines()[-1].split()
-    assert 'bvit_mm.plan' in imported and len(imported) > 20, done.stderr
+    file = tmp_path / 'imports.py'
+    file.write_text(
+        'import sys, bvit_mm\nprint(*(m for m in sys.modules if m.startswith("bvit_mm.")))'
+    )
+    imported = script(file, cwd=ROOT).splitlines()[-1].split()
+    assert 'bvit_mm.plan' in imported and len(imported) > 20
     assert not [name for name in imported if name.startswith('bvit_mm.compare')]
     for name in imported:
         path = ROOT / name.replace('.', '/')
@@ -288,17 +293,18 @@ def test_damaged_records_are_named(tmp_path):
 # The tool.
 
 
-@pytest.fixture
-def compare_here(capsys):
+@pytest.fixture(scope='module')
+def compare_here():
     """Runs the tool in this process; what it printed, or what was wrong."""
 
     def run(*args):
-        try:
-            run_tool('compare', *args)
-        except SystemExit as stop:
-            if stop.code != 2:  # of the parser, which has printed it
-                print(stop, file=sys.stderr)
-        return capsys.readouterr()
+        with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as err:
+            try:
+                run_tool('compare', *args)
+            except SystemExit as stop:
+                if stop.code != 2:  # of the parser, which has printed it
+                    print(stop, file=sys.stderr)
+        return SimpleNamespace(out=out.getvalue(), err=err.getvalue())
 
     return run
 
@@ -365,7 +371,7 @@ def test_folder_in_use_is_refused(compare_here, tmp_path):
     assert [f.name for f in tmp_path.iterdir()] == ['lock']
 
 
-@pytest.fixture
+@pytest.fixture(scope='module')
 def short(digits):
     """Options of eight epochs of four batches."""
     return [
@@ -378,17 +384,25 @@ def short(digits):
     ]  # fmt: skip
 
 
-def test_a_run_that_fails_does_not_stop_others(compare_here, short, tmp_path):
-    broken = {'train_dataloader.dataset.data_root': str(tmp_path / 'nowhere')}
-    (tmp_path / 'mine.py').write_text(f"METHODS = {{'broken': {broken}}}\n")
+@pytest.fixture(scope='module')
+def whole(compare_here, short, tmp_path_factory):
+    """A run beside one that fails: the folder of these, and what was printed."""
+    folder = tmp_path_factory.mktemp('compared')
+    broken = {'train_dataloader.dataset.data_root': str(folder / 'nowhere')}
+    (folder / 'mine.py').write_text(f"METHODS = {{'broken': {broken}}}\n")
     printed = compare_here(
-        DIGITS, '--methods', 'broken', 'cosine', '--methods-of', tmp_path / 'mine.py',
-        '--jobs', '2', '--out', tmp_path / 'out', *short,
+        DIGITS, '--methods', 'broken', 'rex', '--methods-of', folder / 'mine.py',
+        '--jobs', '2', '--out', folder / 'out', *short,
     )  # fmt: skip
-    assert 'these runs failed:' in printed.err and 'broken-b0.5-s0 ended with 1' in printed.err
-    assert 'nowhere' in printed.err
-    (record,) = read_records(tmp_path / 'out' / 'runs.jsonl')
-    assert record.method == 'cosine'
+    return SimpleNamespace(out=folder / 'out', printed=printed)
+
+
+def test_a_run_that_fails_does_not_stop_others(whole):
+    error = whole.printed.err
+    assert 'these runs failed:' in error and 'broken-b0.5-s0 ended with 1' in error
+    assert 'nowhere' in error
+    (record,) = read_records(whole.out / 'runs.jsonl')
+    assert record.method == 'rex'
 
 
 def test_a_run_has_several_processes(compare_here, short, tmp_path):
@@ -458,13 +472,11 @@ def test_more_gpus_than_there_are(compare_here, tmp_path, monkeypatch):
     assert '--gpus 2, but torch sees 1' in error and not (tmp_path / 'out').exists()
 
 
-def test_interrupted_and_gone_on_with(compare_here, short, tmp_path):
+def test_interrupted_and_gone_on_with(compare_here, short, whole, tmp_path):
     """The table is the same as without the stop."""
     args = [DIGITS, '--methods', 'bvit', 'rex', *short]
     command = [sys.executable, ROOT / 'tools' / 'compare.py', *args]
-    never = [each for each in args if each != 'bvit']  # the run that will be stopped, whole
-    whole = compare_here(*never, '--out', tmp_path / 'whole').out
-    assert '[1/1] rex-b0.5-s0: accuracy/top1' in whole
+    assert '[1/2] rex-b0.5-s0: accuracy/top1' in whole.printed.out
 
     stopped = list(map(str, [*command, '--out', tmp_path / 'stopped']))
     process = subprocess.Popen(stopped, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
@@ -483,8 +495,8 @@ def test_interrupted_and_gone_on_with(compare_here, short, tmp_path):
     went_on = compare_here(*args, '--out', tmp_path / 'stopped').out
     assert '1 of 2 runs are left' in went_on and 'resumed epoch' in log.read_text()
     ours, theirs = (
-        read_records(tmp_path / name / 'runs.jsonl')[-1]._replace(seconds={})
-        for name in ('stopped', 'whole')
+        read_records(out / 'runs.jsonl')[-1]._replace(seconds={})
+        for out in (tmp_path / 'stopped', whole.out)
     )
     assert ours == theirs
     assert ours.cost == 0.5 and ours.epochs == [4] and 0 <= ours.value <= 100

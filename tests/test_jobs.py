@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from .support.files import last_file
-from .support.tools import DEIT_S, DEMO, ROOT, call
+from .support.tools import DEIT_S, DEMO, ROOT, call, tool
 
 
 @pytest.fixture
@@ -72,8 +72,8 @@ def test_terminated_with_data_workers_and_resumed(options, tmp_path, processes, 
     assert 'stopped by signal 15 in epoch' in log.read_text()
     assert (work_dir / 'last_checkpoint').read_text() == str(work_dir / 'interrupted.pth')
     whole = 'train_dataloader.batch_size=32'
-    train = [sys.executable, ROOT / 'tools' / 'train.py', DEMO, '--work-dir', work_dir]
-    stdout = call(*train, '--resume', *options, whole, cwd=tmp_path)
+    train = ['train', DEMO, '--work-dir', work_dir]
+    stdout = tool(*train, '--resume', *options, whole, cwd=tmp_path)
     assert 'Epoch(train) [8][8/8]' in stdout
     ledger = last_file(work_dir)['meta']['bvit_mm']['ledger']
     assert ledger['iterations'] == [8, 48, 8] and ledger['samples'] == [256, 1536, 256]

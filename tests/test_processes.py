@@ -26,13 +26,22 @@ ROUNDING = tolerance_of_training(6 * BATCHES)  # no run has more epochs
 OWN = [name for name, case in cases.FAMILIES.items() if hasattr(bvit_mm, case.elastic.__name__)]
 
 
-@pytest.fixture(scope='module', params=OWN)
-def two(request, tmp_path_factory):
-    """What two processes found, with the folder of their runs."""
-    folder = tmp_path_factory.mktemp(f'two_{request.param}')
-    command = [sys.executable, '-m', 'tests.support.two_processes', request.param, str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+@pytest.fixture(scope='module')
+def started(request, tmp_path_factory):
+    """The folder of what two processes found of all families that are asked for."""
+    folder = tmp_path_factory.mktemp('two')
+    cases = [getattr(item, 'callspec', None) for item in request.session.items]
+    families = {case.params['two'] for case in cases if case and 'two' in case.params}
+    command = [sys.executable, '-m', 'tests.support.two_processes', str(folder), *sorted(families)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+@pytest.fixture(scope='module', params=OWN)
+def two(request, started):
+    """What two processes found of a family, with the folder of their runs."""
+    folder = started / request.param
     results = json.loads((folder / 'results.json').read_text())
     return SimpleNamespace(results=results, folder=folder, family=request.param)
 

@@ -14,7 +14,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from enum import Enum
-from functools import partial
+from functools import cache, partial
 from logging import Logger
 from queue import Queue
 from threading import Condition, Thread
@@ -36,6 +36,7 @@ ATOMS = (type(None), bool, int, float, complex, str, bytes)
 CODE = (type, ModuleType, FunctionType, BuiltinFunctionType, MethodType, partial, Enum, Logger)
 # Others may be using them at this moment, or they have no state to keep.
 SHARED = (Thread, Condition, Queue, random.SystemRandom)
+PASSED_BY = (*CODE, *SHARED)
 
 Place = tuple[str, Any]
 
@@ -69,7 +70,7 @@ def walk(*roots: Any, without: Iterable[Any] = ()) -> Iterator[Place]:
     seen: dict[int, Any] = {id(thing): thing for thing in without}
     while ahead:
         place, thing = ahead.pop()
-        if id(thing) in seen or isinstance(thing, (*CODE, *SHARED)):
+        if id(thing) in seen or isinstance(thing, PASSED_BY):
             continue
         seen[id(thing)] = thing
         yield place, thing
@@ -113,15 +114,23 @@ def _children(thing: Any) -> Iterator[tuple[str | int, Any]]:
             yield f'.{name}', value
 
 
-def _slots(thing: Any) -> Iterator[str]:
-    """Names of the slots of a class, private ones as Python calls them."""
-    for kind in type(thing).__mro__:
-        names = vars(kind).get('__slots__', ())
+def _slots(thing: Any) -> tuple[str, ...]:
+    """Names of the slots of an object, private ones as Python calls them."""
+    kind: Any = type(thing)
+    return _slots_of(kind)
+
+
+@cache  # thousands of objects are of a few classes
+def _slots_of(kind: type) -> tuple[str, ...]:
+    found = []
+    for each in kind.__mro__:
+        names = vars(each).get('__slots__', ())
         for name in (names,) if isinstance(names, str) else names:
             is_private = name.startswith('__') and not name.endswith('__')
-            name = f'_{kind.__name__.lstrip("_")}{name}' if is_private else name
-            if type(vars(kind).get(name)) is MemberDescriptorType:
-                yield name
+            name = f'_{each.__name__.lstrip("_")}{name}' if is_private else name
+            if type(vars(each).get(name)) is MemberDescriptorType:
+                found.append(name)
+    return tuple(found)
 
 
 def _keep(thing: Any, storages: dict[int, torch.UntypedStorage]) -> Iterator[Callable[[], Any]]:

@@ -5,6 +5,7 @@ A server, started once, imports them and is forked for each script (``multiproce
 packages print while they are imported is not heard; tests of that start real commands.
 """
 
+import gc
 import multiprocessing
 import os
 import runpy
@@ -36,6 +37,7 @@ def run(command: list[str], cwd: Path, outputs: Path) -> tuple[int, str, str]:
 
 
 def _be_script(command: list[str], cwd: Path, environment: dict[str, str], files: list[Path]):
+    gc.freeze()  # as in conftest.py
     os.environ.clear()
     os.environ.update(environment)
     for number, file in enumerate(files, start=1):

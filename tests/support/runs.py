@@ -2,9 +2,11 @@
 """A real Runner on tiny data, for the tests of loop and hook."""
 
 import copy
+import functools
 import os
 import signal
 
+import mmengine.runner.runner
 import torch
 import yapf.yapflib.yapf_api
 from mmengine.config import Config
@@ -22,6 +24,8 @@ from . import cases
 
 # mmengine lays out the config with yapf for each checkpoint: half of the time of a run this small.
 yapf.yapflib.yapf_api.FormatCode = lambda text, style_config: (text, True)
+# For each it also starts git, to ask for the commit of the working directory.
+mmengine.runner.runner.get_git_hash = functools.cache(mmengine.runner.runner.get_git_hash)
 
 EPOCHS = [2, 2, 2]
 BATCHES = 5  # an epoch; odd, so that accumulation over 2 straddles epochs

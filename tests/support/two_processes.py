@@ -1,10 +1,13 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
-"""Runs in two processes that talk through gloo: python -m tests.support.two_processes FAMILY FOLDER
+"""Runs in two processes that talk through gloo.
+
+python -m tests.support.two_processes FOLDER FAMILY...
 
 One start serves many runs, because importing takes longer than they do. The first process writes
-what it found to FOLDER/results.json; the tests of test_processes.py read it.
+what it found of each family to FOLDER/FAMILY/results.json; the tests of test_processes.py read it.
 """
 
+import gc
 import json
 import multiprocessing
 import os
@@ -189,12 +192,8 @@ def matched(folder):
     return results
 
 
-def work(rank, family, folder):
-    """What each process does."""
-    torch.set_num_threads(int(os.environ['OMP_NUM_THREADS']))
-    os.environ['LOCAL_RANK'] = str(rank)  # as launchers do
-    store = f'file://{folder}/store'
-    distributed.init_process_group('gloo', init_method=store, rank=rank, world_size=PROCESSES)
+def of_family(family, folder):
+    """All runs of a family, in all processes."""
     own = FAMILIES[family]
     results = {name: resumed(folder / name, {**own, **VARIANTS[name]}) for name in VARIANTS}
     results['growth'] = grown(folder / 'growth', family)
@@ -206,15 +205,25 @@ def work(rank, family, folder):
         results['matched'] = matched(folder / 'matched')
         results['decided'] = decided(folder / 'decided')
         results['booked'] = booked(folder / 'booked')
-    if rank == 0:
+    if distributed.get_rank() == 0:
         (folder / 'results.json').write_text(json.dumps(results))
     distributed.barrier()
 
 
-def run(rank, family, folder):
+def work(rank, folder, families):
+    """What each process does."""
+    torch.set_num_threads(int(os.environ['OMP_NUM_THREADS']))
+    os.environ['LOCAL_RANK'] = str(rank)  # as launchers do
+    store = f'file://{folder}/store'
+    distributed.init_process_group('gloo', init_method=store, rank=rank, world_size=PROCESSES)
+    for family in families:
+        of_family(family, folder / family)
+
+
+def run(rank, folder, families):
     """A process that tells why it fails before it ends."""
     try:
-        work(rank, family, folder)
+        work(rank, folder, families)
     except BaseException:
         traceback.print_exc()
         raise
@@ -222,7 +231,8 @@ def run(rank, family, folder):
 
 if __name__ == '__main__':
     fork = multiprocessing.get_context('fork')  # what is imported need not be imported again
-    arguments = sys.argv[1], Path(sys.argv[2])
+    gc.freeze()  # as in conftest.py
+    arguments = Path(sys.argv[1]), sys.argv[2:]
     children = [fork.Process(target=run, args=(rank, *arguments)) for rank in range(PROCESSES)]
     for child in children:
         child.start()
