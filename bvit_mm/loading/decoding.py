@@ -37,8 +37,8 @@ class LoadImageFromFile(PlainLoadImageFromFile):
             except Exception as error:  # of the file system, or of any library that decodes
                 reason = ' '.join(str(error).split())
                 raise ValueError(
-                    f'{results["img_path"]} cannot be loaded as an image ({reason}). Repair it or '
-                    'take it out; tools/resize_dataset.py copies a data set and lists all such files'
+                    f'{results["img_path"]} cannot be loaded as an image ({reason}). Repair it, or '
+                    'take it out; tools/resize_dataset.py copies a data set and lists such files'
                 ) from error
             if found is None:  # ignore_empty
                 return None
