@@ -48,9 +48,11 @@ TRAININGS = calls('python', 'tools/train.py')
 COMPARISONS = calls('python', 'tools/compare.py')
 SMALL = [command for command in TRAININGS if command[2].startswith('configs/demo/')]
 LARGE = [command for command in TRAININGS if command[2].startswith('configs/deit/')]
-RUN = [*calls('make'), *calls('pip'), *PLANS, *DIGITS, *SMALL, *LARGE, *COMPARISONS]
+COPIES = calls('python', 'tools/resize_dataset.py')
+RUN = [*calls('make'), *calls('pip'), *PLANS, *DIGITS, *SMALL, *LARGE, *COMPARISONS, *COPIES]
 BRIEF = [
     'train_cfg.budget=None',
+    'train_cfg.shares=None',
     'train_cfg.epochs=[1,1,1]',
     *(f'{name}_dataloader.num_batch_per_epoch=2' for name in ('train', 'val', 'test')),
 ]
@@ -145,6 +147,14 @@ def test_training_commands_run(command, clone, digits):
     script(*command[1:], *more, cwd=clone)
     work_dirs = [file.parent for file in clone.glob('work_dirs/*/epoch_3.pth')]
     assert [(folder / 'ledger.json').is_file() for folder in work_dirs] == [True]
+
+
+@pytest.mark.parametrize('command', COPIES, ids=' '.join)
+def test_data_sets_are_copied(command, clone, digits):
+    few_images(digits, clone / command[2])
+    script(*command[1:], cwd=clone)
+    copied = list((clone / command[3]).rglob('*.png'))
+    assert len(copied) == len(list((clone / command[2]).rglob('*.png'))) == 140
 
 
 @pytest.mark.parametrize('command', LARGE, ids=' '.join)
