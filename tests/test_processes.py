@@ -80,7 +80,7 @@ VIT = pytest.mark.parametrize('two', ['vit'], indirect=True)  # the network does
 
 @VIT
 def test_two_processes_train_by_recipes(two):
-    """Before, at and after a change of them, resumed and not."""
+    """Before, at and after a change of them, resumed and not; and by images of the stage's size."""
     assert two.results['recipes'] == {'alike': True, **{place: [] for place in STOPS}}
 
 

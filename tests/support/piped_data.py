@@ -100,6 +100,19 @@ PIPED = {
     'train_dataloader.dataset': dict(_delete_=True, type='PipedDataset'),
     'val_dataloader.dataset': dict(_delete_=True, type='PipedDataset'),
 }
+# Stages that see small images, made small by the data workers where the pipeline is ours.
+SMALL = {
+    'model.backbone.training_stages': [
+        dict(heads=1, hidden=12, grid=3, view='scale'),
+        dict(heads=2, hidden=24, grid=6, view='scale'),
+        dict(),
+    ],
+    'train_dataloader.dataset': dict(
+        _delete_=True,
+        type='PipedDataset',
+        pipeline=[dict(PIPELINE[0], type='bvit_mm.RandomResizedCrop'), *PIPELINE[1:]],
+    ),
+}
 MIXED = dict(augments=[dict(type='CutMix', alpha=1.0)])
 SMOOTH = dict(type='LabelSmoothLoss', label_smooth_val=0.1, num_classes=4, mode='original')
 

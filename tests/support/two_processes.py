@@ -27,7 +27,7 @@ from bvit_mm.testing.closeness import distance
 
 from .data_sets import SizedDataset  # noqa: F401  registers
 from .files import differences, forget_times, last_file
-from .piped_data import piped
+from .piped_data import SMALL, piped
 from .runs import FAMILIES, build
 from .variants import EVERY_ITERATION, SUBSET, VARIANTS
 
@@ -201,7 +201,7 @@ def of_family(family, folder):
         changes = {**FAMILIES[family], **PLAIN, **VARIANTS[name], **ONE_TWO_ONE}
         results[f'plain {name}'] = train(folder / f'plain {name}', **changes)
     if family == 'vit':  # the network does not matter here
-        results['recipes'] = resumed(folder / 'recipes', piped())
+        results['recipes'] = resumed(folder / 'recipes', piped(**SMALL))
         results['matched'] = matched(folder / 'matched')
         results['decided'] = decided(folder / 'decided')
         results['booked'] = booked(folder / 'booked')
