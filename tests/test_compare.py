@@ -34,6 +34,7 @@ from bvit_mm.compare import (
 from bvit_mm.compare.ablations import TABLE_13
 from bvit_mm.compare.figure import front, lines
 from bvit_mm.compare.runner import group
+from bvit_mm.training_stages import per_level
 
 from .support.configs import planned
 from .support.scripts import run_tool
@@ -135,6 +136,50 @@ def test_scaled_stages(built_once, file, grids, windows):
         assert [(s.heads, s.hidden) for s in stages] == [(s.heads, s.hidden) for s in units]
         if windows:
             assert [stage.window for stage in stages] == windows
+
+
+TENTHS = [6] * 2 + [10] * 4 + [12] * 2 + [14] * 2  # its patches a side, 96 to 224 pixels
+OF_SWIN = [24] * 2 + [40] * 4 + [56] * 4
+
+
+@pytest.mark.parametrize(
+    'file, name, grids, heads',
+    [
+        (DEIT_S, 'etpp', TENTHS, [6] * 10),
+        (DEIT_S, 'etpp-grow', TENTHS, [2] * 2 + [4] * 6 + [6] * 2),
+        (PVT, 'etpp', [24] * 2 + [40] * 4 + [48] * 2 + [56] * 2, [8] * 10),
+        (SWIN_S, 'etpp', OF_SWIN, [24] * 10),
+        (SWIN_S, 'etpp-grow', OF_SWIN, [8] * 2 + [16] * 4 + [24] * 4),
+    ],
+    ids=['deit', 'deit-grow', 'pvtv2', 'swin', 'swin-grow'],
+)
+def test_efficient_train(built_once, file, name, grids, heads):
+    """Its schedule: 96, 160, 192, 224 pixels of 224, in tenths that cost the same."""
+    plan, backbone, full, cfg = planned(file, METHODS[name], 0.325)
+    stages = backbone.training_stages
+    assert [stage.grid for stage in stages] == [(n, n) for n in grids]
+    assert [stage.view for stage in stages] == [
+        'whole' if n == grids[-1] else 'scale' for n in grids
+    ]
+    assert [per_level(stage.heads, 1)[-1] for stage in stages] == heads  # of the last level
+    if file is SWIN_S:
+        assert [stage.window for stage in stages] == [n // 8 for n in grids]
+    assert plan.costs == pytest.approx([0.0325 * full] * 10, abs=max(plan.gflops))
+    (hook,) = cfg.custom_hooks
+    assert hook['recipes'] == [dict(magnitude=i) for i in range(10)]
+    assert cfg.train_dataloader.sampler.type == 'DefaultSampler'
+    assert cfg.train_cfg.schedule == 'budget'
+
+
+def test_efficient_train_without_rand_augment():
+    """Digits have none, so equal tenths are one training stage: 3, 5, 6, 7 of 7 patches."""
+    for name, hidden in (('etpp', [192] * 4), ('etpp-grow', [48, 96, 96, 192])):
+        _, backbone, _, cfg = planned(DIGITS, METHODS[name], 0.5)
+        stages = backbone.training_stages
+        assert [stage.grid[0] for stage in stages] == [3, 5, 6, 7]
+        assert [stage.hidden for stage in stages] == hidden
+        assert cfg.train_cfg.shares == [0.2, 0.4, 0.2, 0.2]
+        assert [hook['recipes'] for hook in cfg.custom_hooks] == [None]
 
 
 def test_one_stage_cannot_be_scaled():
