@@ -11,7 +11,8 @@ from ..registry import HOOKS
 from ..stage_switch_hook import StageSwitchHook
 
 Changes = dict[str, Any]  # as of --cfg-options
-MakesChanges = Callable[[Config, float], Changes]
+# From a config and the share of its full cost that may be spent; None of a time.
+MakesChanges = Callable[[Config, Any], Changes]
 
 
 def with_switch_hook(cfg: Config, **options: Any) -> Changes:

@@ -27,15 +27,17 @@ class Method:
 
     Attributes:
         changes: Changes as of ``--cfg-options``, or a function that makes them from the config and
-            the share of its full cost that may be spent.
+            the share of its full cost that may be spent; None if a time may be spent.
         charged: Whether the cost has all that is computed. A method that is not charged gets no
             place on the Pareto front.
+        takes_time: Whether it can spend a time as well, for which it must not need the share.
     """
 
     changes: Changes | MakesChanges
     charged: bool = True
+    takes_time: bool = True
 
-    def __call__(self, cfg: Config, share: float) -> Changes:
+    def __call__(self, cfg: Config, share: float | None) -> Changes:
         return self.changes(cfg, share) if callable(self.changes) else self.changes
 
 
@@ -162,10 +164,12 @@ METHODS = methods_of(
         'scale-whole': scaled(grows=False),
         'etpp': efficient_train(grows=False),
         'etpp-grow': efficient_train(grows=True),
-        'downsample': downsample,
-        'equal-updates': equal_updates,
-        'random-subset': subset('random'),
-        'gradmatch': subset('gradmatch'),
-        'gradmatch-uncharged': Method(subset('gradmatch', count_selection=False), charged=False),
+        'downsample': Method(downsample, takes_time=False),
+        'equal-updates': Method(equal_updates, takes_time=False),
+        'random-subset': Method(subset('random'), takes_time=False),
+        'gradmatch': Method(subset('gradmatch'), takes_time=False),
+        'gradmatch-uncharged': Method(
+            subset('gradmatch', count_selection=False), charged=False, takes_time=False
+        ),
     }
 )
