@@ -32,8 +32,14 @@ from bvit_mm.compare import (
     read_records,
 )
 from bvit_mm.compare.ablations import TABLE_13
-from bvit_mm.compare.figure import front, lines
+from bvit_mm.compare.amounts import read_amounts, time_text
+from bvit_mm.compare.figure import draw, front, lines
 from bvit_mm.compare.runner import group
+from bvit_mm.compare.runs import Run, record_of, run_config
+from bvit_mm.cost import budget_of_config
+from bvit_mm.hours import parse_duration
+from bvit_mm.ledger import Ledger
+from bvit_mm.training_stages import per_level
 
 from .support.configs import planned
 from .support.scripts import run_tool
@@ -135,6 +141,50 @@ def test_scaled_stages(built_once, file, grids, windows):
         assert [(s.heads, s.hidden) for s in stages] == [(s.heads, s.hidden) for s in units]
         if windows:
             assert [stage.window for stage in stages] == windows
+
+
+TENTHS = [6] * 2 + [10] * 4 + [12] * 2 + [14] * 2  # its patches a side, 96 to 224 pixels
+OF_SWIN = [24] * 2 + [40] * 4 + [56] * 4
+
+
+@pytest.mark.parametrize(
+    'file, name, grids, heads',
+    [
+        (DEIT_S, 'etpp', TENTHS, [6] * 10),
+        (DEIT_S, 'etpp-grow', TENTHS, [2] * 2 + [4] * 6 + [6] * 2),
+        (PVT, 'etpp', [24] * 2 + [40] * 4 + [48] * 2 + [56] * 2, [8] * 10),
+        (SWIN_S, 'etpp', OF_SWIN, [24] * 10),
+        (SWIN_S, 'etpp-grow', OF_SWIN, [8] * 2 + [16] * 4 + [24] * 4),
+    ],
+    ids=['deit', 'deit-grow', 'pvtv2', 'swin', 'swin-grow'],
+)
+def test_efficient_train(built_once, file, name, grids, heads):
+    """Its schedule: 96, 160, 192, 224 pixels of 224, in tenths that cost the same."""
+    plan, backbone, full, cfg = planned(file, METHODS[name], 0.325)
+    stages = backbone.training_stages
+    assert [stage.grid for stage in stages] == [(n, n) for n in grids]
+    assert [stage.view for stage in stages] == [
+        'whole' if n == grids[-1] else 'scale' for n in grids
+    ]
+    assert [per_level(stage.heads, 1)[-1] for stage in stages] == heads  # of the last level
+    if file is SWIN_S:
+        assert [stage.window for stage in stages] == [n // 8 for n in grids]
+    assert plan.costs == pytest.approx([0.0325 * full] * 10, abs=max(plan.gflops))
+    (hook,) = cfg.custom_hooks
+    assert hook['recipes'] == [dict(magnitude=i) for i in range(10)]
+    assert cfg.train_dataloader.sampler.type == 'DefaultSampler'
+    assert cfg.train_cfg.schedule == 'budget'
+
+
+def test_efficient_train_without_rand_augment():
+    """Digits have none, so equal tenths are one training stage: 3, 5, 6, 7 of 7 patches."""
+    for name, hidden in (('etpp', [192] * 4), ('etpp-grow', [48, 96, 96, 192])):
+        _, backbone, _, cfg = planned(DIGITS, METHODS[name], 0.5)
+        stages = backbone.training_stages
+        assert [stage.grid[0] for stage in stages] == [3, 5, 6, 7]
+        assert [stage.hidden for stage in stages] == hidden
+        assert cfg.train_cfg.shares == [0.2, 0.4, 0.2, 0.2]
+        assert [hook['recipes'] for hook in cfg.custom_hooks] == [None]
 
 
 def test_one_stage_cannot_be_scaled():
@@ -290,6 +340,66 @@ def test_damaged_records_are_named(tmp_path):
         read_records(tmp_path / 'runs.jsonl')
 
 
+# Equal time.
+
+
+@given(st.integers(1, 10**6), st.integers(1, 999))
+def test_times_have_one_text(whole, part):
+    for seconds in (float(whole), 60.0 * whole, 3600.0 * whole, whole + part / 1000):
+        text = time_text(seconds)
+        assert parse_duration(text) == pytest.approx(seconds, abs=1e-6)
+        assert read_amounts([text]) == [text]
+
+
+def test_amounts_are_read_once():
+    assert read_amounts(['60s', '1min', '0.5min', '120 min']) == ['1min', '30s', '2h']
+    assert read_amounts([0.25, '0.25', '1']) == [0.25, 1.0]
+
+
+def test_tables_and_figure_of_times(tmp_path):
+    records = [
+        record(name, budget, seed, value + seed, cost)._replace(seconds={'a': took, 'b': 30.0})
+        for name, budget, value, cost, took in (
+            ('bvit', '90min', 92.0, 0.5, 5400.0),
+            ('bvit', '2h', 93.0, 0.625, 7170.0),
+            ('bvit', '20min', 90.0, 0.125, 1170.0),
+            ('rex', '20min', 88.0, 0.25, 1170.0),
+        )
+        for seed in (0, 1)
+    ]
+    text = markdown_tables(records)
+    assert '| method | 20min | 90min | 2h |' in text
+    assert '| bvit | 90.50 ± 0.71 (2) | 92.50 ± 0.71 (2) | 93.50 ± 0.71 (2) |' in text
+    assert '| bvit | 12.50%, 20 min | 50.00%, 90.5 min | 62.50%, 2 h |' in text
+    assert '| rex | +2.00 [+2.00, +2.00] (2) |  |  |' in text
+    points = lines(records)
+    ours = [(20.0, 90.5), (90.5, 92.5), (120.0, 93.5)]
+    assert points['bvit'] == [(*point, 0.5**0.5) for point in ours]
+    assert front(points, METHODS) == ours
+    draw(records, tmp_path / 'figure.png', METHODS)
+    assert cv2.imread(str(tmp_path / 'figure.png')).shape[1] == 900
+
+
+@pytest.mark.parametrize('took', [3.0, 19.9])
+def test_a_run_that_left_its_time(took, tmp_path):
+    """Something stopped it before it was over."""
+    cfg = run_config(Config.fromfile(DIGITS), METHODS['rex'], '20s', 1.0, seed=0)
+    _, plan, _ = budget_of_config(cfg)
+    run = Run(tmp_path, 'rex', '20s', 0, cfg, plan, plan.full_cost)
+    ledger = Ledger.of_run(plan, 4, 64)
+    ledger.iterations, ledger.seconds = [10], [took]
+    (tmp_path / 'ledger.json').write_text(json.dumps(ledger.as_dict()))
+    log = tmp_path / 'now' / 'vis_data' / 'scalars.json'
+    log.parent.mkdir(parents=True)
+    log.write_text(json.dumps({'accuracy/top1': 50.0, 'step': 3}) + '\n')
+    if took < 18:
+        with pytest.raises(ValueError, match='was stopped after 3 s of 20s, so it has not spent'):
+            record_of(run)
+    else:
+        assert record_of(run).epochs == [2.5] and record_of(run).value == 50.0
+        assert record_of(run).cost == pytest.approx(2.5 / 32)
+
+
 # The tool.
 
 
@@ -314,6 +424,20 @@ def compare_here():
     [
         (['--methods', 'magic'], '--methods magic is not known; give bvit, linear'),
         (['--budgets', '1.5'], '--budgets 1.5 must be shares of the full cost'),
+        (
+            ['--budgets', 'much'],
+            '--budgets much must be shares of the full cost, above 0, up to 1, or',
+        ),
+        (['--budgets', '0min'], "budget='0min' must be above 0 and finite"),
+        (
+            ['--budgets', '0.5', '20min'],
+            '--budgets 0.5 20min are shares of the full cost and times',
+        ),
+        (['--budgets', '9s', '--jobs', '2'], '--jobs 2 with times: runs that share a machine slow'),
+        (
+            ['--budgets', '9s', '--cfg-options', 'train_cfg.max_epochs=9'],
+            "bvit at budget 9s: budget='9s' is spent to the end, whatever the epochs",
+        ),
         (['--budgets', '0.001'], 'bvit at budget 0.001: budget='),
         (['--seeds', '0'], '--seeds 0 must be at least 1'),
         (['--jobs', '0'], '--jobs 0 must be at least 1'),
@@ -369,6 +493,47 @@ def test_folder_in_use_is_refused(compare_here, tmp_path):
         error = compare_here(DIGITS, '--out', tmp_path, '--methods', 'bvit', '--seeds', '1').err
     assert f'{tmp_path} is in use by another compare.py, or by a run that a killed one' in error
     assert [f.name for f in tmp_path.iterdir()] == ['lock']
+
+
+@pytest.mark.parametrize(
+    'name', [name for name, method in {**METHODS, **ABLATIONS}.items() if not method.takes_time]
+)
+def test_methods_that_need_a_share(compare_here, tmp_path, name):
+    args = ['--budgets', '20min', '--out', tmp_path / 'out']
+    error = compare_here(DIGITS, '--methods', name, *args).err
+    assert (
+        f'{name} at budget 20min: it must know which share of the full cost it may spend' in error
+    )
+    assert len(error.splitlines()[-1]) < 250 and not (tmp_path / 'out').exists()
+
+
+def test_all_other_methods_take_a_time(built_once):
+    known = {**METHODS, **ABLATIONS}
+    assert [name for name in METHODS if not known[name].takes_time] == [
+        'downsample', 'equal-updates', 'random-subset', 'gradmatch', 'gradmatch-uncharged',
+    ]  # fmt: skip
+    assert [name for name in ABLATIONS if not known[name].takes_time] == [
+        'epochs<=0.75', 'epochs<=1', 'longest-second',
+    ]  # fmt: skip
+    for method in (method for method in known.values() if method.takes_time):
+        cfg = run_config(Config.fromfile(DIGITS), method, '20min', 1.0, seed=0)
+        assert budget_of_config(cfg)[0].as_dict()['seconds'] == 1200
+
+
+def test_what_would_be_run_in_a_time(compare_here, tmp_path):
+    args = ['--budgets', '90s', '1.5min', '60s', '--methods', 'bvit', 'rex', '--seeds', '2']
+    printed = compare_here(DIGITS, '--dry-run', '--out', tmp_path / 'out', *args)
+    first, *others = printed.out.splitlines()
+    assert first == '8 of 8 runs are left, 10 min' and 'warning' not in printed.err
+    assert others[0] == 'bvit-b90s-s0: as many epochs as fit'
+    assert [line.split(':')[0] for line in others[1:3]] == ['rex-b90s-s0', 'bvit-b1min-s0']
+
+
+def test_a_folder_has_one_kind(compare_here, tmp_path):
+    line = json.dumps(record('bvit', 0.5, 0, 90.0)._asdict())
+    (tmp_path / 'runs.jsonl').write_text(line + '\n')
+    error = compare_here(DIGITS, '--budgets', '9s', '--methods', 'rex', '--out', tmp_path).err
+    assert f'{tmp_path} has runs of the other kind of --budgets' in error
 
 
 @pytest.fixture(scope='module')
@@ -506,3 +671,28 @@ def test_interrupted_and_gone_on_with(compare_here, short, whole, tmp_path):
     args[args.index('train_cfg.full_epochs=8')] = 'train_cfg.full_epochs=10'
     error = compare_here(*args, '--out', tmp_path / 'stopped').err
     assert 'config.py is another config, or another --gpus; give another --out, or' in error
+
+
+def test_equal_time_gone_on_with(compare_here, short, tmp_path):
+    """A run stopped while it trains: the time between its sessions is not counted."""
+    args = [DIGITS, *short, '--methods', 'rex', '--out', tmp_path, '--budgets', '6s']
+    command = list(map(str, [sys.executable, ROOT / 'tools' / 'compare.py', *args]))
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    log = tmp_path / 'rex-b6s-s0' / 'output.txt'
+    for _ in range(900):
+        if log.is_file() and 'Epoch(train) [2]' in log.read_text().replace('  ', ' '):
+            break
+        time.sleep(0.1)
+    else:
+        raise AssertionError(log.read_text())
+    process.send_signal(signal.SIGTERM)
+    assert 'stopped by signal 15; the same command goes on' in process.communicate(timeout=60)[1]
+    assert not (tmp_path / 'runs.jsonl').exists()
+
+    printed = compare_here(*args).out
+    assert '1 of 1 runs are left, 6 s' in printed and 'resumed epoch' in log.read_text()
+    (found,) = read_records(tmp_path / 'runs.jsonl')
+    assert (found.budget, found.seed) == ('6s', 0) and found.took > 0.9 * 6
+    assert found.epochs[0] > 1 and found.cost == pytest.approx(found.epochs[0] / 8)
+    assert '| method | 6s |' in printed
+    assert compare_here(*args, '--dry-run').out == '0 of 1 runs are left\n'

@@ -9,10 +9,12 @@ from mmengine.hub import get_config
 from mmengine.registry import HOOKS, PARAM_SCHEDULERS, TRANSFORMS
 
 from bvit_mm import RandomResizedCrop
+from bvit_mm.compare import METHODS
 from bvit_mm.config_types import builds
+from bvit_mm.cost import plan_of_config
 from bvit_mm.loading.plain import plain_pipeline
 
-from .support.configs import read
+from .support.configs import planned, read
 from .support.scripts import load_script
 from .support.tools import ROOT
 
@@ -29,7 +31,7 @@ every_config = pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.st
 
 
 def test_there_are_configs():
-    assert len(CONFIGS) >= 41
+    assert len(CONFIGS) >= 47
 
 
 @every_config
@@ -46,13 +48,14 @@ def test_config_builds(path):
 @every_config
 def test_name_says_budget_and_batch(path):
     cfg, plan, _ = read(path)
-    budget = re.search(r'-b(\d+)(?:-paper)?(?:_|$)', path.stem)
+    budget = re.search(r'-b(\d+)(?:-paper|-short)?(?:_|$)', path.stem)
     if budget:
         share = int(budget[1]) / 100
         assert 0.98 * share < plan.cost / plan.full_cost <= share + 1e-9
     batch = re.search(r'_(\d+)xb(\d+)_in1k', path.stem)
     if batch:
-        assert int(batch[1]) * int(batch[2]) == 1024
+        assert int(batch[1]) * int(batch[2]) == (4096 if 'etpp' in path.stem else 1024)
+        assert cfg.auto_scale_lr.base_batch_size == int(batch[1]) * int(batch[2])
         assert cfg.train_dataloader.batch_size == int(batch[2])
 
 
@@ -116,6 +119,69 @@ def test_recipe_is_the_models_own(name, drop_path, warm_up_epochs, clip, sampler
     assert (augment.num_policies, augment.magnitude_level, augment.magnitude_std) == (2, 9, 0.5)
     assert steps['RandomErasing'].erase_prob == 0.25
     assert cfg.train_dataloader.sampler.type == sampler
+
+
+@pytest.mark.parametrize(
+    'equivalent_epochs, share', [(100, 0.325), (150, 0.487), (200, 0.650), (300, 0.974)]
+)
+def test_efficient_train_costs(equivalent_epochs, share):
+    """A tenth at r pixels has E / 10 x (224 / r)^2 epochs; its authors' code rounds ten of them."""
+    _, plan, _ = read(ROOT / 'configs/deit/deit-small_etpp-b33_8xb512_in1k.py')
+    pixels = [96] * 2 + [160] * 4 + [192] * 2 + [224] * 2
+    epochs = [int(equivalent_epochs * (224 / r) ** 2 + 1e-9) / 10 for r in pixels]
+    cost = sum(c * n for c, n in zip(plan.gflops, epochs))
+    assert cost / plan.full_cost == pytest.approx(share, abs=5e-4)
+    if equivalent_epochs == 100:  # those of the config are near them
+        assert plan.epochs == pytest.approx(epochs, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    'name, start, drop_path, warm_up_epochs',
+    [
+        ('deit/deit-small_etpp', 'deit/deit-small_bvit-b100_4xb256', 0.05, 55 + 56),
+        ('deit/deit-small_etpp-grow', 'deit/deit-small_bvit-b100_4xb256', 0.05, 191 + 191),
+        ('swin/swin-small_etpp', 'swin/swin-small_bvit-b100_16xb64', 0.15, 20),
+        ('swin/swin-small_etpp-grow', 'swin/swin-small_bvit-b100_16xb64', 0.15, 20),
+    ],
+)
+def test_efficient_train_is_its_authors(name, start, drop_path, warm_up_epochs):
+    """Batch, rate, clipping, drop path and warm-up; stages and recipes are the method's."""
+    cfg, plan, _ = read(ROOT / f'configs/{name}-b33_8xb512_in1k.py')
+    assert (cfg.optim_wrapper.optimizer.lr, cfg.optim_wrapper.optimizer.weight_decay) == (
+        4e-3,
+        0.05,
+    )
+    assert cfg.optim_wrapper.clip_grad == dict(max_norm=5.0)
+    assert cfg.model.backbone.drop_path_rate == drop_path
+    warm_up, cosine = cfg.param_scheduler
+    assert (warm_up.end, cosine.begin, cosine.eta_min) == (warm_up_epochs, warm_up_epochs, 1e-6)
+    if name.startswith('deit'):  # a fifth of the budget
+        assert warm_up_epochs == sum(plan.epochs[:2])
+    method = METHODS['etpp-grow' if name.endswith('grow') else 'etpp']
+    _, backbone, _, made = planned(ROOT / f'configs/{start}_in1k.py', method, 0.33)
+    assert plan_of_config(cfg)[1].training_stages == backbone.training_stages
+    assert cfg.custom_hooks == made.custom_hooks
+    for key in ('shares', 'schedule', 'alpha', 'seed'):
+        assert cfg.train_cfg[key] == made.train_cfg[key]
+    for loader in (cfg.train_dataloader, made.train_dataloader):
+        assert loader.sampler.type == 'DefaultSampler' and loader.sampler.shuffle
+
+
+def test_short_recipes():
+    """The growing network and its baseline are trained alike."""
+    ours, theirs = (
+        read(ROOT / f'configs/deit/deit-small_{name}-b25-short_4xb256_in1k.py')[0]
+        for name in ('bvit', 'rex')
+    )
+    assert ours.train_dataloader == theirs.train_dataloader
+    assert ours.model.train_cfg == theirs.model.train_cfg
+    assert ours.model.train_cfg.augments == [dict(type='Mixup', alpha=0.2)]
+    assert [cfg.model.backbone.drop_path_rate for cfg in (ours, theirs)] == [0.1 * 0.25] * 2
+    assert theirs.model.backbone.training_stages is None
+    steps = {step.type: step for step in ours.train_dataloader.dataset.pipeline}
+    assert steps['bvit_mm.RandAugment'].magnitude_level == 5
+    assert list(steps)[-1] == 'PackInputs' and 'RandomErasing' not in steps
+    assert ours.train_dataloader.sampler.type == 'DefaultSampler'
 
 
 @pytest.mark.parametrize(

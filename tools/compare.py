@@ -1,7 +1,8 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
-"""Trains a config by several methods at the same costs, and compares what they reach.
+"""Trains a config by several methods at the same costs or times, and compares what they reach.
 
     python tools/compare.py CONFIG --budgets 0.25 0.5 --methods bvit cosine --seeds 3 --out OUT
+    python tools/compare.py CONFIG --budgets 20min 40min --methods bvit rex --out OUT
 
 Each run is ``tools/train.py`` with a config of its own (``OUT/configs/``), in a folder of its own.
 When it has ended, a line of ``OUT/runs.jsonl`` keeps what it spent and reached. Called again,
@@ -22,6 +23,7 @@ from _refusals import refusing
 from mmengine.config import DictAction
 
 from bvit_mm.compare import ABLATIONS, METHODS, Method
+from bvit_mm.compare.amounts import is_time, read_amounts
 from bvit_mm.compare.methods import methods_of
 from bvit_mm.compare.runner import (
     Comparison,
@@ -32,6 +34,7 @@ from bvit_mm.compare.runner import (
 )
 from bvit_mm.compare.runs import Run, plan_runs, uneven
 from bvit_mm.compare.settings import Settings, base_config
+from bvit_mm.hours import duration
 
 TRAIN = Path(__file__).with_name('train.py')
 
@@ -40,7 +43,12 @@ def argument_parser() -> argparse.ArgumentParser:
     """The flags of the tool."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('config', help='a config of a budgeted run')
-    parser.add_argument('--budgets', type=float, nargs='+', default=[0.25, 0.5, 0.75, 1.0])
+    parser.add_argument(
+        '--budgets',
+        nargs='+',
+        default=[0.25, 0.5, 0.75, 1.0],
+        help='shares of the full cost, or times such as 20min',
+    )
     parser.add_argument('--methods', nargs='+', default=['bvit', 'linear', 'rex', 'cosine'])
     parser.add_argument(
         '--methods-of', type=Path, metavar='FILE', help='a Python file with METHODS of your own'
@@ -67,7 +75,7 @@ def argument_parser() -> argparse.ArgumentParser:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Raises ValueError if a flag, or what is installed, allows no comparison."""
+    """Reads the budgets, and raises ValueError if nothing can be compared so."""
     for package in ('matplotlib', 'scipy'):
         if find_spec(package) is None:
             raise ValueError(f"{package} draws the report; pip install 'bvit_mm[demo]'")
@@ -82,11 +90,14 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError(f'--gpus {args.gpus}, but torch sees {len(visible_devices())}')
     if not args.report > 0:
         raise ValueError(f'--report {args.report} must be seconds, above 0')
-    for budget in args.budgets:
-        if not 0 < budget <= 1:
-            raise ValueError(
-                f'--budgets {budget} must be shares of the full cost, above 0, up to 1'
-            )
+    args.budgets = read_amounts(args.budgets)
+    needed = args.jobs * args.gpus
+    if is_time(args.budgets[0]) and args.jobs > 1 and needed > len(visible_devices()):
+        raise ValueError(
+            f'--jobs {args.jobs} with times: runs that share a machine slow each other down; leave '
+            f'it out, or give each run GPUs of its own ({needed} are needed, torch sees '
+            f'{len(visible_devices())})'
+        )
     if args.amp and not torch.cuda.is_available():
         raise ValueError('--amp needs a GPU; leave it out')
 
@@ -151,10 +162,12 @@ def announce(todo: Sequence[Run], wanted: int, each: bool) -> None:
     """
     for line in uneven(todo):
         print(f'warning: {line}', file=sys.stderr)
-    cost = sum(run.share for run in todo)
-    print(f'{len(todo)} of {wanted} runs are left, {cost:.4g} times the full cost', flush=True)
+    size, in_time = sum(run.size for run in todo), any(is_time(run.budget) for run in todo)
+    text = duration(size) if in_time else f'{size:.4g} times the full cost'
+    print(f'{len(todo)} of {wanted} runs are left{f", {text}" if todo else ""}', flush=True)
     for run in todo if each else ():
-        print(f'{run.folder.name}: epochs {list(run.plan.epochs)}, {run.plan.cost:.4g}')
+        plan = f'epochs {list(run.plan.epochs)}, {run.plan.cost:.4g}'
+        print(f'{run.folder.name}: {"as many epochs as fit" if in_time else plan}')
 
 
 def compare(settings: Settings, runs: Sequence[Run]) -> None:

@@ -4,12 +4,10 @@
 from mmengine.config import Config
 
 from ..building import build_to_count
-from ..config_types import builds
 from ..cost import plan_of_config
 from ..elastic import find_backbone
-from ..registry import HOOKS
-from ..stage_switch_hook import StageSwitchHook
-from .methods import METHODS, Changes, MakesChanges, Method, methods_of, with_schedule
+from .changes import Changes, MakesChanges, with_switch_hook
+from .methods import METHODS, Method, methods_of, with_schedule
 
 
 def growing(*keys: str) -> MakesChanges:
@@ -48,12 +46,7 @@ def grown(init: str, moments: str) -> MakesChanges:
     """How new weights and their moments start (Table 11)."""
 
     def changes(cfg: Config, share: float) -> Changes:
-        hooks = [dict(hook) for hook in cfg.get('custom_hooks') or []]
-        ours = [hook for hook in hooks if builds(hook, HOOKS, StageSwitchHook)]
-        if len(ours) != 1:
-            raise ValueError('custom_hooks of the config must have one bvit_mm.StageSwitchHook')
-        ours[0].update(init=init, moments=moments)
-        return {'custom_hooks': hooks}
+        return with_switch_hook(cfg, init=init, moments=moments)
 
     return changes
 
@@ -91,7 +84,7 @@ TABLE_5 = methods_of(
     {
         'linear-up': {'train_cfg.family': 'linear_up'},
         'linear-down': {'train_cfg.family': 'linear_down'},
-        'longest-second': longest_second,
+        'longest-second': Method(longest_second, takes_time=False),
     }
 )
 TABLE_11 = methods_of(
@@ -116,7 +109,9 @@ TABLE_13 = methods_of(
     }
 )
 FIG_6 = methods_of({f'stages={k}': {'model.backbone.training_stages': k} for k in (2, 3, 4)})
-TABLE_2 = methods_of({f'epochs<={share:g}': capped(share) for share in (0.75, 1.0)})
+TABLE_2 = methods_of(
+    {f'epochs<={share:g}': Method(capped(share), takes_time=False) for share in (0.75, 1.0)}
+)
 SCHEDULES = methods_of(
     {
         'bvit-linear': with_schedule('bvit_mm.LinearDecayLR', {}),

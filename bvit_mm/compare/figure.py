@@ -1,5 +1,5 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
-"""The figure of a comparison: accuracy against cost, and the Pareto front (Fig. 7)."""
+"""The figure of a comparison: accuracy against cost or time, and the Pareto front (Fig. 7)."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from .amounts import is_time, size_of
 from .methods import Method
 from .records import Record, by_setting, pareto_front, spread
 from .tables import OURS
@@ -15,14 +16,17 @@ MARKERS = 'osD^vP*X<'  # nine beside ten colors: 90 methods look different
 
 
 def lines(records: Sequence[Record]) -> dict[str, list[tuple[float, float, float]]]:
-    """By method, a point for each budget: mean cost in percent, mean value, standard deviation."""
+    """By method, a point for each budget: what was spent, mean value, standard deviation.
+
+    Spent is the mean cost in percent; if budgets are times, the mean time in minutes.
+    """
     settings = by_setting(records)
     points: dict[str, list[tuple[float, float, float]]] = {r.method: [] for r in records}
-    for (method, _), runs in sorted(settings.items(), key=lambda item: item[0][1]):
-        cost = 100 * statistics.fmean(run.cost for run in runs.values())
+    for (method, budget), runs in sorted(settings.items(), key=lambda item: size_of(item[0][1])):
+        spent = [run.took / 60 if is_time(budget) else 100 * run.cost for run in runs.values()]
         values = [run.value for run in runs.values()]
         deviation = spread(values) if len(values) > 1 else 0.0
-        points[method].append((cost, statistics.fmean(values), deviation))
+        points[method].append((statistics.fmean(spent), statistics.fmean(values), deviation))
     return points
 
 
@@ -40,7 +44,7 @@ def front(
 
 
 def draw(records: Sequence[Record], file: Path, methods: Mapping[str, Method]) -> None:
-    """Draws means against cost with their standard deviations, and the Pareto front.
+    """Draws means against what was spent with their standard deviations, and the Pareto front.
 
     Args:
         records: All finished runs, at least one.
@@ -58,7 +62,10 @@ def draw(records: Sequence[Record], file: Path, methods: Mapping[str, Method]) -
         )  # fmt: skip
     if best := front(points, methods):
         axis.plot(*zip(*best), color='0.8', lw=6, zorder=0, label='Pareto front')
-    axis.set(xlabel='cost, % of the full cost (forward FLOPs x epochs)', ylabel=records[0].metric)
+    spent = 'cost, % of the full cost (forward FLOPs x epochs)'
+    if is_time(records[0].budget):
+        spent = 'time, minutes (with loading, validation and saving)'
+    axis.set(xlabel=spent, ylabel=records[0].metric)
     axis.grid(alpha=0.3)
     axis.legend()
     figure.savefig(file, dpi=150)

@@ -3,7 +3,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +17,8 @@ from ..elastic import find_backbone
 from ..registry import PARAM_SCHEDULERS
 from ..subsets.gradients import check_classifier
 from ..subsets.share import subset_share
-from ..training_stages import per_level
-
-Changes = dict[str, Any]  # as of --cfg-options
-MakesChanges = Callable[[Config, float], Changes]
+from .changes import Changes, MakesChanges
+from .scaling import efficient_train, scaled
 
 
 @dataclass(frozen=True)
@@ -29,15 +27,17 @@ class Method:
 
     Attributes:
         changes: Changes as of ``--cfg-options``, or a function that makes them from the config and
-            the share of its full cost that may be spent.
+            the share of its full cost that may be spent; None if a time may be spent.
         charged: Whether the cost has all that is computed. A method that is not charged gets no
             place on the Pareto front.
+        takes_time: Whether it can spend a time as well, for which it must not need the share.
     """
 
     changes: Changes | MakesChanges
     charged: bool = True
+    takes_time: bool = True
 
-    def __call__(self, cfg: Config, share: float) -> Changes:
+    def __call__(self, cfg: Config, share: float | None) -> Changes:
         return self.changes(cfg, share) if callable(self.changes) else self.changes
 
 
@@ -50,7 +50,6 @@ def methods_of(changes: Mapping[str, Method | Changes | MakesChanges]) -> dict[s
 
 # The whole network from the start, for as many epochs as the budget buys.
 WHOLE = {'model.backbone.training_stages': None}
-UNITS = ('heads', 'hidden')
 KEPT = ('begin', 'by_epoch', 'convert_to_iter_based', 'eta_min')  # of a schedule
 
 
@@ -103,42 +102,6 @@ def downsample(cfg: Config, share: float) -> Changes:
             raise ValueError(f'downsample needs {name}.dataset.pipeline, to resize before its end')
         resize = dict(type='Resize', scale=(side, side), interpolation='area')
         changes[f'{name}.dataset.pipeline'] = [*pipeline[:-1], resize, pipeline[-1]]
-    return changes
-
-
-FIRST_SIDE = 4 / 7  # of the first stage's images, as a share of the whole side
-
-
-def scaled(grows: bool) -> MakesChanges:
-    """Each training stage sees whole images scaled down, in the first to 4/7 of their sides.
-
-    From stage to stage the side grows by the same factor. Swin's windows grow with it, as many as
-    the whole network has.
-
-    Args:
-        grows: Whether heads and hidden units grow as well; if not, they are whole from the start.
-    """
-
-    def changes(cfg: Config, share: float) -> Changes:
-        backbone = find_backbone(build_to_count(cfg.model))
-        whole, count = backbone.whole, backbone.num_training_stages
-        if count == 1:
-            raise ValueError('scaling needs model.backbone.training_stages, two or more')
-        stages: list[dict[str, Any]] = []
-        for k, stage in enumerate(backbone.training_stages):
-            side = FIRST_SIDE ** (1 - k / (count - 1))
-            values = {key: getattr(stage, key) for key in stage.keys if grows and key in UNITS}
-            if 'window' in whole.keys:
-                total = per_level(whole.window, len(whole.hidden))
-                windows = tuple(max(1, round(n * side)) for n in total)
-                values['window'] = windows
-                side = windows[0] / total[0]
-            values['grid'] = tuple(max(1, round(n * side)) for n in whole.grid)
-            values['view'] = 'scale'
-            if values not in stages:
-                stages.append(values)
-        return {'model.backbone.training_stages': stages}
-
     return changes
 
 
@@ -199,10 +162,14 @@ METHODS = methods_of(
         'cosine': with_schedule('CosineAnnealingLR', WHOLE),
         'scale': scaled(grows=True),
         'scale-whole': scaled(grows=False),
-        'downsample': downsample,
-        'equal-updates': equal_updates,
-        'random-subset': subset('random'),
-        'gradmatch': subset('gradmatch'),
-        'gradmatch-uncharged': Method(subset('gradmatch', count_selection=False), charged=False),
+        'etpp': efficient_train(grows=False),
+        'etpp-grow': efficient_train(grows=True),
+        'downsample': Method(downsample, takes_time=False),
+        'equal-updates': Method(equal_updates, takes_time=False),
+        'random-subset': Method(subset('random'), takes_time=False),
+        'gradmatch': Method(subset('gradmatch'), takes_time=False),
+        'gradmatch-uncharged': Method(
+            subset('gradmatch', count_selection=False), charged=False, takes_time=False
+        ),
     }
 )

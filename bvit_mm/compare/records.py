@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from .amounts import Amount, is_time, size_of
+
 CONFIDENCE = 0.95
 
 
@@ -17,11 +19,11 @@ class Record(NamedTuple):
 
     Attributes:
         method: Its name.
-        budget: The share of the full cost that it was given.
+        budget: The share of the full cost that it was given, or the time, such as ``'20min'``.
         seed: Of weights, data order and augmentation.
         cost: What it spent, as a share of the full cost.
         seconds: What it took, by what was done.
-        epochs: Of each training stage.
+        epochs: Of each training stage; parts of them, where a time ends within one.
         metric: The name of what validation measured.
         value: Its value after the last epoch.
         history: Its value after each epoch that was validated, ``[epoch, value]``.
@@ -29,15 +31,25 @@ class Record(NamedTuple):
     """
 
     method: str
-    budget: float
+    budget: Amount
     seed: int
     cost: float
     seconds: dict[str, float]
-    epochs: list[int]
+    epochs: list[float]
     metric: str
     value: float
     history: list[list[float]]
     device: str
+
+    @property
+    def took(self) -> float:
+        """Seconds of everything."""
+        return sum(self.seconds.values())
+
+    @property
+    def size(self) -> float:
+        """What it spent of what it was to spend: a share of the full cost; seconds of a time."""
+        return size_of(self.budget) if is_time(self.budget) else self.cost
 
 
 def read_records(file: Path) -> list[Record]:
@@ -78,9 +90,9 @@ def read_metric(work_dir: Path) -> tuple[str, dict[int, float]]:
     return name, values
 
 
-def by_setting(records: Iterable[Record]) -> dict[tuple[str, float], dict[int, Record]]:
+def by_setting(records: Iterable[Record]) -> dict[tuple[str, Amount], dict[int, Record]]:
     """Runs by method and budget, then by seed; a later line replaces an earlier one."""
-    found: dict[tuple[str, float], dict[int, Record]] = defaultdict(dict)
+    found: dict[tuple[str, Amount], dict[int, Record]] = defaultdict(dict)
     for record in records:
         found[record.method, record.budget][record.seed] = record
     return dict(found)

@@ -16,6 +16,7 @@ import torch
 from ..files import write_whole
 from ..hours import duration
 from ..reading.saved_config import read_config
+from .amounts import Amount, is_time
 from .records import Record, read_records
 from .runs import Run, goes_on, last_error, record_of, spent
 from .settings import Settings
@@ -39,7 +40,7 @@ def group(devices: list[str], size: int, slot: int) -> list[str]:
     return devices[first : first + size]
 
 
-def finished(settings: Settings, runs: Iterable[Run]) -> dict[tuple[str, float, int], Record]:
+def finished(settings: Settings, runs: Iterable[Run]) -> dict[tuple[str, Amount, int], Record]:
     """Records of runs that have ended.
 
     Args:
@@ -47,10 +48,18 @@ def finished(settings: Settings, runs: Iterable[Run]) -> dict[tuple[str, float, 
         runs: The runs that were asked for.
 
     Raises:
-        ValueError: If the folder has runs of another config.
+        ValueError: If the folder has runs of another config, or of times where these are of
+            shares of the cost, or the other way round.
     """
     out = settings.out
+    runs = list(runs)
     records = {(r.method, r.budget, r.seed): r for r in read_records(out / 'runs.jsonl')}
+    budgets = [each.budget for each in records.values()] + [run.budget for run in runs]
+    if len(set(map(is_time, budgets))) > 1:
+        raise ValueError(
+            f'{out} has runs of the other kind of --budgets, which are shares of the full cost, or '
+            f'times; give another --out, or remove {out}'
+        )
     written = {out / 'config.py': settings.base, **{run.config: run.cfg for run in runs}}
     for file, cfg in written.items():
         if file.is_file() and read_config(file.read_text(), file).to_dict() != cfg.to_dict():
@@ -113,8 +122,8 @@ class Comparison:
         self.reported = time.monotonic()
         self.failed: list[str] = []
         self.stopped_by = 0
-        # Seconds for a cost of 1.
-        self.pace = [sum(r.seconds.values()) / r.cost for r in self.done.values()]
+        # Seconds for a cost of 1, or for a second of a time.
+        self.pace = [record.took / record.size for record in self.done.values()]
 
     def run(self) -> None:
         """Makes all runs that are left; a signal lets those that train save and end.
@@ -176,12 +185,11 @@ class Comparison:
             for file in (*run.folder.glob('*.pth'), run.folder / 'last_checkpoint'):
                 file.unlink(missing_ok=True)
         write_report(self.settings, self.done.values())
-        took = sum(record.seconds.values())
-        self.pace.append(took / record.cost)
+        self.pace.append(record.took / record.size)
         wanted = [self.done[run.key] for run in self.runs if run.key in self.done]
         print(
             f'[{len(wanted)}/{len(self.runs)}] {run.folder.name}: {record.metric} '
-            f'{record.value:.2f}, {record.cost:.1%} of the full cost, {duration(took)}'
+            f'{record.value:.2f}, {record.cost:.1%} of the full cost, {duration(record.took)}'
             + self._time_left(),
             flush=True,
         )
@@ -198,15 +206,15 @@ class Comparison:
         now, left, pace = time.monotonic(), 0.0, []
         for run, _, began, before in self.running.values():
             share = spent(run)
-            left += run.share * (1 - share)
+            left += run.size * (1 - share)
             if share > before:
-                pace.append((now - began) / (run.share * (share - before)))
+                pace.append((now - began) / (run.size * (share - before)))
         pace = self.pace or pace
-        cost = left + sum(run.share for run in self.left)
-        if not pace or not cost:
+        size = left + sum(run.size for run in self.left)
+        if not pace or not size:
             return ''
         at_once = min(self.settings.jobs, len(self.left) + len(self.running))
-        return f'; about {duration(cost * sum(pace) / len(pace) / at_once)} left'
+        return f'; about {duration(size * sum(pace) / len(pace) / at_once)} left'
 
     def _stop(self, number: int, frame: object) -> None:
         self.stopped_by = number

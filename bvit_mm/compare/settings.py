@@ -11,6 +11,7 @@ from mmengine.registry import VISBACKENDS
 from mmengine.visualization import LocalVisBackend
 
 from ..config_types import builds
+from .amounts import Amount
 from .methods import Method
 
 
@@ -22,7 +23,7 @@ class Settings:
         base: The config that methods change, as ``base_config`` makes it.
         known: All methods by name.
         methods: Names of those to compare, in the order of the table.
-        budgets: Shares of the full cost.
+        budgets: Shares of the full cost, or times (``read_amounts``).
         seeds: Seeds of weights, data order and augmentation.
         out: A folder for runs, records, table and figure.
         train: The script that trains a config, ``tools/train.py``.
@@ -36,7 +37,7 @@ class Settings:
     base: Config
     known: Mapping[str, Method]
     methods: Sequence[str]
-    budgets: Sequence[float]
+    budgets: Sequence[Amount]
     seeds: Sequence[int]
     out: Path
     train: Path

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Callable, Sequence
 
 from ..hours import duration
+from .amounts import amount_text, size_of
 from .records import Record, by_setting, paired_difference, spread
 
 OURS = 'bvit'
@@ -20,9 +21,9 @@ def markdown_tables(records: Sequence[Record], ours: str = OURS) -> str:
     """
     settings = by_setting(records)
     methods = list(dict.fromkeys(record.method for record in records))
-    budgets = sorted({record.budget for record in records})
+    budgets = sorted({record.budget for record in records}, key=size_of)
     metric = records[0].metric if records else 'metric'
-    head = ['method', *(f'{100 * budget:g} %' for budget in budgets)]
+    head = ['method', *map(amount_text, budgets)]
 
     def rows(cell: Callable[[dict[int, Record]], str]) -> list[list[str]]:
         return [
@@ -34,7 +35,7 @@ def markdown_tables(records: Sequence[Record], ours: str = OURS) -> str:
         return mean_and_spread([run.value for run in runs.values()])
 
     def spent(runs: dict[int, Record]) -> str:
-        took = statistics.fmean(sum(run.seconds.values()) for run in runs.values())
+        took = statistics.fmean(run.took for run in runs.values())
         return f'{statistics.fmean(run.cost for run in runs.values()):.2%}, {duration(took)}'
 
     text = [

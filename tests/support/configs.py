@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from bvit_mm.compare.runs import run_config
-from bvit_mm.cost import budget_for, loop_options, plan_of_config
+from bvit_mm.cost import plan_of_config
 from bvit_mm.elastic import find_backbone
 
 from .tools import ROOT
@@ -20,13 +20,8 @@ def read(path):
     cfg = Config.fromfile(path)
     init_default_scope(cfg.default_scope)
     model = MODELS.build(cfg.model)
-    options = {
-        name: value
-        for name, value in cfg.train_cfg.items()
-        if name not in ('type', *loop_options())
-    }
     assert find_backbone(model).is_whole
-    return cfg, budget_for(model, **options)[1], sum(p.numel() for p in model.parameters())
+    return cfg, plan_of_config(cfg)[0], sum(p.numel() for p in model.parameters())
 
 
 FOLDER = ROOT / 'configs' / 'transfer'
