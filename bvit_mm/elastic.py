@@ -377,14 +377,13 @@ class ElasticBackbone(BaseModule):
         """How training stage ``k`` sees an image: ``'crop'``, ``'scale'`` or ``'whole'``."""
         return getattr(self.training_stages[k], 'view', 'crop')
 
-    @property
     def patch_conv(self) -> nn.Conv2d:
         """The convolution that makes patches of images."""
         raise NotImplementedError
 
     def patch_grid(self, size: tuple[int, int]) -> tuple[int, int]:
         """Rows and columns of patches of an image of this height and width in pixels."""
-        return flops.conv_grid(self.patch_conv, size)
+        return flops.conv_grid(self.patch_conv(), size)
 
     def seen_size(self, k: int, size: tuple[int, int] | None = None) -> tuple[int, int]:
         """Height and width in pixels of what training stage ``k`` sees of an image.
@@ -396,7 +395,7 @@ class ElasticBackbone(BaseModule):
         size = self.img_size if size is None else size
         if self.view(k) == 'whole':
             return size
-        return flops.conv_size(self.patch_conv, self.active_grid(self.patch_grid(size), k))
+        return flops.conv_size(self.patch_conv(), self.active_grid(self.patch_grid(size), k))
 
     def seen(self, images: Tensor) -> Tensor:
         """Images as the training stage sees them, but for cropping, which is for their tokens."""

@@ -72,7 +72,7 @@ def at_stage_size(
     """
     view = backbone.view(k)
     if view == 'crop':
-        conv = backbone.patch_conv
+        conv = backbone.patch_conv()
         if tuple(conv.kernel_size) != tuple(conv.stride) or any(conv.padding):
             raise ValueError('patches overlap, so the outermost need what lies around them')
         mixing = [] if augments is None else augments.augments

@@ -167,7 +167,7 @@ class SeeSizesHook(Hook):
 
     def before_run(self, runner):
         self.loaded, self.embedded = [], []
-        conv = find_backbone(runner.model).patch_conv
+        conv = find_backbone(runner.model).patch_conv()
         conv.register_forward_pre_hook(self._see)
 
     def before_train(self, runner):

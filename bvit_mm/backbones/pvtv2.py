@@ -276,7 +276,6 @@ class ElasticPVTv2(ElasticBackbone, BaseModule):
             total += flops.norm(tokens, width)
         return total
 
-    @property
     def patch_conv(self) -> nn.Conv2d:
         return self.levels[0].patch_embed.proj
 

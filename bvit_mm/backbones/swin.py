@@ -224,7 +224,6 @@ class ElasticSwinTransformer(ElasticBackbone, SwinTransformer):
                 x, grid = level.downsample(x, grid)
         return tuple(outs)
 
-    @property
     def patch_conv(self) -> torch.nn.Conv2d:
         return self.patch_embed.projection
 

@@ -142,7 +142,6 @@ class ElasticVisionTransformer(ElasticBackbone, VisionTransformer):
                 outs.append(self._format_output(x, grid))
         return tuple(outs)
 
-    @property
     def patch_conv(self) -> nn.Conv2d:
         return self.patch_embed.projection
 
