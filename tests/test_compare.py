@@ -187,6 +187,16 @@ def test_efficient_train_without_rand_augment():
         assert [hook['recipes'] for hook in cfg.custom_hooks] == [None]
 
 
+def test_baselines_of_a_config_with_shares_and_recipes(built_once):
+    """They have one stage, and the recipe of the last."""
+    images = ROOT / 'configs' / 'demo' / 'deit-images_bvit-b50.py'
+    for name in ('rex', 'downsample', 'random-subset', 'equal-updates'):
+        plan, backbone, _, cfg = planned(images, METHODS[name], 0.5)
+        assert backbone.num_training_stages == len(plan.epochs) == 1
+        assert cfg.train_cfg.shares is None
+        assert cfg.custom_hooks[0].recipes == [dict(magnitude=6)]
+
+
 def test_one_stage_cannot_be_scaled():
     cfg = Config.fromfile(DIGITS)
     cfg.model.backbone.training_stages = None

@@ -27,3 +27,17 @@ def with_switch_hook(cfg: Config, **options: Any) -> Changes:
         raise ValueError('custom_hooks of the config must have one bvit_mm.StageSwitchHook')
     ours[0].update(options)
     return {'custom_hooks': hooks}
+
+
+def whole_network(cfg: Config, share: Any = None) -> Changes:
+    """The whole network from the start, for as many epochs as the budget buys.
+
+    Of shares and recipes, which are for training stages, it keeps the recipe of the last one.
+    """
+    changes: Changes = {'model.backbone.training_stages': None}
+    if cfg.train_cfg.get('shares') is not None:
+        changes['train_cfg.shares'] = None
+    hooks = [hook for hook in cfg.get('custom_hooks') or [] if builds(hook, HOOKS, StageSwitchHook)]
+    if any(hook.get('recipes') for hook in hooks):
+        changes.update(with_switch_hook(cfg, recipes=list(hooks[0]['recipes'])[-1:]))
+    return changes

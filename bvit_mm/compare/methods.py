@@ -17,7 +17,7 @@ from ..elastic import find_backbone
 from ..registry import PARAM_SCHEDULERS
 from ..subsets.gradients import check_classifier
 from ..subsets.share import subset_share
-from .changes import Changes, MakesChanges
+from .changes import Changes, MakesChanges, whole_network
 from .scaling import efficient_train, scaled
 
 
@@ -48,13 +48,16 @@ def methods_of(changes: Mapping[str, Method | Changes | MakesChanges]) -> dict[s
     }
 
 
-# The whole network from the start, for as many epochs as the budget buys.
-WHOLE = {'model.backbone.training_stages': None}
 KEPT = ('begin', 'by_epoch', 'convert_to_iter_based', 'eta_min')  # of a schedule
 
 
-def with_schedule(kind: str, others: Changes) -> MakesChanges:
-    """Another learning rate schedule after the warm-up, with the end value that there was."""
+def with_schedule(kind: str, others: Changes | MakesChanges) -> MakesChanges:
+    """Another learning rate schedule after the warm-up, with the end value that there was.
+
+    Args:
+        kind: The type of the schedule.
+        others: What else is changed.
+    """
 
     def changes(cfg: Config, share: float) -> Changes:
         schedulers = cfg.get('param_scheduler')
@@ -67,7 +70,8 @@ def with_schedule(kind: str, others: Changes) -> MakesChanges:
         main = schedulers[rates[-1]]
         kept = {key: main[key] for key in KEPT if key in main}
         schedulers[rates[-1]] = dict(type=kind, **kept)
-        return {**others, 'param_scheduler': schedulers}
+        more = others(cfg, share) if callable(others) else others
+        return {**more, 'param_scheduler': schedulers}
 
     return changes
 
@@ -92,7 +96,11 @@ def downsample(cfg: Config, share: float) -> Changes:
 
     side = min(range(step, size + 1, step), key=lambda side: abs(cost(side) / full - share))
     epochs = math.ceil(cfg.train_cfg.get('full_epochs', 300) * full / cost(side))
-    changes = {**WHOLE, 'model.backbone.img_size': side, 'train_cfg.full_epochs': epochs}
+    changes = {
+        **whole_network(cfg),
+        'model.backbone.img_size': side,
+        'train_cfg.full_epochs': epochs,
+    }
     if 'window' in whole.keys:  # its last levels may be smaller than a window
         changes['model.backbone.pad_small_map'] = True
     loaders = ('train_dataloader', 'val_dataloader', 'test_dataloader')
@@ -111,10 +119,10 @@ def equal_updates(cfg: Config, share: float) -> Changes:
     A control: early epochs of a growing network are cheap, so it makes more updates for a budget.
     The learning rate falls with the root of the batch size, as usual for Adam.
     """
-    changes = with_schedule('bvit_mm.REXLR', WHOLE)(cfg, share)
+    changes = with_schedule('bvit_mm.REXLR', whole_network)(cfg, share)
     growing, _ = plan_of_config(cfg)
     whole = copy.deepcopy(cfg)
-    whole.merge_from_dict(WHOLE)
+    whole.merge_from_dict(whole_network(cfg))
     ratio = plan_of_config(whole)[0].total_epochs / growing.total_epochs
     size = max(1, round(ratio * cfg.train_dataloader.batch_size))
     rate = cfg.optim_wrapper.optimizer.lr * math.sqrt(size / cfg.train_dataloader.batch_size)
@@ -141,14 +149,16 @@ def subset(selection: str, **options: Any) -> MakesChanges:
             check_classifier(model, features=options.get('features', True))
             hook['batch_size'] = cfg.train_dataloader.batch_size
             share = subset_share(share, epochs, interval, options.get('count_selection', True))
+        changes = whole_network(cfg)
+        hooks = changes.get('custom_hooks', cfg.get('custom_hooks') or [])
         return {
-            **WHOLE,
+            **changes,
             'train_cfg.budget': None,
             'train_cfg.epochs': [epochs],
             'train_dataloader.sampler': dict(
                 _delete_=True, type='bvit_mm.SubsetSampler', share=share
             ),
-            'custom_hooks': [*(cfg.get('custom_hooks') or []), hook],
+            'custom_hooks': [*hooks, hook],
         }
 
     return changes
@@ -157,9 +167,9 @@ def subset(selection: str, **options: Any) -> MakesChanges:
 METHODS = methods_of(
     {
         'bvit': {},
-        'linear': with_schedule('bvit_mm.LinearDecayLR', WHOLE),
-        'rex': with_schedule('bvit_mm.REXLR', WHOLE),
-        'cosine': with_schedule('CosineAnnealingLR', WHOLE),
+        'linear': with_schedule('bvit_mm.LinearDecayLR', whole_network),
+        'rex': with_schedule('bvit_mm.REXLR', whole_network),
+        'cosine': with_schedule('CosineAnnealingLR', whole_network),
         'scale': scaled(grows=True),
         'scale-whole': scaled(grows=False),
         'etpp': efficient_train(grows=False),
