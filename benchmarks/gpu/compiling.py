@@ -19,8 +19,6 @@ from bvit_mm.cost import find_backbone
 from .runs import drawn_images, short_run
 from .sizes import Size
 
-LAYERS = {'model.backbone.arch.num_layers': 4}  # all twelve take minutes to compile
-
 
 class StepTimes(Hook):
     """Seconds of each step, with its stage and how many graphs were compiled until then.
@@ -63,7 +61,7 @@ def counting(backend: str, compiled: list[int]) -> Callable[..., Any]:
 
 
 def compilation(device: str, size: Size) -> Iterator[dict[str, Any]]:
-    """A row for each stage; the network is DeiT-S with four blocks."""
+    """A row for each stage; see ``Size.compiled``."""
     compiled: list[int] = []
     register_backend(counting(size.compiler, compiled), name='counted')
     eager = _steps(device, size, compiled)
@@ -90,12 +88,12 @@ def compilation(device: str, size: Size) -> Iterator[dict[str, Any]]:
 def _steps(
     device: str, size: Size, compiled: list[int], **changes: Any
 ) -> list[tuple[int, float, int]]:
-    family = size.families['DeiT-S']
+    family = size.compiled
     epochs = max(2, size.iterations // 2)
     loader = drawn_images(family.read(), size.batch, 2 * size.batch)
     hook = StepTimes(device, compiled)
     with TemporaryDirectory() as folder:
-        runner = short_run(family, Path(folder), loader, epochs=epochs, **LAYERS, **changes)
+        runner = short_run(device, family, Path(folder), loader, epochs=epochs, **changes)
         runner.register_hook(hook)
         runner.train()
     return hook.steps

@@ -28,25 +28,28 @@ def training_from_files(device: str, size: Size) -> Iterator[dict[str, Any]]:
         for name in size.loaded:
             for view in VIEWS:
                 work_dir = Path(folder, f'{name}_{view}')
-                for row in _stages(size, name, view, files, work_dir):
+                for row in _stages(device, size, name, view, files, work_dir):
                     yield dict(family=name, view=view, kilobytes=kilobytes, **row)
 
 
 def _stages(
-    size: Size, name: str, view: str, files: Path, work_dir: Path
+    device: str, size: Size, name: str, view: str, files: Path, work_dir: Path
 ) -> Iterator[dict[str, Any]]:
     workers = min(size.workers, len(os.sched_getaffinity(0)))
     length = max(1, size.files * size.names // size.batch)
+    family = size.families[name]
+    pipeline = family.read().train_dataloader.dataset.pipeline
     loader = dict(
         batch_size=size.batch,
         num_workers=workers,
         persistent_workers=True,
         sampler=dict(_delete_=True, type='DefaultSampler', shuffle=True),
-        dataset=dict(type='CustomDataset', data_root=str(files), ann_file='', split=''),
+        dataset=dict(
+            _delete_=True, type='CustomDataset', data_root=str(files), pipeline=pipeline
+        ),
     )
-    runner = short_run(
-        size.families[name], work_dir, loader, view, epochs=max(1, size.iterations // length)
-    )
+    epochs = max(1, size.iterations // length)
+    runner = short_run(device, family, work_dir, loader, view, epochs)
     runner.train()
     ledger = runner.train_loop.ledger
     for k, seconds in enumerate(ledger.seconds):

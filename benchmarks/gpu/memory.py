@@ -25,7 +25,7 @@ def memory_trial(device: str, size: Size) -> Iterator[dict[str, Any]]:
 
         def run(name: str, **changes: Any) -> Runner:
             gc.collect()
-            return short_run(family, Path(folder, name), loader, **changes)
+            return short_run(device, family, Path(folder, name), loader, **changes)
 
         with peak_memory(device) as peak:
             run('all').train()

@@ -3,13 +3,12 @@
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
 from mmengine.runner import Runner
 from torch import distributed
 
@@ -71,7 +70,7 @@ def _changes(family: str, view: str) -> dict[str, Any]:
     }
 
 
-def _stops(changes: dict[str, Any], stops: tuple[int, ...]) -> Iterator[dict[str, Any]]:
+def _stops(changes: dict[str, Any], stops: Sequence[int]) -> Iterator[dict[str, Any]]:
     """Trains once without a stop, and goes on from what a kill after some iterations leaves."""
     with TemporaryDirectory() as name:
         folder = Path(name)
@@ -106,7 +105,6 @@ def _train(work_dir: Path, changes: dict[str, Any]) -> Runner:
 def _ask_for_determinism() -> None:
     """Before anything is multiplied: cuBLAS reads it once."""
     os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
-    torch.backends.cuda.matmul.allow_tf32 = False
 
 
 resuming_deterministic = partial(resuming, deterministic=True)

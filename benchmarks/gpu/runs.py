@@ -1,6 +1,7 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
 """Runs of the shipped configs, short, in bfloat16, on files or images that are drawn."""
 
+import copy
 import itertools
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ NUMBERS = itertools.count()
 
 
 def short_run(
+    device: str,
     family: Family,
     work_dir: Path,
     loader: dict[str, Any],
@@ -26,6 +28,7 @@ def short_run(
     """A run of a family's config without validation.
 
     Args:
+        device: ``'cuda'``, in bfloat16, or ``'cpu'``.
         family: The family.
         work_dir: Its folder.
         loader: Changes of the loader of training data.
@@ -34,7 +37,7 @@ def short_run(
         **changes: Of the config, besides.
     """
     config = family.read(view)
-    config.merge_from_dict({'train_dataloader': loader, **changes})
+    config.merge_from_dict(copy.deepcopy({'train_dataloader': loader, **changes}))
     config.update(
         work_dir=str(work_dir),
         experiment_name=f'gpu{next(NUMBERS)}',
@@ -49,7 +52,8 @@ def short_run(
         epochs=[epochs] * stages,
         accumulative_counts=counts,
     )
-    config.optim_wrapper.update(type='AmpOptimWrapper', dtype='bfloat16', loss_scale=1.0)
+    if device == 'cuda':  # mmengine has it for GPUs only
+        config.optim_wrapper.update(type='AmpOptimWrapper', dtype='bfloat16')
     return Runner.from_cfg(config)
 
 

@@ -58,6 +58,7 @@ class Size:
 
     Attributes:
         families: The networks that are timed, by name.
+        compiled: The network that is compiled, a ViT.
         batch: Images of a step; halved where they do not fit.
         rounds, steps: Timed rounds, and steps that are timed at once.
         loaded: The families that are trained from files.
@@ -71,6 +72,7 @@ class Size:
     """
 
     families: dict[str, Family]
+    compiled: Family
     batch: int = 128
     rounds: int = 9
     steps: int = 3
@@ -85,10 +87,26 @@ class Size:
     cases: Sequence[str] | None = None
 
 
+def vit(embed_dims: int, layers: int, heads: int) -> dict[str, Any]:
+    """The ``arch`` of a ViT, in place of a config's."""
+    hidden = 4 * embed_dims
+    return dict(
+        _delete_=True,
+        embed_dims=embed_dims,
+        num_layers=layers,
+        num_heads=heads,
+        feedforward_channels=hidden,
+    )
+
+
 DEIT = Family('deit/deit-small_bvit-b100_4xb256_in1k.py', 'deit_small_patch16_224')
 SWIN = Family('swin/swin-small_bvit-b100_16xb64_in1k.py', 'swin_small_patch4_window7_224')
 PVTV2 = Family('pvtv2/pvtv2-b2-linear_bvit-b100_8xb128_in1k.py', 'pvt_v2_b2_li')
-FULL = Size({'DeiT-S': DEIT, 'Swin-S': SWIN, 'PVTv2-b2-linear': PVTV2})
+# All twelve blocks take minutes to compile.
+FOUR_BLOCKS = Family(
+    DEIT.config, DEIT.timm, {'model.backbone.arch': vit(embed_dims=384, layers=4, heads=6)}
+)
+FULL = Size({'DeiT-S': DEIT, 'Swin-S': SWIN, 'PVTv2-b2-linear': PVTV2}, FOUR_BLOCKS)
 
 PIXELS = {
     'model.backbone.img_size': 32,
@@ -96,27 +114,28 @@ PIXELS = {
     'train_pipeline.1.scale': 32,
     'train_dataloader.dataset.pipeline.1.scale': 32,
 }
+TINY_DEIT = Family(
+    DEIT.config,
+    DEIT.timm,
+    {
+        **PIXELS,
+        'model.backbone.arch': vit(embed_dims=24, layers=2, heads=3),
+        'model.backbone.patch_size': 4,
+        'model.head.in_channels': 24,
+    },
+    dict(img_size=32, patch_size=4, embed_dim=24, depth=2, num_heads=3),
+)
 TINY = Size(
     {
-        'DeiT-S': Family(
-            DEIT.config,
-            DEIT.timm,
-            {
-                **PIXELS,
-                'model.backbone.arch': dict(
-                    embed_dims=24, num_layers=2, num_heads=3, feedforward_channels=48
-                ),
-                'model.backbone.patch_size': 4,
-                'model.head.in_channels': 24,
-            },
-            dict(img_size=32, patch_size=4, embed_dim=24, depth=2, num_heads=3),
-        ),
+        'DeiT-S': TINY_DEIT,
         'Swin-S': Family(
             SWIN.config,
             SWIN.timm,
             {
                 **PIXELS,
-                'model.backbone.arch': dict(embed_dims=16, depths=[2, 1], num_heads=[2, 4]),
+                'model.backbone.arch': dict(
+                    _delete_=True, embed_dims=16, depths=[2, 1], num_heads=[2, 4]
+                ),
                 'model.backbone.window_size': 4,
                 'model.backbone.out_indices': (1,),
                 'model.head.in_channels': 32,
@@ -133,6 +152,7 @@ TINY = Size(
             },
         ),
     },
+    TINY_DEIT,
     batch=4,
     rounds=1,
     steps=2,

@@ -15,6 +15,8 @@ from bvit_mm.registry import MODELS
 
 from .sizes import VIEWS, Family, Size
 
+WHOLE = 'whole 3'  # the last stage, whatever the view of those before it
+
 
 def step_times(device: str, size: Size) -> Iterator[dict[str, Any]]:
     """A row for each stage in each view, and for each plain class; in bfloat16, AdamW.
@@ -23,7 +25,7 @@ def step_times(device: str, size: Size) -> Iterator[dict[str, Any]]:
     """
     for name, family in size.families.items():
         batch, times, flops = _times_that_fit(device, size, family)
-        whole = times['whole']
+        whole = times[WHOLE]
         for other in ('mmpretrain', 'timm'):
             if other in times:
                 yield dict(
@@ -35,11 +37,11 @@ def step_times(device: str, size: Size) -> Iterator[dict[str, Any]]:
                 )
         for network, share in flops.items():
             took = ratio(times[network], whole)
-            view, _, stage = network.rpartition(' ')
+            view, stage = network.split()
             yield dict(
                 family=name,
-                view=view or 'whole',
-                stage=stage,
+                view=view,
+                stage=int(stage),
                 batch=batch,
                 milliseconds=1e3 * statistics.median(times[network]),
                 time_share=took,
@@ -85,9 +87,9 @@ def _ours(family: Family) -> tuple[dict[str, nn.Module], dict[str, float]]:
         for k in range(len(spec.training_stages)):
             backbone = MODELS.build(spec)
             backbone.set_training_stage(k)
-            name = 'whole' if backbone.is_whole else f'{view} {k + 1}'
+            name = WHOLE if backbone.is_whole else f'{view} {k + 1}'
             networks[name], flops[name] = backbone, backbone.flops(k)
-    return networks, {name: each / flops['whole'] for name, each in flops.items()}
+    return networks, {name: each / flops[WHOLE] for name, each in flops.items()}
 
 
 def _plain(family: Family) -> dict[str, nn.Module]:
