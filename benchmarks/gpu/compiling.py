@@ -3,7 +3,7 @@
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,6 +19,12 @@ from bvit_mm.cost import find_backbone
 from .runs import drawn_images, short_run
 from .sizes import Size
 
+# Until then the loss learns the number of classes, and torch that the learning rate varies.
+FIRST_STEPS = 2
+# mmpretrain's CutMix is compiled anew for each number that it draws, with or without bvit_mm.
+UNMIXED = {'model.train_cfg': None}
+Step = tuple[int, float, int]  # stage, seconds, graphs that were compiled until then
+
 
 class StepTimes(Hook):
     """Seconds of each step, with its stage and how many graphs were compiled until then.
@@ -32,7 +38,7 @@ class StepTimes(Hook):
 
     def __init__(self, device: str, compiled: list[int]) -> None:
         self._device, self._compiled = torch.device(device), compiled
-        self.steps: list[tuple[int, float, int]] = []
+        self.steps: list[Step] = []
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Starts the clock."""
@@ -68,32 +74,38 @@ def compilation(device: str, size: Size) -> Iterator[dict[str, Any]]:
     steps = _steps(device, size, compiled, compile=dict(backend='counted'))
     before = 0
     for k in sorted({stage for stage, *_ in steps}):
-        (_, first, graphs), *rest = (step for step in steps if step[0] == k)
-        again = rest[-1][2] - graphs
-        seconds = [each for _, each, _ in rest]
-        plain = [each for stage, each, _ in eager if stage == k][1:]
+        begin, rest = split(steps, k)
+        graphs, later = begin[-1][2] - before, rest[-1][2] - begin[-1][2]
+        seconds = statistics.median(took for _, took, _ in rest)
+        plain = statistics.median(took for _, took, _ in split(eager, k)[1])
         yield dict(
             stage=k + 1,
             batch=size.batch,
-            ok=graphs > before and not again,
-            graphs=graphs - before,
-            graphs_later=again,
-            compiling_seconds=first,
-            milliseconds=1e3 * statistics.median(seconds),
-            of_eager=statistics.median(seconds) / statistics.median(plain),
+            ok=graphs > 0 and not later,
+            graphs=graphs,
+            graphs_later=later,
+            compiling_seconds=sum(took for _, took, _ in begin),
+            milliseconds=1e3 * seconds,
+            of_eager=seconds / plain,
         )
         before = rest[-1][2]
 
 
-def _steps(
-    device: str, size: Size, compiled: list[int], **changes: Any
-) -> list[tuple[int, float, int]]:
+def split(steps: Sequence[Step], stage: int) -> tuple[list[Step], list[Step]]:
+    """The first steps of a stage, in which it is compiled, and those that follow."""
+    own = [step for step in steps if step[0] == stage]
+    return own[:FIRST_STEPS], own[FIRST_STEPS:]
+
+
+def _steps(device: str, size: Size, compiled: list[int], **changes: Any) -> list[Step]:
     family = size.compiled
     epochs = max(2, size.iterations // 2)
     loader = drawn_images(family.read(), size.batch, 2 * size.batch)
     hook = StepTimes(device, compiled)
     with TemporaryDirectory() as folder:
-        runner = short_run(device, family, Path(folder), loader, epochs=epochs, **changes)
+        runner = short_run(
+            device, family, Path(folder), loader, epochs=epochs, **UNMIXED, **changes
+        )
         runner.register_hook(hook)
         runner.train()
     return hook.steps

@@ -44,9 +44,7 @@ def _stages(
         num_workers=workers,
         persistent_workers=True,
         sampler=dict(_delete_=True, type='DefaultSampler', shuffle=True),
-        dataset=dict(
-            _delete_=True, type='CustomDataset', data_root=str(files), pipeline=pipeline
-        ),
+        dataset=dict(_delete_=True, type='CustomDataset', data_root=str(files), pipeline=pipeline),
     )
     epochs = max(1, size.iterations // length)
     runner = short_run(device, family, work_dir, loader, view, epochs)
