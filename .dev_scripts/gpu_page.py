@@ -22,9 +22,8 @@ Written by `python .dev_scripts/gpu_page.py docs/gpu.md` from `results/gpu.json`
 writes; a test compares. `make gpu` takes at most nine minutes on one GPU and downloads nothing
 besides the environment.
 """
-NO_FIGURES = """**No figures have been taken yet.** There is no `results/gpu.json`: nothing of this project was
-run on a GPU so far. `make gpu` on a machine with one writes that file and this page. Where there is
-no GPU it says so, and changes nothing.
+NO_FIGURES = """**No figures have been taken yet.** There is no `results/gpu.json`. `make gpu` on a machine with a
+GPU writes that file and this page. Where there is none it says so, and changes nothing.
 """
 NOTES = {
     'laws': 'Each network of the table of laws (laws.md) in float32 and float64: whole = plain '
@@ -83,7 +82,7 @@ COLUMNS: dict[str, list[Column]] = {
     'resume': [*STOPS, ('same bits', mark('ok'))],
     'steps': [
         ('network', of('family')),
-        ('', lambda row: row.get('plain') or f'stage {row["stage"]}, {row["view"]}'),
+        ('what', lambda row: row.get('plain') or f'stage {row["stage"]}, {row["view"]}'),
         ('batch', of('batch')),
         ('ms', of('milliseconds', '{:.1f}')),
         ('ours / this', of('ours', '{:.3f}')),
@@ -137,11 +136,14 @@ def page(record: Mapping[str, Any] | None) -> str:
 
 def table(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows as a table, with the columns in which any of them has something."""
-    cells = [
-        [cell(row).replace('|', '/').replace('\n', ' ') for row in rows] for _, cell in columns
-    ]
+    cells = [[in_a_line(cell(row)) for row in rows] for _, cell in columns]
     kept = [[heading, *column] for (heading, _), column in zip(columns, cells) if any(column)]
     return markdown([list(row) for row in zip(*kept)])
+
+
+def in_a_line(text: str) -> str:
+    """A text as a cell can hold it."""
+    return ' '.join(text.replace('|', '/').split())
 
 
 def main() -> None:

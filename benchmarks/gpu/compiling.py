@@ -103,9 +103,8 @@ def _steps(device: str, size: Size, compiled: list[int], **changes: Any) -> list
     loader = drawn_images(family.read(), size.batch, 2 * size.batch)
     hook = StepTimes(device, compiled)
     with TemporaryDirectory() as folder:
-        runner = short_run(
-            device, family, Path(folder), loader, epochs=epochs, **UNMIXED, **changes
-        )
+        changes |= UNMIXED
+        runner = short_run(device, family, Path(folder), loader, epochs=epochs, **changes)
         runner.register_hook(hook)
         runner.train()
     return hook.steps
