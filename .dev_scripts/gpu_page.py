@@ -22,8 +22,9 @@ Written by `python .dev_scripts/gpu_page.py docs/gpu.md` from `results/gpu.json`
 writes; a test compares. `make gpu` takes at most nine minutes on one GPU and downloads nothing
 besides the environment.
 """
-NO_FIGURES = """**No figures have been taken yet.** There is no `results/gpu.json`. `make gpu` on a machine with a
-GPU writes that file and this page. Where there is none it says so, and changes nothing.
+NO_FIGURES = """
+**No figures have been taken yet.** There is no `results/gpu.json`. Where there is a GPU, `make gpu`
+writes that file and this page. Where there is none it says so, and changes nothing.
 """
 NOTES = {
     'laws': 'Each network of the table of laws (laws.md) in float32 and float64: whole = plain '
@@ -115,7 +116,7 @@ COLUMNS: dict[str, list[Column]] = {
 def page(record: Mapping[str, Any] | None) -> str:
     """The page of a record, or of none."""
     if record is None:
-        return f'{INTRODUCTION}\n{NO_FIGURES}'
+        return f'{INTRODUCTION}{NO_FIGURES}'
     machine = record['machine']
     texts = [
         INTRODUCTION.rstrip(),

@@ -48,12 +48,12 @@ def memory_trial(device: str, size: Size) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def peak_memory(device: str) -> Iterator[list[int]]:
-    """Gives a list that has in the end how many bytes were held within; 0 without a GPU."""
+    """Gives a list that has in the end how many bytes were used within; 0 without a GPU."""
     peak: list[int] = []
     if device == 'cuda':
         torch.cuda.reset_peak_memory_stats()
     yield peak
-    peak.append(torch.cuda.max_memory_reserved() if device == 'cuda' else 0)
+    peak.append(torch.cuda.max_memory_allocated() if device == 'cuda' else 0)
 
 
 @contextmanager

@@ -4,7 +4,6 @@
 import multiprocessing
 import os
 import signal
-import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -19,7 +18,6 @@ from .sizes import Size
 Row = dict[str, Any]
 Work = Callable[[str, Size], Iterator[Row]]  # takes a device, 'cuda' or 'cpu'
 
-FORKS = multiprocessing.get_context('fork')  # what is imported need not be imported again
 LONGEST = 1500  # characters of an error that are kept, its end
 
 
@@ -49,8 +47,10 @@ def run_part(part: Part, device: str, size: Size, limit: float, log: Path) -> di
         log: A file for what it prints.
     """
     begin = time.monotonic()
-    here, there = FORKS.Pipe(duplex=False)
-    process = FORKS.Process(target=_work, args=(part.work, device, size, there, log))
+    # torch uses no GPU in a fork of a process that has looked for one, as importing mmengine does.
+    start = multiprocessing.get_context('spawn' if device == 'cuda' else 'fork')
+    here, there = start.Pipe(duplex=False)
+    process = start.Process(target=_work, args=(part.work, device, size, there, log))
     process.start()
     there.close()
     rows: list[Row] = []
@@ -79,8 +79,8 @@ def run_part(part: Part, device: str, size: Size, limit: float, log: Path) -> di
 def _work(work: Work, device: str, size: Size, to: Connection, log: Path) -> None:
     os.setsid()  # so that its data workers end with it
     with log.open('w') as file:
-        os.dup2(file.fileno(), sys.stdout.fileno())
-        os.dup2(file.fileno(), sys.stderr.fileno())
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
     error = None
     try:
         for row in work(device, size):
