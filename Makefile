@@ -20,7 +20,7 @@ CLASSIC_TESTS := $(patsubst %,tests/test_%.py,environment plan training_stages s
 	-k 'not test_equals_timm and not test_equals_mmdet and not test_exporting'
 CLASSIC_SHORT := --cfg-options train_cfg.budget=None train_cfg.epochs=[1,1,1]
 
-.PHONY: demo tour test test-core laws lint bench ops classic
+.PHONY: demo tour test test-core laws lint bench gpu ops classic
 
 demo: $(VENV)/ready
 	$(RUN) tools/make_digits.py data/digits
@@ -52,6 +52,11 @@ bench: $(VENV)/ready
 	$(RUN) benchmarks/step_time.py deit-small
 	$(RUN) benchmarks/step_time.py swin-small --batch 8
 	$(RUN) benchmarks/step_time.py pvtv2-b2-linear --batch 8
+
+# All that a CPU cannot show, in nine minutes. Without a GPU it says so, and that is no failure.
+gpu: $(VENV)/ready
+	$(RUN) -m benchmarks.gpu results/gpu.json; status=$$?; \
+	$(RUN) .dev_scripts/gpu_page.py docs/gpu.md && exit $$status
 
 classic: $(CLASSIC)/ready
 	$(CLASSIC)/bin/python -m pytest -q $(CLASSIC_TESTS)

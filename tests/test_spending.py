@@ -4,9 +4,11 @@
 import copy
 import json
 import re
+from functools import partial
 
 import pytest
 import torch
+from mmengine.config import ConfigDict
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from torch.nn.utils import parameters_to_vector
@@ -17,10 +19,12 @@ from bvit_mm.meter import Clock
 from bvit_mm.running.memory import is_out_of_memory
 from bvit_mm.running.rehearsal import rehearsal
 from bvit_mm.running.train_in_parts import count_samples, split
+from bvit_mm.running.training_step import make_groups_plain_
 from bvit_mm.testing.closeness import assert_near, distance, tolerance_of_training
 
 from .support.files import assert_same_run, differences, last_file
 from .support.runs import BATCHES, EPOCHS, FAMILIES, build
+from .support.small_memory import allow_images
 from .support.trainings import log_of, run
 from .support.variants import EMA, RECORD, SWITCH
 
@@ -197,22 +201,7 @@ def test_split(parts, sizes):
 def small_memory(monkeypatch):
     """A device on which the stages' activations take memory as of their FLOPs, and run out."""
 
-    def limit(images_of_last_stage):
-        from mmpretrain.models import ImageClassifier
-
-        forward = ImageClassifier.loss
-
-        def loss(self, inputs, data_samples):
-            backbone = find_backbone(self)
-            cost = [backbone.flops(k) for k in range(backbone.num_training_stages)]
-            needed = len(inputs) * cost[backbone.training_stage] / cost[-1]
-            if torch.is_grad_enabled() and needed > images_of_last_stage:
-                raise torch.cuda.OutOfMemoryError('CUDA out of memory. Tried to allocate ...')
-            return forward(self, inputs, data_samples)
-
-        monkeypatch.setattr(ImageClassifier, 'loss', loss)
-
-    return limit
+    return partial(allow_images, monkeypatch)
 
 
 def test_last_stage_that_does_not_fit_is_told_before_the_run(tmp_path, small_memory):
@@ -387,6 +376,21 @@ def test_compiled_once_a_stage(tmp_path, graphs):
     assert runner.train_loop.ledger.other['compilation'] > 0
     _, plain = run(tmp_path / 'b')
     assert_near(torch.tensor(record.losses), torch.tensor(plain.losses))
+
+
+def test_groups_of_paramwise_cfg_are_made_plain(tmp_path):
+    """Which torch.compile can read; the optimizer is the same."""
+    changes = {'optim_wrapper.paramwise_cfg': dict(bias_decay_mult=0.0)}
+    runner = build(tmp_path, **changes)
+    optimizer = runner.train_loop.runner.optim_wrapper.optimizer
+    before = [(*group.items(),) for group in optimizer.param_groups]
+    assert {type(group) for group in optimizer.param_groups} == {ConfigDict}
+    make_groups_plain_(optimizer)
+    assert {type(group) for group in optimizer.param_groups} == {dict}
+    for group, old in zip(optimizer.param_groups, before, strict=True):
+        for (key, value), (old_key, old_value) in zip(group.items(), old, strict=True):
+            same = value == old_value if key != 'params' else value[0] is old_value[0]
+            assert key == old_key and same
 
 
 @pytest.mark.parametrize('works', [0, 5, 18])

@@ -8,9 +8,11 @@ import torch
 from mmengine.model import BaseModel, MMDistributedDataParallel
 from mmengine.runner import Runner
 from torch import Tensor
+from torch.optim import Optimizer
 
 from ..elastic import images_of_training
 from ..mmengine_gaps import is_compiled, set_inner_count
+from ..wrapped import optim_wrappers
 from .randomness import kept_random_state
 from .train_in_parts import train_in_parts
 
@@ -71,6 +73,8 @@ class TrainingStep:
         self._compiled_stage, self._has_compiled = stage, True
         unused = copy.deepcopy(data_batch)  # preprocessing writes into samples
         model, wrapper = self.runner.model, self.runner.optim_wrapper
+        for each in optim_wrappers(self.runner):
+            make_groups_plain_(each.optimizer)
         count = wrapper.inner_count
         pending = [None if p.grad is None else p.grad.clone() for p in model.parameters()]
         from torch._dynamo.exc import TorchDynamoException  # takes seconds, and few need it
@@ -89,3 +93,12 @@ class TrainingStep:
         for param, gradient in zip(model.parameters(), pending):
             param.grad = gradient
         return self.eagerly(model, unused, parts)
+
+
+def make_groups_plain_(optimizer: Optimizer) -> None:
+    """Lets torch.compile read an optimizer's groups: ``paramwise_cfg`` makes them ConfigDicts.
+
+    Of these torch 2.13 says that they have no ``items``, and compiles nothing.
+    """
+    for i, group in enumerate(optimizer.param_groups):
+        optimizer.param_groups[i] = dict(group)
