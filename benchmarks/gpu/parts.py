@@ -4,6 +4,7 @@
 import multiprocessing
 import os
 import signal
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -78,9 +79,10 @@ def run_part(part: Part, device: str, size: Size, limit: float, log: Path) -> di
 
 def _work(work: Work, device: str, size: Size, to: Connection, log: Path) -> None:
     os.setsid()  # so that its data workers end with it
-    with log.open('w') as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
+    file = log.open('w', buffering=1)
+    os.dup2(file.fileno(), 1)
+    os.dup2(file.fileno(), 2)
+    sys.stdout = sys.stderr = file  # which may have been others
     error = None
     try:
         for row in work(device, size):
