@@ -3,6 +3,7 @@
 
 import inspect
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 from mmengine.config import Config
@@ -19,7 +20,7 @@ from .elastic import ElasticBackbone, find_backbone
 from .plan import Charge, Plan, make_plan
 from .registry import DATA_SAMPLERS, HOOKS, LOOPS
 from .run_hook import RunHook
-from .training_stages import check_distinct
+from .training_stages import TrainingStage, check_distinct
 from .wrapped import unwrapped
 
 LOOP = 'bvit_mm.BudgetedTrainLoop'
@@ -72,8 +73,22 @@ def budget_for(
     stages = find_backbone(model).training_stages
     recipes = [hook.recipes for hook in hooks if isinstance(hook, RunHook) and hook.recipes]
     check_distinct(stages, *(each.of_stages(len(stages)) for each in recipes[:1]))
+    gflops = stage_gflops(model)
+    _check_rising(gflops, stages)
     of_data = dict(epoch_share=epoch_share(dataloader), charges=charges_of(hooks))
-    return read_budget(stage_gflops(model), **of_data, **options)
+    return read_budget(gflops, **of_data, **options)
+
+
+def _check_rising(gflops: Sequence[float], stages: Sequence[TrainingStage]) -> None:
+    """Raises ValueError if a training stage costs less than the one before it."""
+    for k, (before, now) in enumerate(pairwise(gflops), start=2):
+        if now < before:
+            raise ValueError(
+                f'training stage {k} ({stages[k - 1]}) costs {now:.4g} GFLOPs, less than '
+                f'{before:.4g} of training stage {k - 1} ({stages[k - 2]}). A cropped stage makes '
+                'all patches of an image, a scaled one only its own; give it a larger grid, or '
+                f"view='scale' to training stage {k - 1}"
+            )
 
 
 def loop_options() -> list[str]:

@@ -10,10 +10,13 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmcv.transforms import RandomFlip
+from mmcv.transforms import Compose, RandomFlip
+from mmengine.dataset import Compose as PlainCompose
 from mmengine.runner import Runner
 from mmpretrain.datasets import transforms
+from mmpretrain.models import ImageClassifier
 from mmpretrain.models.utils.batch_augments import Mixup, RandomBatchAugment
+from torch import nn
 
 from .elastic import ElasticBackbone, find_backbone
 from .loading.resizing import RandomResizedCrop, Resize
@@ -22,6 +25,7 @@ from .recipe_setters import SETTERS, Write
 from .wrapped import unwrapped
 
 PIPELINES, AUGMENTS = SETTERS['train_pipeline'], SETTERS['batch_augments']
+CONTAINERS = (Compose, PlainCompose)
 MAKERS = (RandomResizedCrop, Resize)  # of images of one size
 
 # What treats each pixel by itself, wherever it lies.
@@ -75,7 +79,9 @@ def at_stage_size(
         conv = backbone.patch_conv()
         if tuple(conv.kernel_size) != tuple(conv.stride) or any(conv.padding):
             raise ValueError('patches overlap, so the outermost need what lies around them')
-        mixing = [] if augments is None else augments.augments
+        mixing = augments.augments if isinstance(augments, RandomBatchAugment) else []
+        if augments is not None and not isinstance(augments, RandomBatchAugment):
+            raise ValueError(f'{type(augments).__name__} may need the whole image')
         for each in (each for each in mixing if type(each) is not Mixup):  # others derive from it
             raise ValueError(f'{type(each).__name__} of batch_augments needs the whole image')
     return [_with_size(each, backbone, k, view) for each in pipelines]
@@ -92,6 +98,8 @@ def _with_size(pipeline: Any, backbone: ElasticBackbone, k: int, view: str) -> A
     place = places[-1]
     allowed, what = (BY_SHARE, 'small') if view == 'scale' else (BY_PIXEL, 'cropped')
     for step in transforms_of(steps[place + 1 :]):
+        if isinstance(step, CONTAINERS):  # whose steps come next
+            continue
         if not isinstance(step, allowed):
             raise ValueError(
                 f'{type(step).__name__} of train_pipeline does otherwise with {what} images'
@@ -107,6 +115,7 @@ def _with_size(pipeline: Any, backbone: ElasticBackbone, k: int, view: str) -> A
     if view == 'crop':
         then = [transforms.CenterCrop(seen[::-1])]
     else:
+        maker.interpolation = 'bicubic'  # as the backbone scales
         maker.scale = seen if isinstance(maker, RandomResizedCrop) else seen[::-1]
     made.transforms = [*steps[:place], maker, *then, *steps[place + 1 :]]
     return made
@@ -142,12 +151,14 @@ def load_views(
     if not partial or not data_sets(dataset):
         return {}
     pipelines = own[PIPELINES.write] if PIPELINES.write in own else PIPELINES.read(runner)
-    preprocessor = unwrapped(runner.model).data_preprocessor
+    model = unwrapped(runner.model)
+    preprocessor = model.data_preprocessor
     augments = own.get(AUGMENTS.write, getattr(preprocessor, 'batch_augments', None))
     for k in partial:
         place = f'training stage {k + 1} of {len(stages)}'
         given = stages[k].get(PIPELINES.write, pipelines)
         try:
+            _check_alone(model, backbone.seen_size(k))
             made = at_stage_size(given, backbone, k, stages[k].get(AUGMENTS.write, augments))
         except ValueError as reason:
             if backbone.view(k) == 'scale' or _has_maker(given):
@@ -157,6 +168,15 @@ def load_views(
         height, width = backbone.seen_size(k)
         runner.logger.info(f'{place}: data workers make images of {height}x{width} pixels')
     return {PIPELINES.write: pipelines, write_loads_views: False}
+
+
+def _check_alone(model: nn.Module, size: tuple[int, int]) -> None:
+    """Raises ValueError if something besides the backbone may look at images, or changes them."""
+    if not isinstance(model, ImageClassifier):
+        raise ValueError(f'{type(model).__name__} may use them elsewhere than in its backbone')
+    divisor = getattr(model.data_preprocessor, 'pad_size_divisor', None) or 1
+    if any(n % divisor for n in size):
+        raise ValueError(f'pad_size_divisor={divisor} of data_preprocessor would pad smaller ones')
 
 
 def write_loads_views(runner: Runner, loads_views: bool) -> None:

@@ -173,7 +173,10 @@ def _parse_stage(k: int, given: dict[str, Any], whole: TrainingStage) -> Trainin
             f'training stage {k}: {sorted(map(str, unknown))} is not known; give {whole.keys}'
         )
     try:
-        return _completed(given, whole)
+        stage = _completed(given, whole)
+        if given.get('view') == 'whole' != getattr(stage, 'view', None):
+            raise ValueError(f"view='whole' is that of grid={whole.grid}; give one of {VIEWS}")
+        return stage
     except ValueError as error:
         raise ValueError(f'training stage {k}: {error}') from None
 

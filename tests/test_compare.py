@@ -197,6 +197,19 @@ def test_baselines_of_a_config_with_shares_and_recipes(built_once):
         assert cfg.custom_hooks[0].recipes == [dict(magnitude=6)]
 
 
+@pytest.mark.parametrize('name', ['alpha=0', 'linear-up', 'stages=2', 'grow-tokens', 'half'])
+def test_ablations_of_a_config_with_shares_and_recipes(built_once, name):
+    images = ROOT / 'configs' / 'demo' / 'deit-images_bvit-b50.py'
+    if name == 'grow-tokens':
+        cfg = Config.fromfile(images)
+        stages = ABLATIONS[name](cfg, 0.5)['model.backbone.training_stages']
+        assert [stage['view'] for stage in stages] == ['scale', 'scale', 'whole']
+        return
+    plan, backbone, _, cfg = planned(images, ABLATIONS[name], 0.5)
+    assert backbone.num_training_stages == (2 if name == 'stages=2' else 3)
+    assert plan.cost <= plan.budget
+
+
 def test_one_stage_cannot_be_scaled():
     cfg = Config.fromfile(DIGITS)
     cfg.model.backbone.training_stages = None

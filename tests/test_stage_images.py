@@ -15,6 +15,7 @@ from mmpretrain.models.utils.batch_augments import RandomBatchAugment
 
 from bvit_mm import ElasticPVTv2, ElasticVisionTransformer
 from bvit_mm.elastic import find_backbone, images_of_training
+from bvit_mm.running.image_size import extra_gflops
 from bvit_mm.stage_images import at_stage_size
 from bvit_mm.testing.closeness import assert_near
 
@@ -93,7 +94,12 @@ def test_cropped_images_are_the_center_bit_for_bit(seed):
     assert all(map(np.array_equal, drawn, as_drawn))
 
 
-@pytest.mark.parametrize('steps', [[CROP, AUGMENT, ERASE, PACK], [CROP, AUGMENT, PACK]])
+AUTO = dict(type='AutoAugment', policies='imagenet')
+
+
+@pytest.mark.parametrize(
+    'steps', [[CROP, AUGMENT, ERASE, PACK], [CROP, AUGMENT, PACK], [CROP, AUTO, PACK]]
+)
 def test_scaled_images_are_augmented_small(steps):
     (small,) = at_stage_size([pipeline(*steps)], deit(SCALED), 0)
     assert sample(small, 0)[0].shape == (3, 96, 96)
@@ -141,6 +147,19 @@ def test_overlapping_patches_and_cut_mix_need_whole_images():
     assert at_stage_size(steps, deit(SCALED), 0, mixing)
     only = RandomBatchAugment(dict(type='Mixup', alpha=0.8))
     assert at_stage_size(steps, deit(CROPPED), 0, only)
+
+
+def test_images_are_scaled_as_the_backbone_scales_them():
+    """Bicubic, whatever the whole ones are made with."""
+    steps = pipeline(dict(CROP, interpolation='bilinear'), PACK)
+    (small,) = at_stage_size([steps], deit(SCALED), 0)
+    assert small.transforms[0].interpolation == 'bicubic'
+    assert steps.transforms[0].interpolation == 'bilinear'
+
+
+def test_mixing_of_other_packages_may_need_whole_images():
+    with pytest.raises(ValueError, match='ModuleList may need the whole image'):
+        at_stage_size([pipeline(CROP, PACK)], deit(CROPPED), 0, torch.nn.ModuleList())
 
 
 # Runs.
@@ -241,6 +260,24 @@ def test_batches_in_parts_are_of_the_stages_size(tmp_path, parts):
     runner = build(tmp_path, **changes(**options))
     runner.train()
     assert set(seen_by(runner).loaded) == set(SIZES)
+
+
+def test_padding_of_small_images_is_left_to_whole_ones(tmp_path):
+    runner = build(tmp_path, **changes(**{'model.data_preprocessor.pad_size_divisor': 4}))
+    runner.train()
+    log = log_of(runner)
+    assert 'stage 1 of 3: images come whole from the data workers: pad_size_divisor=4 of' in log
+    assert 'stage 2 of 3: data workers make images of 12x12 pixels' in log
+
+
+def test_sizes_of_other_stages_cost_what_is_planned():
+    """GradMatch selects before a stage begins, by images of its size."""
+    backbone = deit(SCALED, dict(grid=10, view='scale'))
+    backbone.set_training_stage(0)
+    assert extra_gflops(backbone, 0, (160, 160)) != 0
+    backbone.loads_views = True
+    for size in ((96, 96), (160, 160), (224, 224)):
+        assert extra_gflops(backbone, 0, size) == 0
 
 
 def test_why_images_come_whole_is_said(tmp_path):

@@ -12,9 +12,11 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from mmengine.config import Config
 from mmpretrain.models.backbones import SwinTransformer, VisionTransformer
 
 from bvit_mm import ElasticPVTv2, ElasticSwinTransformer, ElasticVisionTransformer
+from bvit_mm.cost import plan_of_config
 from bvit_mm.growth import grow_
 from bvit_mm.plan import make_plan
 from bvit_mm.report import plan_table
@@ -23,6 +25,7 @@ from bvit_mm.testing.closeness import assert_near
 from bvit_mm.testing.laws import gradient
 
 from .support.cases import CASES, PVTV2, SWIN, VIT
+from .support.tools import ROOT
 
 pytestmark = pytest.mark.laws
 
@@ -298,6 +301,7 @@ def test_images_of_other_sizes_are_scaled_by_the_same_share(case):
         (dict(grid=(6, 15), view='scale'), r'grid=\(6, 15\) is no number of patches'),
         (dict(grid=6, view='zoom'), r"view='zoom' is not known; give one of \('crop', 'scale'\)"),
         (dict(grid=6, view=None), r'view=None is not known'),
+        (dict(grid=6, view='whole'), r"view='whole' is that of grid=\(14, 14\); give one of"),
     ],
 )
 def test_wrong_views_are_refused(stage, message):
@@ -308,3 +312,14 @@ def test_wrong_views_are_refused(stage, message):
 def test_windows_that_do_not_fit_the_scaled_map_are_refused():
     with pytest.raises(ValueError, match=r'training stage 1: window=4 is larger than level 3'):
         ElasticSwinTransformer(training_stages=[dict(grid=12, view='scale'), {}], **SWIN)
+
+
+def test_a_scaled_stage_that_costs_less_than_a_cropped_one_is_refused():
+    cfg = Config.fromfile(ROOT / 'configs' / 'demo' / 'deit-digits_bvit-b50.py')
+    cfg.model.backbone.training_stages = [dict(grid=5), dict(grid=5, view='scale'), dict()]
+    message = (
+        r'training stage 2 \(.*view=scale\) costs 0.01\d+ GFLOPs, less than 0.01\d+ of training '
+        r"stage 1 .* give it a larger grid, or view='scale' to training stage 1"
+    )
+    with pytest.raises(ValueError, match=message):
+        plan_of_config(cfg)

@@ -1,12 +1,14 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
 """The paper's ablations as methods: what each changes of a config."""
 
+from typing import Any
+
 from mmengine.config import Config
 
 from ..building import build_to_count
 from ..cost import plan_of_config
 from ..elastic import find_backbone
-from .changes import Changes, MakesChanges, with_switch_hook
+from .changes import Changes, MakesChanges, whole_network, with_switch_hook
 from .methods import METHODS, Method, methods_of, with_schedule
 
 
@@ -14,7 +16,7 @@ def growing(*keys: str) -> MakesChanges:
     """Only some of heads, hidden and grid grow; a window does with the grid (Table 13)."""
 
     def changes(cfg: Config, share: float) -> Changes:
-        grown = set(keys) | ({'window'} if 'grid' in keys else set())
+        grown = set(keys) | ({'window', 'view'} if 'grid' in keys else set())
         stages = []
         for stage in find_backbone(build_to_count(cfg.model)).training_stages:
             kept = {key: getattr(stage, key) for key in stage.keys if key in grown}
@@ -51,6 +53,29 @@ def grown(init: str, moments: str) -> MakesChanges:
     return changes
 
 
+def lengths(**options: Any) -> MakesChanges:
+    """Other lengths of the stages (Tables 4 and 5), in place of shares that the config may have."""
+
+    def changes(cfg: Config, share: float) -> Changes:
+        shares = {'train_cfg.shares': None} if cfg.train_cfg.get('shares') is not None else {}
+        return {**shares, **{f'train_cfg.{name}': value for name, value in options.items()}}
+
+    return changes
+
+
+def stages(count: int) -> MakesChanges:
+    """Another number of training stages (Fig. 6), all trained by the recipe of the last one."""
+
+    def changes(cfg: Config, share: float) -> Changes:
+        found = {**whole_network(cfg), 'model.backbone.training_stages': count}
+        for hook in found.get('custom_hooks', ()):
+            if hook.get('recipes'):
+                hook['recipes'] = hook['recipes'] * count
+        return found
+
+    return changes
+
+
 def capped(share: float) -> MakesChanges:
     """No more epochs than a share of the full ones; the last stage gets the rest (Table 2)."""
 
@@ -79,11 +104,11 @@ def together(*methods: MakesChanges) -> MakesChanges:
     return changes
 
 
-TABLE_4 = methods_of({f'alpha={a:g}': {'train_cfg.alpha': a} for a in (-5.0, -2.0, 0.0, 5.0)})
+TABLE_4 = methods_of({f'alpha={a:g}': lengths(alpha=a) for a in (-5.0, -2.0, 0.0, 5.0)})
 TABLE_5 = methods_of(
     {
-        'linear-up': {'train_cfg.family': 'linear_up'},
-        'linear-down': {'train_cfg.family': 'linear_down'},
+        'linear-up': lengths(family='linear_up'),
+        'linear-down': lengths(family='linear_down'),
         'longest-second': Method(longest_second, takes_time=False),
     }
 )
@@ -108,7 +133,7 @@ TABLE_13 = methods_of(
         'grow-hidden-tokens': growing('hidden', 'grid'),
     }
 )
-FIG_6 = methods_of({f'stages={k}': {'model.backbone.training_stages': k} for k in (2, 3, 4)})
+FIG_6 = methods_of({f'stages={k}': stages(k) for k in (2, 3, 4)})
 TABLE_2 = methods_of(
     {f'epochs<={share:g}': Method(capped(share), takes_time=False) for share in (0.75, 1.0)}
 )

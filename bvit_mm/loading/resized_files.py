@@ -6,6 +6,7 @@ file ``resized.json`` says how it was made, and whether it is complete.
 """
 
 import json
+import re
 import shutil
 import signal
 from collections import Counter
@@ -32,6 +33,7 @@ IMAGES = (
     '.tiff', '.webp', '.gif',  # and what annotations may name
 )  # fmt: skip
 ANNOTATIONS = ('.txt', '.json', '.csv', '.tsv', '.xml', '.yaml', '.yml', '.mat', '.npy', '.pkl')
+TEXTS = ('.txt', '.json', '.csv', '.tsv', '.xml', '.yaml', '.yml')  # of these, in words
 # How whole files end. Others may be whole too, with something behind, and are looked at again.
 ENDS = (b'\xff\xd9', b'IEND\xaeB`\x82')  # of JPEG and PNG
 
@@ -231,7 +233,12 @@ def copy_image(source: Path, target: Path, short_side: int, quality: int, path: 
     small = shrunk(image, short_side)
     if small is None:
         return copy_file(source, target, path)
-    _, made = cv2.imencode('.jpg', small, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    try:
+        is_made, made = cv2.imencode('.jpg', small, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    except cv2.error:
+        is_made = False
+    if not is_made:
+        return path, 'damaged', 'no JPEG can be made of it, as of sides above 65,500 pixels'
     (target / path).parent.mkdir(parents=True, exist_ok=True)
     write_whole(target / path, made.tobytes())
     return path, 'resized', ''
@@ -270,7 +277,7 @@ def check_end(content: bytes) -> None:
     """Raises ValueError if an image that OpenCV decodes is cut off, which it fills with gray."""
     try:
         Image.open(BytesIO(content)).load()
-    except UnidentifiedImageError:
+    except (UnidentifiedImageError, Image.DecompressionBombError):
         return  # OpenCV knows it
     except Exception as error:  # Pillow's readers raise anything
         raise ValueError(str(error)) from None
@@ -287,15 +294,22 @@ def shrunk(image: np.ndarray, short_side: int) -> np.ndarray | None:
 
 
 def named_in(folder: Path, annotations: list[Path], damaged: list[Path]) -> list[str]:
-    """Lines of lists of images that name a damaged one, as ``file:line``.
+    """Lines of annotations that name a damaged image, as ``file:line``.
 
-    Training would stop when it gets there. Folders without lists are read as they are.
+    Training would stop when it gets there. Folders without lists are read as they are. A name may
+    leave out the first folders of a path, unless an image that is there has this name as well.
     """
+    roots = {Path(*path.parts[:n]) for path in damaged for n in range(len(path.parts))}
+    roots |= {Path(), *(each for each in folder.iterdir() if each.is_dir())}
     names = {'/'.join(path.parts[first:]) for path in damaged for first in range(len(path.parts))}
+    missing = [n for n in names if not any((folder / root / n).exists() for root in roots)]
+    if not missing:
+        return []
+    words = re.compile(rf'(?<![\w/.-])({"|".join(map(re.escape, missing))})(?![\w/.-])')
     return [
         f'{path}:{number}'
         for path in annotations
-        if names and path.suffix == '.txt'
+        if path.suffix.lower() in TEXTS
         for number, line in enumerate((folder / path).read_text(errors='replace').splitlines(), 1)
-        if {line.strip(), line.strip().rpartition(' ')[0]} & names
+        if words.search(line)
     ]

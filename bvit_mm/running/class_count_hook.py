@@ -9,6 +9,7 @@ from mmengine.runner import Runner
 from mmpretrain.datasets import CustomDataset
 from torch import nn
 
+from ..loading.resized_files import check_complete, folders_of
 from ..mmengine_gaps import has_train_loop, is_to_resume
 from ..registry import HOOKS
 from ..wrapped import unwrapped
@@ -96,8 +97,12 @@ def check_evaluated(
     names: Sequence[str] | None = None,
     folders: Sequence[str] = (),
 ) -> None:
-    """``check_same_classes`` for what a loop evaluates on, if there is a loop with data."""
+    """``check_same_classes`` for what a loop evaluates on, if there is a loop with data.
+
+    A copy of a data set that is not complete is refused as well.
+    """
     dataset = getattr(getattr(loop, 'dataloader', None), 'dataset', None)
+    check_complete(folders_of(dataset))
     reference = 'the training data' if names is None else 'the checkpoint'
     check_same_classes(dataset, what, other, reference, names, folders)
 

@@ -62,8 +62,9 @@ def extra_gflops(backbone: ElasticBackbone, stage: int, size: Size | None) -> fl
         Exactly 0 for an image of ``img_size``; below 0 for a smaller one.
     """
     planned = [tuple(backbone.img_size)]
-    if backbone.loads_views:  # data workers leave out what the stage does not see
-        planned.append(tuple(backbone.seen_size(stage)))
+    if backbone.loads_views:  # data workers leave out what a stage does not see; whatever
+        # comes, the backbone takes what its own stage sees of it
+        planned += [tuple(backbone.seen_size(k)) for k in range(backbone.num_training_stages)]
     if size is None or size in planned:
         return 0.0
     return (backbone.flops(stage, size) - backbone.flops(stage)) / 1e9
