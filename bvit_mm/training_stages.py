@@ -173,10 +173,7 @@ def _parse_stage(k: int, given: dict[str, Any], whole: TrainingStage) -> Trainin
             f'training stage {k}: {sorted(map(str, unknown))} is not known; give {whole.keys}'
         )
     try:
-        stage = _completed(given, whole)
-        if given.get('view') == 'whole' != getattr(stage, 'view', None):
-            raise ValueError(f"view='whole' is that of grid={whole.grid}; give one of {VIEWS}")
-        return stage
+        return _completed(given, whole)
     except ValueError as error:
         raise ValueError(f'training stage {k}: {error}') from None
 
@@ -367,7 +364,7 @@ AXES: dict[str, Axis] = dict(
     grid=Axis(_read_grid, _default_grid, label='tokens', cell=prod, text=_square_as_one),
     view=Axis(
         _read_view,
-        lambda k, count, whole: 'whole',
+        lambda k, count, whole: 'whole',  # of a smaller grid that is its default, its center
         label='view',
         text=lambda view: view if view == 'scale' else None,
         grows=False,

@@ -22,6 +22,7 @@ from bvit_mm.loading.resized_files import (
     copy_resized,
     decoded,
     folders_of,
+    named_in,
     read_record,
 )
 from bvit_mm.loading.resizing import resized
@@ -390,3 +391,24 @@ def test_folders_of_wrapped_data(source):
     ):
         assert {Path(folder) for folder in folders_of(data)} == {*source.iterdir()}
     assert [*folders_of(None)] == [*folders_of(runs.TinyDataset())] == []
+
+
+@pytest.mark.parametrize(
+    'name, text, missed',
+    [
+        ('train.json', '{"data_list": [{"img_path": "a/1.jpg", "gt_label": 0}]}', True),
+        ('images.txt', '1 train/a/1.jpg', True),
+        ('train.csv', 'file,label\na/1.jpg,0', True),
+        ('val.txt', '1.jpg 0', False),  # which is there
+        ('other.txt', 'aa/1.jpg 0\na/11.jpg 1', False),
+    ],
+)
+def test_annotations_that_name_a_damaged_image(tmp_path, name, text, missed):
+    """In words of any list; not the same name of an image that is there."""
+    for path in ('val/1.jpg', 'meta/x'):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).touch()
+    (tmp_path / 'meta' / name).write_text(text)
+    found = named_in(tmp_path, [Path('meta') / name], [Path('train/a/1.jpg')])
+    lines = text.splitlines()
+    assert found == ([f'meta/{name}:{len(lines)}'] if missed else [])

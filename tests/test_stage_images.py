@@ -197,7 +197,10 @@ class SeeSizesHook(Hook):
         self.embedded.clear()
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        assert set(self.embedded) == {self.loaded[-1]}  # once for each part of a batch
+        backbone = find_backbone(runner.model)
+        is_scaled = backbone.view(backbone.training_stage) == 'scale'
+        expected = SIZES[backbone.training_stage] if is_scaled else self.loaded[-1]
+        assert set(self.embedded) == {expected}  # once for each part of a batch
 
     def before_val_epoch(self, runner):
         self.embedded.clear()

@@ -301,7 +301,6 @@ def test_images_of_other_sizes_are_scaled_by_the_same_share(case):
         (dict(grid=(6, 15), view='scale'), r'grid=\(6, 15\) is no number of patches'),
         (dict(grid=6, view='zoom'), r"view='zoom' is not known; give one of \('crop', 'scale'\)"),
         (dict(grid=6, view=None), r'view=None is not known'),
-        (dict(grid=6, view='whole'), r"view='whole' is that of grid=\(14, 14\); give one of"),
     ],
 )
 def test_wrong_views_are_refused(stage, message):

@@ -4,7 +4,6 @@
 import multiprocessing
 import os
 import signal
-import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -79,17 +78,17 @@ def run_part(part: Part, device: str, size: Size, limit: float, log: Path) -> di
 
 def _work(work: Work, device: str, size: Size, to: Connection, log: Path) -> None:
     os.setsid()  # so that its data workers end with it
-    file = log.open('w', buffering=1)
-    os.dup2(file.fileno(), 1)
-    os.dup2(file.fileno(), 2)
-    sys.stdout = sys.stderr = file  # which may have been others
+    with log.open('w') as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
     error = None
     try:
         for row in work(device, size):
             to.send((row, None))
     except BaseException:
-        traceback.print_exc()
-        error = traceback.format_exc()[-LONGEST:]
+        text = traceback.format_exc()
+        os.write(2, text.encode())  # wherever sys.stderr leads
+        error = text[-LONGEST:]
     to.send((None, error))
 
 
