@@ -4,7 +4,8 @@
     python .dev_scripts/results_tables.py docs/results_tables.md
 
 Records lie in ``results/<data>.jsonl``, as ``tools/compare.py`` writes them, and what was run with
-settings found by them, on seeds not used before, in ``results/<data>_confirmed.jsonl``.
+settings found by them, on seeds not used before, in ``results/<data>_confirmed.jsonl``. Methods that
+scale images, beside those that do not, have new seeds in ``results/<data>_scaled.jsonl``.
 """
 
 import argparse
@@ -140,6 +141,7 @@ def page(folder: Path, figures: Path) -> str:
         parts += rate_parts(records) + ablation_parts(records)
         confirmed = read_records(folder / f'{name}_confirmed.jsonl')
         parts += confirmed_parts(records, confirmed) if confirmed else []
+        parts += scaled_parts(read_records(folder / f'{name}_scaled.jsonl'))
     measured = folder / 'digits_redundancy.json'
     if measured.is_file():
         parts += redundancy_section(json.loads(measured.read_text()), figures)
@@ -248,6 +250,20 @@ def confirmed_parts(records: Sequence[Record], confirmed: Sequence[Record]) -> l
         markdown_tables(confirmed, ours=best).strip(),
         f'With all seeds, those above and these, {OURS} minus rex:',
         markdown([[f'{100 * b:g} %' for b in budgets], cells]),
+    ]
+
+
+def scaled_parts(records: Sequence[Record]) -> list[str]:
+    """Growing, scaling, and both, on new seeds."""
+    if not records:
+        return []
+    seeds = sorted({record.seed for record in records})
+    return [
+        '### Growing on scaled images',
+        f'Seeds {seeds[0]} to {seeds[-1]}, which nothing else uses. `scale-half-rex` grows heads, '
+        'hidden units and images, `scale-whole-rex` images alone, `half-rex` crops; `downsample` '
+        'ends with small images.',
+        markdown_tables(records, ours='scale-half-rex').strip(),
     ]
 
 

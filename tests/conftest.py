@@ -73,10 +73,12 @@ def pytest_collection_modifyitems(items):
 def pytest_collection_finish():
     """Garbage is no longer looked for among what the libraries made when they were imported.
 
-    That is half a million objects: a search takes 0.3 s, about as long as a short run trains.
+    That is half a million objects: a search takes 0.3 s, about as long as a short run trains. What
+    tests make is searched rarely, which takes a tenth of the time of short runs.
     """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 @pytest.fixture(scope='module')
