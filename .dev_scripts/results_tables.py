@@ -4,8 +4,8 @@
     python .dev_scripts/results_tables.py docs/results_tables.md
 
 Records lie in ``results/<data>.jsonl``, as ``tools/compare.py`` writes them, and what was run with
-settings found by them, on seeds not used before, in ``results/<data>_confirmed.jsonl``. Methods that
-scale images, beside those that do not, have new seeds in ``results/<data>_scaled.jsonl``.
+settings found by them, on seeds not used before, in ``results/<data>_confirmed.jsonl``. Methods
+that scale images, beside those that do not, have new seeds in ``results/<data>_scaled.jsonl``.
 """
 
 import argparse
