@@ -73,7 +73,10 @@ def test_records_are_whole():
             assert record.seconds['training'] > 0
 
 
-@pytest.mark.parametrize('name, data', [*zip(DATA, DATA), ('digits_confirmed', 'digits')])
+@pytest.mark.parametrize(
+    'name, data',
+    [*zip(DATA, DATA), ('digits_confirmed', 'digits'), ('digits_scaled', 'digits')],
+)
 def test_records_are_of_the_config(name, data):
     """Each method's plan is the one that its config has now."""
     settings = by_setting(read_records(ROOT / 'results' / f'{name}.jsonl'))
@@ -87,11 +90,11 @@ def test_records_are_of_the_config(name, data):
 
 
 def test_confirming_seeds_are_new():
-    used, new = (
+    used, new, scaled = (
         {record.seed for record in read_records(ROOT / 'results' / f'{name}.jsonl')}
-        for name in ('digits', 'digits_confirmed')
+        for name in ('digits', 'digits_confirmed', 'digits_scaled')
     )
-    assert used and new and not used & new
+    assert used and new and scaled and not (used & new or (used | new) & scaled)
 
 
 @pytest.mark.parametrize(

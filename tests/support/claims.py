@@ -20,7 +20,12 @@ from .scripts import ROOT, load_script
 
 RESULTS = ROOT / 'results'
 BUDGETS = (25, 50, 75, 100)
-CHEAPER = ('downsample', 'epochs<=1')  # than their budget, by more than others
+CHEAPER = (
+    'downsample',
+    'scale-whole',
+    'scale-whole-rex',
+    'epochs<=1',
+)  # than their budget, by more than others
 PAGE = load_script(ROOT / '.dev_scripts' / 'results_tables.py')
 SECTION = load_script(ROOT / '.dev_scripts' / 'redundancy_section.py')
 BASELINES = PAGE.BASELINES
@@ -33,7 +38,6 @@ FILES = {
     'all digits': ['digits', 'digits_confirmed'],
     'first try': ['digits_first_try'],
     'digits scaled': ['digits_scaled'],
-    'letters scaled': ['letters_scaled'],
 }
 WORDS = dict(one=1, three=3, four=4, five=5, six=6, eight=8, ten=10)
 PARTS = dict(half=1 / 2, third=1 / 3)
