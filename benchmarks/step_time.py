@@ -1,5 +1,5 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
-"""Times a training step of each training stage against the plain class.
+"""Times a training step of each training stage, in both views, against the plain class.
 
 Forward, backward and AdamW, on random images. All networks are timed in turn in one run, and
 the ratios are medians over rounds, so that a machine that slows down slows all of them. The
@@ -13,7 +13,8 @@ import argparse
 import random
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 from unittest import mock
 
 import torch
@@ -22,6 +23,7 @@ from mmpretrain.models.backbones import SwinTransformer, VisionTransformer
 from torch import nn
 
 from bvit_mm import ElasticPVTv2, ElasticSwinTransformer, ElasticVisionTransformer
+from bvit_mm.elastic import ElasticBackbone
 
 
 def timm_pvtv2_b2_linear() -> nn.Module:
@@ -33,26 +35,25 @@ def timm_pvtv2_b2_linear() -> nn.Module:
 
 DEIT = dict(arch='deit-small', img_size=224, patch_size=16, drop_path_rate=0.1)
 SWIN = dict(arch='small', drop_path_rate=0.3)
-PVTV2 = dict(
-    arch='b2',
-    linear=True,
-    drop_path_rate=0.1,
-    training_stages=[
-        dict(heads=(1, 1, 2, 2), hidden=(128, 256, 320, 512), grid=40),
-        dict(heads=(1, 2, 4, 4), hidden=(256, 512, 640, 1024), grid=48),
-        dict(),
-    ],
-)
+PVTV2 = dict(arch='b2', linear=True, drop_path_rate=0.1)
+PVTV2_STAGES = [
+    dict(heads=(1, 1, 2, 2), hidden=(128, 256, 320, 512), grid=40),
+    dict(heads=(1, 2, 4, 4), hidden=(256, 512, 640, 1024), grid=48),
+    dict(),
+]
 NETWORKS = {  # the plain network, and the elastic one
     'deit-small': (
         lambda: VisionTransformer(**DEIT),
-        lambda: ElasticVisionTransformer(**DEIT, training_stages=3),
+        lambda stages=3: ElasticVisionTransformer(**DEIT, training_stages=stages),
     ),
     'swin-small': (
         lambda: SwinTransformer(**SWIN),
-        lambda: ElasticSwinTransformer(**SWIN, training_stages=3),
+        lambda stages=3: ElasticSwinTransformer(**SWIN, training_stages=stages),
     ),
-    'pvtv2-b2-linear': (timm_pvtv2_b2_linear, lambda: ElasticPVTv2(**PVTV2)),
+    'pvtv2-b2-linear': (
+        timm_pvtv2_b2_linear,
+        lambda stages=PVTV2_STAGES: ElasticPVTv2(**PVTV2, training_stages=stages),
+    ),
 }
 
 
@@ -63,6 +64,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--batch', type=int, default=32, help='images a step')
     parser.add_argument('--rounds', type=int, default=10, help='timed steps of each network')
     parser.add_argument('--amp', action='store_true', help='in bfloat16 (autocast)')
+    parser.add_argument('--fused', action='store_true', help="with AdamW's fused step")
     parser.add_argument('--inference', action='store_true', help='time forwards alone')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     return parser.parse_args()
@@ -76,6 +78,7 @@ class Trainer:
         images: The batch.
         amp: Whether to compute in bfloat16 (autocast).
         inference: Whether to time forwards alone.
+        fused: Whether AdamW updates in one pass over the memory.
         steps: How many are timed at once; more let an accelerator be kept busy, as in training.
     """
 
@@ -85,10 +88,11 @@ class Trainer:
         images: torch.Tensor,
         amp: bool = False,
         inference: bool = False,
+        fused: bool = False,
         steps: int = 1,
     ) -> None:
         self.backbone = backbone.to(images.device)
-        self.optimizer = torch.optim.AdamW(backbone.parameters(), lr=1e-5)
+        self.optimizer = torch.optim.AdamW(backbone.parameters(), lr=1e-5, fused=fused)
         self.images = images
         self.amp, self.inference, self.steps = amp, inference, steps
         self.backbone.train(not inference)
@@ -103,16 +107,23 @@ class Trainer:
         return (time.perf_counter() - begin) / self.steps
 
     def _step(self) -> None:
+        if self.inference:
+            with torch.no_grad():
+                self.out()
+            return
         self.optimizer.zero_grad()
-        with (
-            torch.autocast(self.images.device.type, torch.bfloat16, enabled=self.amp),
-            torch.set_grad_enabled(not self.inference),
-        ):
+        self.loss().backward()
+        self.optimizer.step()
+
+    def out(self) -> torch.Tensor:
+        """The last output of the network."""
+        with torch.autocast(self.images.device.type, torch.bfloat16, enabled=self.amp):
             out = self.backbone(self.images)
-        if not self.inference:
-            out = out[-1] if isinstance(out, tuple) else out
-            out.float().square().mean().backward()
-            self.optimizer.step()
+        return out[-1] if isinstance(out, tuple) else out
+
+    def loss(self) -> torch.Tensor:
+        """Something to learn."""
+        return self.out().float().square().mean()
 
 
 class WithoutAttention(Trainer):
@@ -149,19 +160,33 @@ def ratio(seconds: Sequence[float], to: Sequence[float]) -> float:
     return statistics.median(a / b for a, b in zip(seconds, to))
 
 
+def in_view(backbone: ElasticBackbone, view: str) -> list[dict[str, Any]]:
+    """The training stages of a backbone, all but the last in a view."""
+    *smaller, whole = (stage.as_dict() for stage in backbone.training_stages)
+    return [*({**stage, 'view': view} for stage in smaller), whole]
+
+
+def stages(build: Callable[..., ElasticBackbone]) -> tuple[dict[str, nn.Module], dict[str, float]]:
+    """A network for each training stage in each view, and its share of the whole one's FLOPs."""
+    networks, flops = {}, {}
+    for view in ('crop', 'scale'):
+        for k in range(3):
+            network = build(in_view(build(), view))
+            network.set_training_stage(k)
+            name = 'whole' if network.is_whole else f'stage {k + 1}, {view}'
+            networks[name], flops[name] = network, network.flops(k)
+    return networks, {name: each / flops['whole'] for name, each in flops.items()}
+
+
 def main() -> None:
     """Runs the benchmark."""
     args = parse_args()
     images = torch.randn(args.batch, 3, 224, 224, device=args.device)
     build_plain, build = NETWORKS[args.network]
-    options = dict(amp=args.amp, inference=args.inference)
-    trainers = {'plain': Trainer(build_plain(), images, **options)}
-    backbone = build()
-    flops = [backbone.flops(k) for k in range(3)]
-    for k in reversed(range(3)):
-        backbone = build()
-        backbone.set_training_stage(k)
-        trainers[f'stage {k + 1}'] = Trainer(backbone, images, **options)
+    options = dict(amp=args.amp, inference=args.inference, fused=args.fused)
+    networks, shares = stages(build)
+    networks['plain'] = build_plain()
+    trainers = {name: Trainer(network, images, **options) for name, network in networks.items()}
     if args.network == 'swin-small':  # the others call attention by names of their own
         trainers['no attention'] = WithoutAttention(build(), images, **options)
     times = times_in_turn(trainers, args.rounds)
@@ -169,16 +194,17 @@ def main() -> None:
     device = torch.cuda.get_device_name() if args.device == 'cuda' else 'CPU'
     what = 'inference' if args.inference else 'training'
     what += ', autocast' if args.amp else ''
+    what += ', fused AdamW' if args.fused else ''
     print(
         f'{args.network}, {what}, batch {args.batch}, {device}, {torch.get_num_threads()} threads'
     )
-    print('network       seconds  of plain  FLOPs share  time / (share x whole step)')
+    print('network         seconds  of plain  FLOPs share  time / (share x whole step)')
     for name, seconds in times.items():
         of_plain = ratio(seconds, times['plain'])
-        row = f'{name:12}  {statistics.median(seconds):7.3f}  {of_plain:8.3f}'
-        if name.startswith('stage'):
-            share = flops[int(name[-1]) - 1] / flops[-1]
-            row += f'  {share:11.3f}  {ratio(seconds, times["stage 3"]) / share:27.3f}'
+        row = f'{name:14}  {statistics.median(seconds):7.3f}  {of_plain:8.3f}'
+        if name in shares:
+            share = shares[name]
+            row += f'  {share:11.3f}  {ratio(seconds, times["whole"]) / share:27.3f}'
         print(row)
 
 

@@ -12,11 +12,12 @@ from typing import Any
 from mmengine.runner import Runner
 from torch import distributed
 
+from benchmarks.step_time import in_view
 from tests.support import cases, runs
 from tests.support.files import differences, forget_times, last_file
 from tests.support.variants import EMA, EVERY_ITERATION, SWITCH
 
-from .sizes import VIEWS, Size, in_view
+from .sizes import VIEWS, Size
 
 ONE_PROCESS = dict(RANK='0', LOCAL_RANK='0', WORLD_SIZE='1', MASTER_ADDR='127.0.0.1')
 

@@ -9,7 +9,7 @@ from typing import Any
 from mmengine.config import Config
 
 import bvit_mm  # noqa: F401  registers
-from bvit_mm.elastic import ElasticBackbone
+from benchmarks.step_time import in_view
 from bvit_mm.registry import MODELS
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
@@ -44,12 +44,6 @@ class Family:
     def image_size(self) -> int:
         """Pixels of a side of the images that it is for."""
         return self.read().model.backbone.img_size
-
-
-def in_view(backbone: ElasticBackbone, view: str) -> list[dict[str, Any]]:
-    """The training stages of a backbone, all but the last in a view."""
-    *smaller, whole = (stage.as_dict() for stage in backbone.training_stages)
-    return [*({**stage, 'view': view} for stage in smaller), whole]
 
 
 @dataclass(frozen=True)
