@@ -36,7 +36,7 @@ from bvit_mm.compare.amounts import read_amounts, time_text
 from bvit_mm.compare.figure import draw, front, lines
 from bvit_mm.compare.runner import group
 from bvit_mm.compare.runs import Run, record_of, run_config
-from bvit_mm.cost import budget_of_config
+from bvit_mm.cost import budget_of_config, plan_of_config
 from bvit_mm.hours import parse_duration
 from bvit_mm.ledger import Ledger
 from bvit_mm.training_stages import per_level
@@ -276,6 +276,17 @@ def test_methods_together():
     assert [hook.get('init') for hook in changes['custom_hooks']] == ['half']
     assert changes['param_scheduler'][-1]['type'] == 'bvit_mm.REXLR'
     assert set(changes) == {'custom_hooks', 'param_scheduler'}
+
+
+def test_methods_with_shares():
+    """In place of alpha and seed, and the learning rate may go by the spent budget."""
+    cfg = Config.fromfile(DEIT_S)
+    changes = ABLATIONS['half-rex-early-by-budget'](cfg, 0.5)
+    cfg.merge_from_dict(changes)
+    assert (cfg.train_cfg.shares, cfg.train_cfg.schedule) == ([0.15, 0.35, 0.5], 'budget')
+    plan, _ = plan_of_config(cfg)
+    costs = [epochs * gflops / plan.budget for epochs, gflops in zip(plan.epochs, plan.gflops)]
+    assert costs == pytest.approx([0.15, 0.35, 0.5], abs=plan.gflops[-1] / plan.budget)
 
 
 # Statistics.

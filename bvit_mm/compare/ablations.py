@@ -8,7 +8,7 @@ from mmengine.config import Config
 from ..building import build_to_count
 from ..cost import plan_of_config
 from ..elastic import find_backbone
-from .changes import Changes, MakesChanges, whole_network, with_switch_hook
+from .changes import Changes, MakesChanges, shared, whole_network, with_switch_hook
 from .methods import METHODS, Method, methods_of, with_schedule
 
 
@@ -95,7 +95,7 @@ def at_rate(factor: float, method: Method) -> MakesChanges:
     return changes
 
 
-def together(*methods: MakesChanges) -> MakesChanges:
+def together(*methods: MakesChanges | Method) -> MakesChanges:
     """Several methods at once, which change different things."""
 
     def changes(cfg: Config, share: float) -> Changes:
@@ -151,6 +151,18 @@ TOGETHER = methods_of(
         'scale-whole-rex': together(METHODS['scale-whole'], SCHEDULES['bvit-rex']),
     }
 )
+# Shares of the budget: a stage costs more of it than the one before, or as much.
+SHARES = dict(early=(0.15, 0.35, 0.5), equal=(1 / 3, 1 / 3, 1 / 3))
+SHARED = methods_of(
+    {
+        f'{name}-{shares}': together(TOGETHER[name], Method(shared(SHARES[shares])))
+        for name in TOGETHER
+        for shares in SHARES
+    }
+)
+BY_BUDGET = methods_of(
+    {f'{name}-by-budget': together(SHARED[name], SCHEDULES['by-budget']) for name in SHARED}
+)
 RATE_FACTORS = (0.25, 0.5, 2.0)
 RATES = methods_of(
     {
@@ -169,5 +181,7 @@ ABLATIONS: dict[str, Method] = {
     **FIG_6,
     **SCHEDULES,
     **TOGETHER,
+    **SHARED,
+    **BY_BUDGET,
     **RATES,
 }

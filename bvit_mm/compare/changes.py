@@ -1,7 +1,7 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
 """Changes of a config, and what several methods need to make them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mmengine.config import Config
@@ -27,6 +27,12 @@ def with_switch_hook(cfg: Config, **options: Any) -> Changes:
         raise ValueError('custom_hooks of the config must have one bvit_mm.StageSwitchHook')
     ours[0].update(options)
     return {'custom_hooks': hooks}
+
+
+def shared(shares: Sequence[float]) -> Changes:
+    """Shares of the budget for the training stages, in place of other ways to say their lengths."""
+    others = dict.fromkeys(('train_cfg.alpha', 'train_cfg.seed', 'train_cfg.family'))
+    return {'train_cfg.shares': list(shares), **others}
 
 
 def whole_network(cfg: Config, share: Any = None) -> Changes:

@@ -13,7 +13,7 @@ from ..building import build_to_count
 from ..config_types import builds
 from ..elastic import ElasticBackbone, find_backbone
 from ..training_stages import TrainingStage, per_level
-from .changes import Changes, MakesChanges, with_switch_hook
+from .changes import Changes, MakesChanges, shared, with_switch_hook
 
 UNITS = ('heads', 'hidden')
 FIRST_SIDE = 4 / 7  # of the first stage's images, as a share of the whole side
@@ -70,8 +70,7 @@ def efficient_train(grows: bool) -> MakesChanges:
         made = {
             'model.backbone.training_stages': shapes,
             **with_switch_hook(cfg, recipes=recipes if _augments(cfg) else None),
-            'train_cfg.shares': shares,
-            **dict.fromkeys(('train_cfg.alpha', 'train_cfg.seed', 'train_cfg.family')),
+            **shared(shares),
             'train_cfg.schedule': 'budget',
         }
         if builds(cfg.train_dataloader.get('sampler'), DATA_SAMPLERS, RepeatAugSampler):
