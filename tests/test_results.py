@@ -75,7 +75,7 @@ def test_records_are_whole():
 
 @pytest.mark.parametrize(
     'name, data',
-    [*zip(DATA, DATA), ('digits_confirmed', 'digits'), ('digits_scaled', 'digits')],
+    [*zip(DATA, DATA), ('digits_confirmed', 'digits'), *((f'{d}_scaled', d) for d in DATA)],
 )
 def test_records_are_of_the_config(name, data):
     """Each method's plan is the one that its config has now."""

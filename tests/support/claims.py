@@ -38,6 +38,7 @@ FILES = {
     'all digits': ['digits', 'digits_confirmed'],
     'first try': ['digits_first_try'],
     'digits scaled': ['digits_scaled'],
+    'letters scaled': ['letters_scaled'],
 }
 WORDS = dict(one=1, three=3, four=4, five=5, six=6, eight=8, ten=10)
 PARTS = dict(half=1 / 2, third=1 / 3)
