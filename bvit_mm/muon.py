@@ -153,14 +153,15 @@ def orthogonalized(matrices: Tensor) -> Tensor:
     columns stay zero.
 
     Args:
-        matrices: (..., rows, columns).
+        matrices: (matrices, rows, columns).
     """
     is_tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if is_tall else matrices
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=LEAST_NORM)
     for _ in range(ITERATIONS):
         gram = x @ x.mT
-        x = LINEAR * x + (CUBIC * gram + QUINTIC * gram @ gram) @ x
+        cubic_and_quintic = torch.baddbmm(gram, gram, gram, beta=CUBIC, alpha=QUINTIC)
+        x = torch.baddbmm(x, cubic_and_quintic, x, beta=LINEAR)
     return x.mT if is_tall else x
 
 
