@@ -23,8 +23,8 @@ from .support.cases import FAMILIES
 from .support.files import assert_same_run, last_file
 from .support.runs import build
 from .support.tools import DEIT_S
-from .support.trainings import stop_and_resume
-from .support.variants import SHORT, SWITCH
+from .support.trainings import resume
+from .support.variants import EVERY_ITERATION, SHORT, SWITCH
 
 RATE, DECAY = 1e-2, 0.05
 # torch's five iterations round the products of three multiplications each to 8 bits.
@@ -300,14 +300,11 @@ def test_state_dict_says_all():
 
 
 def test_stopped_and_resumed(tmp_path):
-    """In the middle of the second stage's epoch, after a switch that grew the momentum."""
-    changes = {
-        'custom_hooks': [SWITCH],
-        'optim_wrapper.optimizer.type': 'bvit_mm.MuonAdamW',
-        **SHORT,
-    }
+    """Two iterations after a switch that grew the momentum, and before another."""
+    muon = {'optim_wrapper.optimizer.type': 'bvit_mm.MuonAdamW', 'custom_hooks': [SWITCH]}
+    changes = {**muon, **SHORT, **EVERY_ITERATION}
     build(tmp_path / 'whole', **changes).train()
-    resumed = stop_and_resume(tmp_path / 'resumed', 7, changes)
+    resumed = resume(tmp_path / 'resumed', tmp_path / 'whole', 8, changes)
     assert_same_run(resumed, last_file(tmp_path / 'whole'))
     states = resumed['optimizer']['state'].values()
     assert {frozenset(state) for state in states} == {
