@@ -47,6 +47,7 @@ from .loading.augmenting import RandAugment, RandomFlip  # noqa: E402
 from .loading.decoding import LoadImageFromFile  # noqa: E402
 from .loading.resizing import RandomResizedCrop, Resize, ResizeEdge  # noqa: E402
 from .loop import BudgetedTrainLoop  # noqa: E402
+from .muon import MuonAdamW  # noqa: E402
 from .plan import Plan, make_plan  # noqa: E402
 from .running.class_count_hook import ClassCountHook  # noqa: E402
 from .schedulers import REXLR, LinearDecayLR  # noqa: E402
@@ -61,6 +62,7 @@ __all__ = [
     'ClassCountHook',
     'LinearDecayLR',
     'LoadImageFromFile',
+    'MuonAdamW',
     'Plan',
     'RandAugment',
     'RandomFlip',

@@ -245,10 +245,10 @@ def elasticize_(module: Any, elastic_class: type[ElasticModule]) -> None:
 class ElasticBackbone(BaseModule):
     """Mixin of a backbone with training stages; without a hook it is the whole network.
 
-    A subclass calls ``init_training_stages``, says which ``units`` a stage activates and what it
-    costs (``flops``) for images of which size (``img_size``), and crops its patch tokens to the
-    ``active_grid``. One whose stages have a ``view`` also says what makes its patches
-    (``patch_conv``), and computes with ``seen(images)``.
+    A subclass calls ``init_training_stages`` once its modules are elastic, says which ``units`` a
+    stage activates and what it costs (``flops``) for images of which size (``img_size``), and
+    crops its patch tokens to the ``active_grid``. One whose stages have a ``view`` also says what
+    makes its patches (``patch_conv``), and computes with ``seen(images)``.
 
     The stage travels with the weights, in the metadata that torch keeps in a state dict next to
     its keys: loading weights makes the backbone the network of their stage, so an unfinished
@@ -286,6 +286,25 @@ class ElasticBackbone(BaseModule):
         self.whole = whole
         self._training_stage = self.num_training_stages - 1
         self._register_state_dict_hook(_record_training_stage)
+        self._say_matrices()
+
+    def _say_matrices(self) -> None:
+        """Notes on the weights of linear layers how many matrices each holds: q, k and v are 3.
+
+        For ``MuonAdamW``: an optimizer is given parameters without their names.
+        """
+        packed = {
+            param: slot.blocks
+            for module in self.modules()
+            if isinstance(module, ElasticModule)
+            for axis in module.axes
+            for slot, param in module.elastic_parameters(axis)
+            if isinstance(slot, UnitSlot) and slot.dim == 0
+        }
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                weight: Any = module.weight  # torch's parameters declare no attributes of others
+                weight.matrices = packed.get(weight, 1)
 
     def init_weights(self) -> None:
         given = self.init_cfg or []

@@ -9,6 +9,7 @@ from mmengine.registry import DATA_SAMPLERS as ROOT_DATA_SAMPLERS
 from mmengine.registry import HOOKS as ROOT_HOOKS
 from mmengine.registry import LOOPS as ROOT_LOOPS
 from mmengine.registry import MODELS as ROOT_MODELS
+from mmengine.registry import OPTIMIZERS as ROOT_OPTIMIZERS
 from mmengine.registry import PARAM_SCHEDULERS as ROOT_PARAM_SCHEDULERS
 from mmengine.registry import TRANSFORMS as ROOT_TRANSFORMS
 from mmengine.registry import Registry
@@ -31,6 +32,9 @@ DATA_SAMPLERS = Registry(
     parent=ROOT_DATA_SAMPLERS,
     scope='bvit_mm',
     locations=['bvit_mm.subsets.sampler'],
+)
+OPTIMIZERS = Registry(
+    'optimizer', parent=ROOT_OPTIMIZERS, scope='bvit_mm', locations=['bvit_mm.muon']
 )
 PARAM_SCHEDULERS = Registry(
     'parameter scheduler',

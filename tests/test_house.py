@@ -275,6 +275,8 @@ SURFACE = {
     'ElasticVisionTransformer': '*args, training_stages=None, only_stage=None, **kwargs',
     'LinearDecayLR': 'optimizer, *args, **kwargs',
     'LoadImageFromFile': '*args, **kwargs',
+    'MuonAdamW': 'params, lr=0.001, weight_decay=0.01, momentum=0.95, betas=(0.9, 0.999), '
+    'eps=1e-08',
     'Plan': 'gflops, epochs, full_cost, budget=None, epoch_share=1.0, charges=()',
     'RandAugment': 'policies, *args, **kwargs',
     'RandomFlip': "prob=None, direction='horizontal', swap_seg_labels=None",

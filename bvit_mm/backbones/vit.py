@@ -76,13 +76,13 @@ class ElasticVisionTransformer(ElasticBackbone, VisionTransformer):
             grid=tuple(map(int, self.patch_resolution)),
             view='whole',
         )
-        self.init_training_stages(training_stages, whole)
-        if self.num_training_stages > 1:
-            self._check_divisible(whole)
         for layer in self.layers:
             elasticize_(layer.attn, ElasticMultiheadAttention)
             if is_plain_ffn(layer.ffn):
                 elasticize_(layer.ffn, ElasticFFN)
+        self.init_training_stages(training_stages, whole)
+        if self.num_training_stages > 1:
+            self._check_divisible(whole)
         if only_stage is not None:
             self.shrink_(only_stage)
 

@@ -4,10 +4,13 @@
 from typing import Any
 
 from mmengine.config import Config
+from torch.optim import AdamW
 
 from ..building import build_to_count
+from ..config_types import builds, type_name
 from ..cost import plan_of_config
 from ..elastic import find_backbone
+from ..registry import OPTIMIZERS
 from .changes import Changes, MakesChanges, shared, whole_network, with_switch_hook
 from .methods import METHODS, Method, methods_of, with_schedule
 
@@ -95,6 +98,17 @@ def at_rate(factor: float, method: Method) -> MakesChanges:
     return changes
 
 
+def with_muon(cfg: Config, share: float) -> Changes:
+    """Muon for the matrices of the backbone, at the learning rate that the config gives AdamW."""
+    optimizer = cfg.optim_wrapper.optimizer
+    if not builds(optimizer, OPTIMIZERS, AdamW):
+        raise ValueError(
+            f"muon's learning rate is that of AdamW, but the config's optimizer is "
+            f'{type_name(optimizer)}; give a config with AdamW'
+        )
+    return {'optim_wrapper.optimizer.type': 'bvit_mm.MuonAdamW'}
+
+
 def together(*methods: MakesChanges | Method) -> MakesChanges:
     """Several methods at once, which change different things."""
 
@@ -144,6 +158,7 @@ SCHEDULES = methods_of(
         'by-budget': {'train_cfg.schedule': 'budget'},
     }
 )
+OPTIMIZER = methods_of({'muon': with_muon})
 TOGETHER = methods_of(
     {
         'half-rex': together(TABLE_11['half'], SCHEDULES['bvit-rex']),
@@ -180,6 +195,7 @@ ABLATIONS: dict[str, Method] = {
     **TABLE_13,
     **FIG_6,
     **SCHEDULES,
+    **OPTIMIZER,
     **TOGETHER,
     **SHARED,
     **BY_BUDGET,

@@ -8,6 +8,8 @@ import torch
 from mmengine.registry import OPTIMIZERS
 from mmpretrain.engine.optimizers import LARS, Adan, Lamb
 
+from bvit_mm import MuonAdamW
+
 
 class Primal(torch.optim.Optimizer):
     """Keeps the weights that gradients move as state; those of the network lag behind.
@@ -160,6 +162,13 @@ def lookahead(params, lr=0.01):
     return Lookahead(torch.optim.AdamW(params, lr=lr), alpha=0.5, k=3)
 
 
+def muon(params):
+    params = list(params)
+    matrices = [param for param in params if param.dim() == 2]
+    rest = [param for param in params if param.dim() != 2]
+    return MuonAdamW([dict(params=matrices, matrices=1), dict(params=rest)])
+
+
 def of_timm(name, **options):
     def build(params):
         from timm.optim import get_optimizer_class
@@ -189,6 +198,7 @@ SERVED = dict(
     PlainSGD=of_torch(torch.optim.SGD),
     Adan=of_torch(Adan, weight_decay=0.02),
     Lamb=of_torch(Lamb, weight_decay=0.02),
+    Muon=muon,
     LARS=of_torch(LARS, momentum=0.9, weight_decay=0.02),
     TimmAdaBelief=of_timm('adabelief'),
     TimmAdamP=of_timm('adamp', weight_decay=0.05),
