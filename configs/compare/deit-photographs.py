@@ -35,4 +35,3 @@ val_dataloader = dict(dataset=dict(data_root='data/photographs/val'))
 test_dataloader = val_dataloader
 
 optim_wrapper = dict(optimizer=dict(lr=2e-3))
-train_cfg = dict(full_epochs=16)
