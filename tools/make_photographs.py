@@ -8,7 +8,7 @@ check sums, which ``--packages`` fetches with apt; or any others, in a folder. E
 
 A photograph is made as small as 2.4 million pixels and divided into blocks of 160 x 160. A third of
 its blocks, drawn by its name, are held out. A block to train gives four tiles of 80 pixels, for
-random crops of 64; a block held out four crops of 64, at least 16 pixels away from all other blocks.
+random crops of 64; a block held out four crops of 64, which are 16 pixels from other blocks.
 Images without detail, such as skies, are left out. Images have no color, and the same mean and
 contrast, so that only what is drawn in them tells where they are from.
 """
@@ -77,6 +77,18 @@ def fetch(photographs: list[Photograph], folder: Path) -> None:
         name = archive.name.partition('_')[0]
         subprocess.run(['dpkg', '-x', archive, folder / name], check=True)
         archive.unlink()
+
+
+def in_folder(folder: Path) -> dict[str, Path]:
+    """The files of a folder by name; ValueError if there are none, or two of a name."""
+    files = sorted(file for file in folder.iterdir() if file.is_file())
+    names = [file.stem for file in files]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f'{folder} has several files called {twice[0]}; rename all but one')
+    if not files:
+        raise ValueError(f'{folder} has no files; give a folder of photographs')
+    return dict(zip(names, files, strict=True))
 
 
 def gray(file: Path) -> np.ndarray:
@@ -168,19 +180,23 @@ def main() -> None:
     partial = args.out.with_name(args.out.name + '.partial')
     shutil.rmtree(partial, ignore_errors=True)  # of a call that was broken off
     with tempfile.TemporaryDirectory() as folder:
-        try:
-            if args.packages:
+        if args.packages:
+            try:
                 fetch(listed(LIST), Path(folder))
-                photographs = verified(listed(LIST), Path(folder))
-            else:
-                photographs = {f.stem: f for f in args.photographs.iterdir() if f.is_file()}
-            check = write(photographs, partial)
-        except (OSError, subprocess.CalledProcessError) as error:
-            parser.error(
-                f'{error}; --packages needs Debian 12 with its package lists (apt-get update), '
-                'elsewhere give --photographs'
+            except (OSError, subprocess.CalledProcessError) as error:
+                parser.error(
+                    f'{error}; --packages needs Debian 12 with its package lists (apt-get update), '
+                    'elsewhere give --photographs'
+                )
+        try:
+            photographs = (
+                verified(listed(LIST), Path(folder))
+                if args.packages
+                else in_folder(args.photographs)
             )
+            check = write(photographs, partial)
         except ValueError as error:
+            shutil.rmtree(partial, ignore_errors=True)
             parser.error(str(error))
     counts = {split: len(list(partial.glob(f'{split}/*/*.png'))) for split in ('train', 'val')}
     partial.rename(args.out)

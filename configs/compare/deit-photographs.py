@@ -28,9 +28,7 @@ train_pipeline = [
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackInputs'),
 ]
-train_dataloader = dict(
-    dataset=dict(data_root='data/photographs/train', pipeline=train_pipeline)
-)
+train_dataloader = dict(dataset=dict(data_root='data/photographs/train', pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(data_root='data/photographs/val'))
 test_dataloader = val_dataloader
 
