@@ -33,3 +33,8 @@ val_dataloader = dict(dataset=dict(data_root='data/photographs/val'))
 test_dataloader = val_dataloader
 
 optim_wrapper = dict(optimizer=dict(lr=2e-3))
+# Half an epoch of warm-up, as of the digits.
+param_scheduler = [
+    dict(type='LinearLR', start_factor=1e-2, by_epoch=False, begin=0, end=18),
+    dict(type='CosineAnnealingLR', eta_min=1e-5, by_epoch=False, begin=18),
+]
