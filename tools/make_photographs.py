@@ -30,7 +30,7 @@ AREA = 2.4e6  # pixels of a photograph, at most
 BLOCK, TILE, CROP = 160, 80, 64  # sides in pixels
 HELD_OUT = 1 / 3  # of the blocks of a photograph
 DETAIL = 1.5  # of 255: how much half the size loses, as a standard deviation
-MOST = dict(train=128, val=96)  # images of a photograph
+MOST = dict(train=100, val=96)  # images of a photograph
 FEWEST = dict(train=32, val=16)
 MEAN, CONTRAST = 128, 50  # of an image; the contrast is the standard deviation
 LIST = Path(__file__).with_name('photographs.txt')

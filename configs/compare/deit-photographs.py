@@ -8,7 +8,7 @@ _base_ = ['./deit-digits.py']
 
 image_size = 64
 model = dict(
-    data_preprocessor=dict(mean=[128.0] * 3, std=[50.0] * 3),
+    data_preprocessor=dict(mean=[127.9] * 3, std=[48.1] * 3),
     backbone=dict(
         arch=dict(embed_dims=64, num_layers=4, num_heads=4, feedforward_channels=256),
         img_size=image_size,
@@ -38,3 +38,5 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=1e-2, by_epoch=False, begin=0, end=18),
     dict(type='CosineAnnealingLR', eta_min=1e-5, by_epoch=False, begin=18),
 ]
+# Budgets of 10, 25, 50 and 75 % are then whole epochs of the whole network.
+train_cfg = dict(full_epochs=40)
