@@ -28,7 +28,11 @@ train_pipeline = [
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackInputs'),
 ]
-train_dataloader = dict(dataset=dict(data_root='data/photographs/train', pipeline=train_pipeline))
+# An epoch is a quarter of the images, drawn anew each time: many short epochs meet a budget to 1 %.
+train_dataloader = dict(
+    dataset=dict(data_root='data/photographs/train', pipeline=train_pipeline),
+    sampler=dict(_delete_=True, type='bvit_mm.SubsetSampler', share=0.25),
+)
 val_dataloader = dict(dataset=dict(data_root='data/photographs/val'))
 test_dataloader = val_dataloader
 
@@ -38,5 +42,9 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=1e-2, by_epoch=False, begin=0, end=18),
     dict(type='CosineAnnealingLR', eta_min=1e-5, by_epoch=False, begin=18),
 ]
-# Budgets of 10, 25, 50 and 75 % are then whole epochs of the whole network.
-train_cfg = dict(full_epochs=40)
+train_cfg = dict(full_epochs=40, val_interval=32)
+default_hooks = dict(checkpoint=dict(interval=16))
+custom_hooks = [
+    dict(type='bvit_mm.StageSwitchHook'),
+    dict(type='bvit_mm.SubsetHook', selection='random', interval=1),
+]
