@@ -6,6 +6,7 @@
 Records lie in ``results/<data>.jsonl``, as ``tools/compare.py`` writes them, and what was run with
 settings found by them, on seeds not used before, in ``results/<data>_confirmed.jsonl``. Methods
 that scale images, beside those that do not, have new seeds in ``results/<data>_scaled.jsonl``.
+Images with detail are compared with the setting that results/CHOICE.md had chosen before.
 """
 
 import argparse
@@ -63,6 +64,23 @@ DATA = {
         'made narrower, so that more seeds could be run; and the learning rate was chosen anew.',
     ),
 }
+# Images with detail, which the setting was not chosen on.
+CHOSEN = 'scale-half-rex-early-by-budget'
+FRONTIER = {
+    'photographs': (
+        'Photographs',
+        '1,973 gray images of 64 x 64 pixels to train and 1,433 to validate, of 22 photographs '
+        'that they are to be assigned to (`tools/make_photographs.py`), cropped and flipped. '
+        '`configs/compare/deit-photographs.py`: a DeiT with 4 blocks, 64 channels, 4 heads and 64 '
+        'tokens; stages of 2, 3, 4 heads, 128, 192, 256 hidden units, grids of 4, 6, 8 or, scaled, '
+        '5, 6, 8. The full cost is 40 epochs of the whole network.',
+    ),
+}
+# The other questions of results/CHOICE.md: what is subtracted from what.
+QUESTIONS = (
+    ('EfficientTrain++: growing added', 'etpp-grow', 'etpp'),
+    ('the paper: growing on crops, and its best baseline', OURS, 'rex'),
+)
 # What is compared, its methods, and what the paper found.
 ABLATION_TABLES = (
     (
@@ -142,6 +160,8 @@ def page(folder: Path, figures: Path) -> str:
         confirmed = read_records(folder / f'{name}_confirmed.jsonl')
         parts += confirmed_parts(records, confirmed) if confirmed else []
         parts += scaled_parts(read_records(folder / f'{name}_scaled.jsonl'))
+    for name in FRONTIER:
+        parts += frontier_parts(name, read_records(folder / f'{name}.jsonl'), figures)
     measured = folder / 'digits_redundancy.json'
     if measured.is_file():
         parts += redundancy_section(json.loads(measured.read_text()), figures)
@@ -264,6 +284,28 @@ def scaled_parts(records: Sequence[Record]) -> list[str]:
         'hidden units and images, `scale-whole-rex` images alone, `half-rex` crops; `downsample` '
         'ends with small images.',
         markdown_tables(records, ours='scale-half-rex').strip(),
+    ]
+
+
+def frontier_parts(name: str, records: Sequence[Record], figures: Path) -> list[str]:
+    """What the chosen setting reaches beside the others, and the other questions."""
+    if not records:
+        return []
+    title, description = FRONTIER[name]
+    draw(records, figures / f'results_{name}.png', METHODS)
+    settings, budgets = by_setting(records), sorted({record.budget for record in records})
+    rows = [['', *(f'{100 * b:g} %' for b in budgets)]]
+    for what, ours, theirs in QUESTIONS:
+        cells = [difference(settings.get((ours, b)), settings.get((theirs, b))) for b in budgets]
+        rows.append([f'{what}: `{ours}` minus `{theirs}`', *cells])
+    return [
+        f'## {title}',
+        description,
+        machine(records),
+        markdown_tables(records, ours=CHOSEN).strip(),
+        'Two more differences, paired by seed:',
+        markdown(rows),
+        f'![Accuracy against cost](results_{name}.png)',
     ]
 
 

@@ -278,6 +278,15 @@ def test_methods_together():
     assert set(changes) == {'custom_hooks', 'param_scheduler'}
 
 
+def test_methods_one_after_the_other():
+    """Of one hook, each changes its own: the tenths' magnitudes, and how new weights start."""
+    changes = ABLATIONS['etpp-grow-half-rex'](Config.fromfile(DEIT_S), 0.5)
+    (hook,) = changes['custom_hooks']
+    assert hook['recipes'] == [dict(magnitude=i) for i in range(10)] and hook['init'] == 'half'
+    assert changes['param_scheduler'][-1]['type'] == 'bvit_mm.REXLR'
+    assert changes['train_cfg.shares'] == [0.1] * 10
+
+
 def test_methods_with_shares():
     """In place of alpha and seed, and the learning rate may go by the spent budget."""
     cfg = Config.fromfile(DEIT_S)

@@ -75,7 +75,12 @@ def test_records_are_whole():
 
 @pytest.mark.parametrize(
     'name, data',
-    [*zip(DATA, DATA), ('digits_confirmed', 'digits'), *((f'{d}_scaled', d) for d in DATA)],
+    [
+        *zip(DATA, DATA),
+        ('digits_confirmed', 'digits'),
+        *((f'{d}_scaled', d) for d in DATA),
+        ('photographs', 'photographs'),
+    ],
 )
 def test_records_are_of_the_config(name, data):
     """Each method's plan is the one that its config has now."""

@@ -1,6 +1,7 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
 """The paper's ablations as methods: what each changes of a config."""
 
+import copy
 from typing import Any
 
 from mmengine.config import Config
@@ -110,10 +111,15 @@ def with_muon(cfg: Config, share: float) -> Changes:
 
 
 def together(*methods: MakesChanges | Method) -> MakesChanges:
-    """Several methods at once, which change different things."""
+    """Several methods, one after the other: each changes what those before it have made."""
 
     def changes(cfg: Config, share: float) -> Changes:
-        return {key: value for method in methods for key, value in method(cfg, share).items()}
+        cfg, found = copy.deepcopy(cfg), {}
+        for method in methods:
+            more = method(cfg, share)
+            cfg.merge_from_dict(more)
+            found.update(more)
+        return found
 
     return changes
 
@@ -166,6 +172,16 @@ TOGETHER = methods_of(
         'scale-whole-rex': together(METHODS['scale-whole'], SCHEDULES['bvit-rex']),
     }
 )
+# Their stages have shares of their own.
+TENTHS = methods_of(
+    {
+        'etpp-rex': together(METHODS['etpp'], SCHEDULES['bvit-rex']),
+        'etpp-grow-half': together(METHODS['etpp-grow'], TABLE_11['half']),
+        'etpp-grow-half-rex': together(
+            METHODS['etpp-grow'], TABLE_11['half'], SCHEDULES['bvit-rex']
+        ),
+    }
+)
 # Shares of the budget: a stage costs more of it than the one before, or as much.
 SHARES = dict(early=(0.15, 0.35, 0.5), equal=(1 / 3, 1 / 3, 1 / 3))
 SHARED = methods_of(
@@ -200,6 +216,7 @@ ABLATIONS: dict[str, Method] = {
     **SCHEDULES,
     **OPTIMIZER,
     **TOGETHER,
+    **TENTHS,
     **SHARED,
     **BY_BUDGET,
     **RATES,

@@ -39,6 +39,7 @@ FILES = {
     'first try': ['digits_first_try'],
     'digits scaled': ['digits_scaled'],
     'letters scaled': ['letters_scaled'],
+    'photographs': ['photographs'],
 }
 WORDS = dict(one=1, three=3, four=4, five=5, six=6, eight=8, ten=10)
 PARTS = dict(half=1 / 2, third=1 / 3)
