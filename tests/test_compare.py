@@ -189,7 +189,7 @@ def test_efficient_train_without_rand_augment():
 
 def test_baselines_of_a_config_with_shares_and_recipes(built_once):
     """They have one stage, and the recipe of the last."""
-    images = ROOT / 'configs' / 'demo' / 'deit-images_bvit-b50.py'
+    images = ROOT / 'configs' / 'demo' / 'deit-images_recommended-b50.py'
     for name in ('rex', 'downsample', 'random-subset', 'equal-updates'):
         plan, backbone, _, cfg = planned(images, METHODS[name], 0.5)
         assert backbone.num_training_stages == len(plan.epochs) == 1
@@ -199,14 +199,14 @@ def test_baselines_of_a_config_with_shares_and_recipes(built_once):
 
 @pytest.mark.parametrize('name', ['alpha=0', 'linear-up', 'stages=2', 'grow-tokens', 'half'])
 def test_ablations_of_a_config_with_shares_and_recipes(built_once, name):
-    images = ROOT / 'configs' / 'demo' / 'deit-images_bvit-b50.py'
+    images = ROOT / 'configs' / 'demo' / 'deit-images_recommended-b50.py'
     if name == 'grow-tokens':
         cfg = Config.fromfile(images)
         stages = ABLATIONS[name](cfg, 0.5)['model.backbone.training_stages']
-        assert [stage['view'] for stage in stages] == ['scale', 'scale', 'whole']
+        assert [stage['view'] for stage in stages] == ['scale'] * 3 + ['whole']
         return
     plan, backbone, _, cfg = planned(images, ABLATIONS[name], 0.5)
-    assert backbone.num_training_stages == (2 if name == 'stages=2' else 3)
+    assert backbone.num_training_stages == (2 if name == 'stages=2' else 4)
     assert plan.cost <= plan.budget
 
 
@@ -280,7 +280,7 @@ def test_methods_together():
 
 def test_methods_one_after_the_other():
     """Of one hook, each changes its own: the tenths' magnitudes, and how new weights start."""
-    changes = ABLATIONS['etpp-grow-half-rex'](Config.fromfile(DEIT_S), 0.5)
+    changes = METHODS['recommended'](Config.fromfile(DEIT_S), 0.5)
     (hook,) = changes['custom_hooks']
     assert hook['recipes'] == [dict(magnitude=i) for i in range(10)] and hook['init'] == 'half'
     assert changes['param_scheduler'][-1]['type'] == 'bvit_mm.REXLR'

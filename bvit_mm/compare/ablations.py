@@ -1,7 +1,6 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
 """The paper's ablations as methods: what each changes of a config."""
 
-import copy
 from typing import Any
 
 from mmengine.config import Config
@@ -12,7 +11,7 @@ from ..config_types import builds, type_name
 from ..cost import plan_of_config
 from ..elastic import find_backbone
 from ..registry import OPTIMIZERS
-from .changes import Changes, MakesChanges, shared, whole_network, with_switch_hook
+from .changes import Changes, MakesChanges, grown, shared, together, whole_network
 from .methods import METHODS, Method, methods_of, with_schedule
 
 
@@ -46,15 +45,6 @@ def longest_second(cfg: Config, share: float) -> Changes:
     second, last = max(1, round(scale * second)), max(1, round(scale * last))
     first = max(1, int((budget - c2 * second - c3 * last) / c1 + 1e-9))
     return {'train_cfg.budget': None, 'train_cfg.epochs': [first, second, last]}
-
-
-def grown(init: str, moments: str) -> MakesChanges:
-    """How new weights and their moments start (Table 11)."""
-
-    def changes(cfg: Config, share: float) -> Changes:
-        return with_switch_hook(cfg, init=init, moments=moments)
-
-    return changes
 
 
 def lengths(**options: Any) -> MakesChanges:
@@ -110,20 +100,6 @@ def with_muon(cfg: Config, share: float) -> Changes:
     return {'optim_wrapper.optimizer.type': 'bvit_mm.MuonAdamW'}
 
 
-def together(*methods: MakesChanges | Method) -> MakesChanges:
-    """Several methods, one after the other: each changes what those before it have made."""
-
-    def changes(cfg: Config, share: float) -> Changes:
-        cfg, found = copy.deepcopy(cfg), {}
-        for method in methods:
-            more = method(cfg, share)
-            cfg.merge_from_dict(more)
-            found.update(more)
-        return found
-
-    return changes
-
-
 TABLE_4 = methods_of({f'alpha={a:g}': lengths(alpha=a) for a in (-5.0, -2.0, 0.0, 5.0)})
 TABLE_5 = methods_of(
     {
@@ -172,14 +148,12 @@ TOGETHER = methods_of(
         'scale-whole-rex': together(METHODS['scale-whole'], SCHEDULES['bvit-rex']),
     }
 )
-# Their stages have shares of their own.
+# Stages of equal cost.
 TENTHS = methods_of(
     {
         'etpp-rex': together(METHODS['etpp'], SCHEDULES['bvit-rex']),
         'etpp-grow-half': together(METHODS['etpp-grow'], TABLE_11['half']),
-        'etpp-grow-half-rex': together(
-            METHODS['etpp-grow'], TABLE_11['half'], SCHEDULES['bvit-rex']
-        ),
+        'recommended-muon': together(METHODS['recommended'], OPTIMIZER['muon']),
     }
 )
 # Shares of the budget: a stage costs more of it than the one before, or as much.

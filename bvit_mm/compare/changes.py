@@ -1,6 +1,7 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
 """Changes of a config, and what several methods need to make them."""
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -33,6 +34,29 @@ def shared(shares: Sequence[float]) -> Changes:
     """Shares of the budget for the training stages, in place of other ways to say their lengths."""
     others = dict.fromkeys(('train_cfg.alpha', 'train_cfg.seed', 'train_cfg.family'))
     return {'train_cfg.shares': list(shares), **others}
+
+
+def grown(init: str, moments: str) -> MakesChanges:
+    """How new weights and their moments start (Table 11)."""
+
+    def changes(cfg: Config, share: Any) -> Changes:
+        return with_switch_hook(cfg, init=init, moments=moments)
+
+    return changes
+
+
+def together(*methods: MakesChanges) -> MakesChanges:
+    """Several methods, one after the other: each changes what those before it have made."""
+
+    def changes(cfg: Config, share: Any) -> Changes:
+        cfg, found = copy.deepcopy(cfg), {}
+        for method in methods:
+            more = method(cfg, share)
+            cfg.merge_from_dict(more)
+            found.update(more)
+        return found
+
+    return changes
 
 
 def whole_network(cfg: Config, share: Any = None) -> Changes:

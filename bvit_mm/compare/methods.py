@@ -17,7 +17,7 @@ from ..elastic import find_backbone
 from ..registry import PARAM_SCHEDULERS
 from ..subsets.gradients import check_classifier
 from ..subsets.share import subset_share
-from .changes import Changes, MakesChanges, whole_network
+from .changes import Changes, MakesChanges, grown, together, whole_network
 from .scaling import efficient_train, scaled
 
 
@@ -174,6 +174,11 @@ METHODS = methods_of(
         'scale-whole': scaled(grows=False),
         'etpp': efficient_train(grows=False),
         'etpp-grow': efficient_train(grows=True),
+        'recommended': together(
+            efficient_train(grows=True),
+            grown('half', 'drop'),
+            with_schedule('bvit_mm.REXLR', {}),
+        ),
         'downsample': Method(downsample, takes_time=False),
         'equal-updates': Method(equal_updates, takes_time=False),
         'random-subset': Method(subset('random'), takes_time=False),

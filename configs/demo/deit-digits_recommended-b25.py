@@ -2,9 +2,9 @@
 
 `make demo` runs it. Any other budget: --cfg-options train_cfg.budget=0.5, or train_cfg.budget=2min.
 
-Early stages see whole images scaled down, with fewer heads and hidden units. They get 15 and 35 %
-of the budget; the whole network gets the rest. New units are copies at half their weight. The
-learning rate follows what is spent. What that brings is in docs/results.md.
+Whole images grow over the tenths of the budget, and heads and hidden units with them. New units
+are copies at half their weight. The learning rate is REX, by the spent budget. What that brings is
+in docs/results.md.
 """
 
 _base_ = ['./deit-digits_bvit-b50.py']
@@ -12,8 +12,9 @@ _base_ = ['./deit-digits_bvit-b50.py']
 model = dict(
     backbone=dict(
         training_stages=[
-            dict(heads=1, hidden=96, grid=4, view='scale'),
+            dict(heads=1, hidden=96, grid=3, view='scale'),
             dict(heads=2, hidden=192, grid=5, view='scale'),
+            dict(heads=2, hidden=192, grid=6, view='scale'),
             dict(heads=3, hidden=384, grid=7),
         ],
     )
@@ -22,5 +23,5 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=1e-2, begin=0, end=2, convert_to_iter_based=True),
     dict(type='bvit_mm.REXLR', eta_min=1e-5, begin=2, convert_to_iter_based=True),
 ]
-train_cfg = dict(budget=0.25, shares=[0.15, 0.35, 0.5], schedule='budget')
+train_cfg = dict(budget=0.25, shares=[0.2, 0.4, 0.2, 0.2], schedule='budget')
 custom_hooks = [dict(type='bvit_mm.StageSwitchHook', init='half')]

@@ -1,15 +1,16 @@
 """A small DeiT for your own images, of any sizes: whole images scaled down first, then larger.
 
-    python tools/train.py configs/demo/deit-images_bvit-b50.py --work-dir work_dirs/mine \
+    python tools/train.py configs/demo/deit-images_recommended-b50.py --work-dir work_dirs/mine \
         --cfg-options train_dataloader.dataset.data_root=MY/train \
         val_dataloader.dataset.data_root=MY/val test_dataloader.dataset.data_root=MY/val \
         model.head.num_classes=N
 
-MY/train and MY/val have one sub-folder a class. The recipe suits short runs: augmentation grows
-with the network, and nothing is mixed or erased.
+MY/train and MY/val have one sub-folder a class. This is the recommended setting, as in
+deit-digits_recommended-b25.py: heads, hidden units, images and augmentation grow together. The
+recipe suits short runs, so nothing is mixed or erased.
 """
 
-_base_ = ['./deit-digits_bvit-b50.py']
+_base_ = ['./deit-digits_recommended-b25.py']
 
 image_size = 128
 model = dict(
@@ -20,8 +21,9 @@ model = dict(
         patch_size=16,
         drop_path_rate=0.05,
         training_stages=[
-            dict(heads=1, hidden=192, grid=4, view='scale'),
+            dict(heads=1, hidden=192, grid=3, view='scale'),
             dict(heads=2, hidden=384, grid=6, view='scale'),
+            dict(heads=2, hidden=384, grid=7, view='scale'),
             dict(heads=3, hidden=768, grid=8),
         ],
     ),
@@ -61,15 +63,11 @@ train_dataloader = dict(
 val_dataloader = dict(**loader, dataset=dict(data_root='data/images/val', pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
-param_scheduler = [
-    dict(type='LinearLR', start_factor=1e-2, begin=0, end=2, convert_to_iter_based=True),
-    dict(type='bvit_mm.REXLR', begin=2, convert_to_iter_based=True),
-]
-train_cfg = dict(full_epochs=60, shares=[0.15, 0.35, 0.5], val_interval=5)
+train_cfg = dict(budget=0.5, full_epochs=60, val_interval=10)
 custom_hooks = [
     dict(
         type='bvit_mm.StageSwitchHook',
-        init='half',  # stages have few epochs
-        recipes=[dict(magnitude=0), dict(magnitude=3), dict(magnitude=6)],
+        init='half',
+        recipes=[dict(magnitude=0), dict(magnitude=2), dict(magnitude=4), dict(magnitude=6)],
     )
 ]
