@@ -1,15 +1,15 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
-"""Draws people from emoji in five styles, as an image folder: what they do is in the details.
+"""Draws emoji in five styles, as an image folder: who drew it is to be told from the details.
 
-Four styles are for training. The fifth, Noto's, is held out: what a class looks like in it has
-never been seen::
+A class is a style. The objects in ``val`` are of other kinds than those in ``train``::
 
-    OUT/train/<class>/<style>-<code points>.png ... OUT/val/<class>/noto-<code points>.png
+    OUT/train/<style>/<code points>.png ... OUT/val/<style>/<code points>.png
 
-A class is what a person is or does, such as a judge or a swimmer: a woman, a man and a person of
-any skin tone are one class. Classes are those with at least 12 such members in every style. All
-members are in ``val``. Of each woman, man and person, a style gives two skin tones to ``train``.
-The figure fills 62 of 64 pixels, on white.
+Objects are what OpenMoji lists and every style draws, but for flags and signs. Of skin tones, women
+and men, which are near copies, there is one. OpenMoji's subgroups whose names share the first word,
+such as animal-bird and animal-bug, are one family; a quarter of the objects, in whole families, is
+held out. Each style draws all of these for ``val``, and 288 of the others for ``train``. A drawing
+fills 62 of 64 pixels, on white.
 
 ``--packages`` fetches the sources with npm and apt, and checks them against the check sums of
 pictogram_sources.txt. Their licenses: Twemoji, graphics CC BY 4.0; OpenMoji, CC BY-SA 4.0; Fluent
@@ -40,16 +40,10 @@ from PIL import Image, ImageDraw, ImageFont, features
 SIDE, FIGURE = 64, 62  # pixels
 DRAWN = 128  # pixels of a drawing before it is made small, which smooths it
 NOTO_SIZE = 109  # the only size that Noto's bitmaps have
-MEMBERS = 12  # at least, of a class
-TONES = 2  # of each woman, man and person, that a style gives to train
-HELD_OUT = 'noto'
-SKIN = {
-    '1F3FB': 'light',
-    '1F3FC': 'medium-light',
-    '1F3FD': 'medium',
-    '1F3FE': 'medium-dark',
-    '1F3FF': 'dark',
-}
+IMAGES = 288  # of each style to train
+HELD_OUT = 0.25  # of the objects, at least
+LEFT_OUT = ('component', 'flags', 'symbols', 'extras-')  # how names of groups begin
+TONES = ('1F3FB', '1F3FC', '1F3FD', '1F3FE', '1F3FF')
 PERSON, WOMAN_OR_MAN, SIGNS = '1F9D1', ('1F469', '1F468'), ('2640', '2642')
 JOINER, PRESENTATION = '200D', 'FE0F'
 NPM = ('@twemoji/svg@15.0.0', 'openmoji@17.0.0', 'fluentui-emoji@1.3.0')
@@ -64,45 +58,42 @@ class Emoji:
     Attributes:
         points: Its code points in hexadecimal.
         text: The same as text.
-        name: What it shows, with the skin tone.
+        name: What it shows.
+        family: The first word of its subgroup.
     """
 
     points: tuple[str, ...]
     text: str
     name: str
+    family: str
 
     @property
-    def tone(self) -> str | None:
-        """The name of its skin tone, if it has one."""
-        return next((SKIN[point] for point in self.points if point in SKIN), None)
-
-    @property
-    def figure(self) -> tuple[str, ...]:
-        """Its code points without the skin tone: which woman, man or person it is."""
-        return tuple(p for p in self.points if p not in SKIN and p != PRESENTATION)
-
-    @property
-    def kind(self) -> str:
-        """Code points of a person who is or does the same."""
-        first, *rest = self.figure
+    def object(self) -> tuple[str, ...]:
+        """Code points that women, men and persons share who are or do the same."""
+        first, *rest = (point for point in self.points if point != PRESENTATION)
         if rest[-2:-1] == [JOINER] and rest[-1] in SIGNS:
             rest = rest[:-2]
-        return '-'.join([PERSON if rest and first in WOMAN_OR_MAN else first, *rest])
+        return (PERSON if rest and first in WOMAN_OR_MAN else first, *rest)
 
 
 Draw = Callable[[], Image.Image]
 Style = Callable[[Emoji], Draw | None]  # how it draws an emoji; None if it has no such emoji
 
 
-def people(openmoji: Path) -> list[Emoji]:
-    """Every person of OpenMoji's list; of several who are drawn together none."""
+def listed(openmoji: Path) -> list[Emoji]:
+    """The emojis of OpenMoji's list that are no flags, signs or skin tones."""
     entries = json.loads((openmoji / 'data' / 'openmoji.json').read_text(encoding='utf-8'))
     emojis = [
-        Emoji(tuple(each['hexcode'].split('-')), each['emoji'], each['annotation'])
+        Emoji(
+            tuple(each['hexcode'].split('-')),
+            each['emoji'],
+            each['annotation'],
+            each['subgroups'].partition('-')[0],
+        )
         for each in entries
-        if each['group'] == 'people-body'
+        if not each['group'].startswith(LEFT_OUT)
     ]
-    return [emoji for emoji in emojis if sum(point in SKIN for point in emoji.points) < 2]
+    return [emoji for emoji in emojis if not set(TONES) & set(emoji.points)]
 
 
 def vector_file(style: str, emoji: Emoji, sources: Path) -> Path | None:
@@ -115,9 +106,8 @@ def vector_file(style: str, emoji: Emoji, sources: Path) -> Path | None:
         names = ['-'.join(points).lower() for points in (emoji.points, bare)]
     else:
         folder = sources / 'fluentui-emoji' / 'icons' / style.removeprefix('fluent-')
-        words = emoji.name.replace(f'{emoji.tone} skin tone', '').lower()
-        name = re.sub('[^a-z0-9]+', '-', words).strip('-')
-        names = [f'{prefix}{name}-{emoji.tone or "default"}' for prefix in ('', 'person-')]
+        name = re.sub('[^a-z0-9]+', '-', emoji.name.lower().replace('’', '')).strip('-')
+        names = [name, f'{name}-default', f'person-{name}-default']
     files = (folder / f'{name}.svg' for name in names)
     return next((file for file in files if file.is_file()), None)
 
@@ -157,33 +147,28 @@ def font_style(file: Path) -> Style:
 
 
 def styles_of(sources: Path) -> dict[str, Style]:
-    """The styles by name, the one held out last."""
+    """The styles by name."""
     names = ('openmoji', 'twemoji', 'fluent-flat', 'fluent-modern')
     fonts = sorted((sources / DEBIAN).rglob('NotoColorEmoji.ttf'))
     if not fonts:
         raise FileNotFoundError(f'{sources / DEBIAN} has no NotoColorEmoji.ttf')
-    return {name: vector_style(name, sources) for name in names} | {HELD_OUT: font_style(fonts[0])}
+    return {name: vector_style(name, sources) for name in names} | {'noto': font_style(fonts[0])}
 
 
-def classes(emojis: list[Emoji], styles: dict[str, Style]) -> dict[str, list[Emoji]]:
-    """The members of each class, all of which every style has."""
-    kinds = defaultdict(list)
+def split(emojis: list[Emoji], styles: dict[str, Style]) -> tuple[list[Emoji], list[Emoji]]:
+    """The objects that all styles draw, one emoji of each: to train, and to validate."""
+    objects: dict[tuple[str, ...], Emoji] = {}
     for emoji in emojis:
-        if all(of(emoji) for of in styles.values()):
-            kinds[emoji.kind].append(emoji)
-    return {kind: members for kind, members in sorted(kinds.items()) if len(members) >= MEMBERS}
-
-
-def drawn_to_train(style: str, members: list[Emoji]) -> list[Emoji]:
-    """Some skin tones of each woman, man and person, drawn by their names."""
-    figures = defaultdict(list)
-    for emoji in members:
-        figures[emoji.figure].append(emoji)
-    return [
-        emoji
-        for figure, tones in figures.items()
-        for emoji in random.Random(f'{style} {figure}').sample(tones, min(TONES, len(tones)))
-    ]
+        if emoji.object not in objects and all(of(emoji) for of in styles.values()):
+            objects[emoji.object] = emoji
+    families = sorted({emoji.family for emoji in objects.values()})
+    random.Random(0).shuffle(families)
+    train, val = list(objects.values()), []
+    while families and len(val) < HELD_OUT * len(objects):
+        family = families.pop()
+        val += [emoji for emoji in train if emoji.family == family]
+        train = [emoji for emoji in train if emoji.family != family]
+    return train, val
 
 
 def fitted(drawing: Image.Image) -> np.ndarray:
@@ -232,15 +217,16 @@ def unpack(archive: Path) -> None:
 def write(sources: Path, out: Path) -> str:
     """Writes the image folder; a check sum of all of its pixels."""
     styles = styles_of(sources)
+    train, val = split(listed(sources / 'openmoji'), styles)
     check = hashlib.sha256()
-    for kind, members in classes(people(sources / 'openmoji'), styles).items():
-        for style, of in styles.items():
-            split = 'val' if style == HELD_OUT else 'train'
-            folder = out / split / kind
-            folder.mkdir(parents=True, exist_ok=True)
-            for emoji in members if split == 'val' else drawn_to_train(style, members):
+    for style, of in styles.items():
+        drawn = random.Random(style).sample(train, min(IMAGES, len(train)))
+        for part, emojis in dict(train=drawn, val=val).items():
+            folder = out / part / style
+            folder.mkdir(parents=True)
+            for emoji in emojis:
                 image = fitted(of(emoji)())
-                cv2.imwrite(str(folder / f'{style}-{"-".join(emoji.points)}.png'), image)
+                cv2.imwrite(str(folder / f'{"-".join(emoji.points)}.png'), image)
                 check.update(image.tobytes())
     return check.hexdigest()[:16]
 
@@ -271,7 +257,7 @@ def main() -> None:
             parser.error(f'{error}; --packages needs npm and Debian 12, elsewhere give --sources')
     counts = {split: len(list(partial_out.glob(f'{split}/*/*.png'))) for split in ('train', 'val')}
     if not all(counts.values()):
-        parser.error(f'no person has {MEMBERS} members that are drawn in every style')
+        parser.error('the styles draw too few objects alike, or of one family only')
     partial_out.rename(args.out)
     print(
         f'wrote {counts["train"]} pictograms to {args.out}/train and {counts["val"]} to '
