@@ -26,7 +26,6 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -46,6 +45,7 @@ LEFT_OUT = ('component', 'flags', 'symbols', 'extras-')  # how names of groups b
 TONES = ('1F3FB', '1F3FC', '1F3FD', '1F3FE', '1F3FF')
 PERSON, WOMAN_OR_MAN, SIGNS = '1F9D1', ('1F469', '1F468'), ('2640', '2642')
 JOINER, PRESENTATION = '200D', 'FE0F'
+APOSTROPHE = '\u2019'  # of OpenMoji's names; Fluent's have none
 NPM = ('@twemoji/svg@15.0.0', 'openmoji@17.0.0', 'fluentui-emoji@1.3.0')
 DEBIAN = 'fonts-noto-color-emoji'
 SOURCES = Path(__file__).with_name('pictogram_sources.txt')
@@ -106,7 +106,7 @@ def vector_file(style: str, emoji: Emoji, sources: Path) -> Path | None:
         names = ['-'.join(points).lower() for points in (emoji.points, bare)]
     else:
         folder = sources / 'fluentui-emoji' / 'icons' / style.removeprefix('fluent-')
-        name = re.sub('[^a-z0-9]+', '-', emoji.name.lower().replace('’', '')).strip('-')
+        name = re.sub('[^a-z0-9]+', '-', emoji.name.lower().replace(APOSTROPHE, '')).strip('-')
         names = [name, f'{name}-default', f'person-{name}-default']
     files = (folder / f'{name}.svg' for name in names)
     return next((file for file in files if file.is_file()), None)

@@ -40,4 +40,4 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=1e-2, by_epoch=False, begin=0, end=45),
     dict(type='CosineAnnealingLR', eta_min=1e-5, by_epoch=False, begin=45),
 ]
-train_cfg = dict(full_epochs=40)
+train_cfg = dict(full_epochs=40, val_interval=10)
