@@ -29,8 +29,11 @@ train_pipeline = [
     dict(type='bvit_mm.RandomResizedCrop', scale=image_size, crop_ratio_range=(0.6, 1.0)),
     dict(type='PackInputs'),
 ]
+# An epoch is a fifth of the images, drawn anew each time: many short epochs meet a budget to 1 %.
 train_dataloader = dict(
-    batch_size=32, dataset=dict(data_root='data/pictograms/train', pipeline=train_pipeline)
+    batch_size=32,
+    dataset=dict(data_root='data/pictograms/train', pipeline=train_pipeline),
+    sampler=dict(_delete_=True, type='bvit_mm.SubsetSampler', share=0.2),
 )
 val_dataloader = dict(dataset=dict(data_root='data/pictograms/val'))
 test_dataloader = val_dataloader
@@ -40,4 +43,9 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=1e-2, by_epoch=False, begin=0, end=45),
     dict(type='CosineAnnealingLR', eta_min=1e-5, by_epoch=False, begin=45),
 ]
-train_cfg = dict(full_epochs=40, val_interval=10)
+train_cfg = dict(full_epochs=40, val_interval=50)
+default_hooks = dict(checkpoint=dict(interval=20))
+custom_hooks = [
+    dict(type='bvit_mm.StageSwitchHook'),
+    dict(type='bvit_mm.SubsetHook', selection='random', interval=1),
+]
