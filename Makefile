@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python -W ignore::UserWarning
 PYTEST := $(VENV)/bin/python -m pytest -q -n auto --dist loadfile --durations=5
 # Wheels of mmcv with compiled operators, kept across clones: one takes 11 to 30 minutes to build.
 WHEELS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bvit_mm
-DEMO := configs/demo/deit-digits_bvit-b50.py
+DEMO := configs/demo/deit-digits_recommended-b25.py
 DEMO_DIR := work_dirs/demo
 
 # The original OpenMMLab packages. torch 2.1 needs Python 3.11 or older. Three tests are left out: two
@@ -14,6 +14,7 @@ CLASSIC_PYTHON ?= python3.11
 CLASSIC := .venv-classic
 CLASSIC_RUN := $(CLASSIC)/bin/python -W ignore::UserWarning
 CLASSIC_DIR := work_dirs/classic
+CLASSIC_DEMO := configs/demo/deit-digits_bvit-b50.py
 CLASSIC_TESTS := $(patsubst %,tests/test_%.py,environment plan training_stages schedulers laws growth \
 	swin pvtv2 loop_and_hook resume analysis redundancy_hook gradmatch subset matching subset_runs \
 	budget recipes doors) \
@@ -28,6 +29,7 @@ demo: $(VENV)/ready
 	$(RUN) tools/train.py $(DEMO) --work-dir $(DEMO_DIR) --resume
 	$(RUN) tools/test.py $(DEMO) $$(cat $(DEMO_DIR)/last_checkpoint) --work-dir $(DEMO_DIR)
 	$(RUN) tools/plan.py $(DEMO) --plot $(DEMO_DIR)/plan.png --run $(DEMO_DIR)
+	$(RUN) .dev_scripts/demo_beside_whole.py
 
 tour: $(VENV)/ops
 	$(RUN) tools/tour.py work_dirs/tour
@@ -61,8 +63,8 @@ gpu: $(VENV)/ready
 classic: $(CLASSIC)/ready
 	$(CLASSIC)/bin/python -m pytest -q $(CLASSIC_TESTS)
 	$(CLASSIC_RUN) tools/make_digits.py data/digits
-	$(CLASSIC_RUN) tools/train.py $(DEMO) --work-dir $(CLASSIC_DIR) $(CLASSIC_SHORT)
-	$(CLASSIC_RUN) tools/test.py $(DEMO) $(CLASSIC_DIR)/epoch_3.pth --work-dir $(CLASSIC_DIR)
+	$(CLASSIC_RUN) tools/train.py $(CLASSIC_DEMO) --work-dir $(CLASSIC_DIR) $(CLASSIC_SHORT)
+	$(CLASSIC_RUN) tools/test.py $(CLASSIC_DEMO) $(CLASSIC_DIR)/epoch_3.pth --work-dir $(CLASSIC_DIR)
 
 # The environment, made once and again when what it is made from changes.
 $(VENV)/ready: setup.cfg pyproject.toml constraints.txt

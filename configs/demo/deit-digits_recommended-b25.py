@@ -19,9 +19,14 @@ model = dict(
         ],
     )
 )
+# Small stages are quick, so that small batches would take most of the time.
+train_dataloader = dict(batch_size=64)
+val_dataloader = dict(batch_size=250)
+test_dataloader = val_dataloader
+optim_wrapper = dict(optimizer=dict(lr=2e-3))
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-2, begin=0, end=2, convert_to_iter_based=True),
     dict(type='bvit_mm.REXLR', eta_min=1e-5, begin=2, convert_to_iter_based=True),
 ]
-train_cfg = dict(budget=0.25, shares=[0.2, 0.4, 0.2, 0.2], schedule='budget')
+train_cfg = dict(budget=0.25, shares=[0.2, 0.4, 0.2, 0.2], schedule='budget', val_interval=8)
 custom_hooks = [dict(type='bvit_mm.StageSwitchHook', init='half')]

@@ -56,7 +56,7 @@ test_pipeline = [
     dict(type='CenterCrop', crop_size=image_size),
     dict(type='PackInputs'),
 ]
-loader = dict(num_workers=2, persistent_workers=True)
+loader = dict(batch_size=32, num_workers=2, persistent_workers=True)
 train_dataloader = dict(
     **loader, dataset=dict(data_root='data/images/train', pipeline=train_pipeline)
 )
@@ -64,6 +64,7 @@ val_dataloader = dict(**loader, dataset=dict(data_root='data/images/val', pipeli
 test_dataloader = val_dataloader
 
 train_cfg = dict(budget=0.5, full_epochs=60, val_interval=10)
+optim_wrapper = dict(optimizer=dict(lr=1e-3))
 custom_hooks = [
     dict(
         type='bvit_mm.StageSwitchHook',
