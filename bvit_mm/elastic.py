@@ -156,11 +156,16 @@ class ElasticModule:
         return param
 
     def active_linear(self, name: str, x: Tensor) -> Tensor:
-        """A linear layer of the module with its active units; as it is if all are."""
+        """A linear layer of the module with its active units; as it is if all are.
+
+        It may be a convolution of 1 x 1, which is the same for a map (B, C, H, W).
+        """
         axes = [slot.axis for slot in self.slots if slot.param == f'{name}.weight']
+        layer = self.get_submodule(name)
         if all(self.active[axis] == self.total(axis) for axis in axes):
-            return self.get_submodule(name)(x)
-        return F.linear(
+            return layer(x)
+        compute = F.conv2d if isinstance(layer, nn.Conv2d) else F.linear
+        return compute(
             x, self.active_parameter(f'{name}.weight'), self.active_parameter(f'{name}.bias')
         )
 
@@ -176,6 +181,8 @@ class ElasticModule:
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 module.out_features, module.in_features = module.weight.shape
+            elif isinstance(module, nn.Conv2d) and module.groups == 1:
+                module.out_channels, module.in_channels = module.weight.shape[:2]
 
 
 class ElasticMultiheadAttention(ElasticModule, MultiheadAttention):
@@ -282,7 +289,7 @@ class ElasticBackbone(BaseModule):
         return own
 
     def init_training_stages(self, spec: StagesSpec, whole: TrainingStage) -> None:
-        self.training_stages = parse_training_stages(spec, whole)
+        self.training_stages = parse_training_stages(spec, whole, type(self).__name__)
         self.whole = whole
         self._training_stage = self.num_training_stages - 1
         self._register_state_dict_hook(_record_training_stage)
@@ -475,6 +482,12 @@ def center_crop(tokens: Tensor, grid: tuple[int, int], crop: tuple[int, int]) ->
     top, left = ((n - m) // 2 for n, m in zip(grid, crop))
     tokens = tokens.unflatten(1, grid)
     return tokens[:, top : top + crop[0], left : left + crop[1]].flatten(1, 2)
+
+
+def center_crop_map(x: Tensor, crop: tuple[int, int]) -> Tensor:
+    """The central ``crop`` of a map: (B, C, H, W) to (B, C, h, w)."""
+    top, left = ((n - m) // 2 for n, m in zip(x.shape[-2:], crop))
+    return x[..., top : top + crop[0], left : left + crop[1]]
 
 
 @contextmanager

@@ -2,8 +2,8 @@
 """The rule that counts FLOPs, the one that gives the paper's numbers (docs/paper.md).
 
 One FLOP is one multiply-add. Linear layers, convolutions and both products of the attention
-count, without biases; an affine layer norm is 5 an element, adaptive pooling 1 an input element;
-everything else is free.
+count, without biases; an affine layer norm, or group norm, is 5 an element, adaptive pooling 1 an
+input element; everything else is free.
 """
 
 from mmengine.model import BaseModule
@@ -12,7 +12,7 @@ from torch import nn
 
 
 def norm(tokens: int, width: int) -> int:
-    """An affine layer norm."""
+    """An affine layer norm, or group norm."""
     return 5 * tokens * width
 
 

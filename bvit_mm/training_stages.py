@@ -99,7 +99,9 @@ class Axis:
 StagesSpec = int | Sequence[dict[str, Any]] | None
 
 
-def parse_training_stages(spec: StagesSpec, whole: TrainingStage) -> tuple[TrainingStage, ...]:
+def parse_training_stages(
+    spec: StagesSpec, whole: TrainingStage, network: str = 'the network'
+) -> tuple[TrainingStage, ...]:
     """Reads the ``training_stages`` argument of a backbone.
 
     Args:
@@ -114,6 +116,7 @@ def parse_training_stages(spec: StagesSpec, whole: TrainingStage) -> tuple[Train
             PVTv2); or None for the whole network only. Two stages may be the same
             (``check_distinct``).
         whole: What the whole network has.
+        network: What messages call it.
 
     Raises:
         ValueError: If a stage is no part of the network or smaller than the one before it, or if
@@ -128,7 +131,7 @@ def parse_training_stages(spec: StagesSpec, whole: TrainingStage) -> tuple[Train
         raise ValueError(
             f'training_stages={spec!r} must be a number of stages or a list of dict({keys})'
         )
-    stages = [_parse_stage(k, given, whole) for k, given in enumerate(spec, start=1)]
+    stages = [_parse_stage(k, given, whole, network) for k, given in enumerate(spec, start=1)]
     for k, (smaller, larger) in enumerate(pairwise(stages), start=2):
         for name in filter(lambda name: AXES[name].grows, whole.keys):
             before, now = getattr(smaller, name), getattr(larger, name)
@@ -164,10 +167,18 @@ def check_distinct(stages: Sequence[TrainingStage], recipes: Sequence[object] = 
             )
 
 
-def _parse_stage(k: int, given: dict[str, Any], whole: TrainingStage) -> TrainingStage:
+def _parse_stage(
+    k: int, given: dict[str, Any], whole: TrainingStage, network: str
+) -> TrainingStage:
     if not isinstance(given, dict):
         raise ValueError(f'training stage {k}: {given!r} must be a dict of {whole.keys}')
     unknown = set(given) - set(whole.keys)
+    missing = [name for name in AXES if name in unknown]
+    if missing:
+        raise ValueError(
+            f'training stage {k}: {missing[0]}={given[missing[0]]!r}, but {network} has no '
+            f'{missing[0]}; give what it has: {whole.keys}'
+        )
     if unknown:
         raise ValueError(
             f'training stage {k}: {sorted(map(str, unknown))} is not known; give {whole.keys}'

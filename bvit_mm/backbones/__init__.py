@@ -1,8 +1,9 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
 """Elastic backbones, one file a family."""
 
+from .convnext import ElasticConvNeXt
 from .pvtv2 import ElasticPVTv2
 from .swin import ElasticSwinTransformer
 from .vit import ElasticVisionTransformer
 
-__all__ = ['ElasticPVTv2', 'ElasticSwinTransformer', 'ElasticVisionTransformer']
+__all__ = ['ElasticConvNeXt', 'ElasticPVTv2', 'ElasticSwinTransformer', 'ElasticVisionTransformer']

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 def counted(backbone: nn.Module, images: Tensor) -> int:
-    """Multiply-adds by torch's counter, 5 an element of layer norms, 1 of what is pooled.
+    """Multiply-adds by torch's counter, 5 an element of norms, 1 of what is pooled.
 
     Args:
         backbone: A backbone on the meta device: on the CPU fused attention counts as nothing.
@@ -19,7 +19,7 @@ def counted(backbone: nn.Module, images: Tensor) -> int:
     handles = [
         module.register_forward_hook(lambda m, args, out: uncounted.append(5 * out.numel()))
         for module in backbone.modules()
-        if isinstance(module, nn.LayerNorm)
+        if isinstance(module, (nn.LayerNorm, nn.GroupNorm))
     ]
     pool = F.adaptive_avg_pool2d
 

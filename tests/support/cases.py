@@ -7,12 +7,19 @@ The first row of each class is also the network that tests train where any will 
 import copy
 
 import torch
-from mmpretrain.models.backbones import SwinTransformer, VisionTransformer
+from mmpretrain.models.backbones import ConvNeXt, SwinTransformer, VisionTransformer
 
-from bvit_mm import ElasticPVTv2, ElasticSwinTransformer, ElasticVisionTransformer, testing
+from bvit_mm import (
+    ElasticConvNeXt,
+    ElasticPVTv2,
+    ElasticSwinTransformer,
+    ElasticVisionTransformer,
+    testing,
+)
 from bvit_mm.testing.closeness import FLOAT64
 
 from .added_backbone import T2T
+from .plain_convnext import PlainConvNeXt
 from .plain_pvtv2 import PlainPVTv2
 from .plain_swin import PlainSwin
 from .plain_vit import PlainViT
@@ -37,6 +44,7 @@ class Case(testing.Case):
         }
         if features.dim() in necks:
             changes['model.neck'] = necks[features.dim()]
+        if features.dim() in necks or self.elastic is ElasticConvNeXt:  # which pools itself
             changes['model.head.type'] = 'LinearClsHead'
         if self.size != (16, 16):
             for loader in ('train', 'val'):
@@ -102,6 +110,26 @@ SWIN_STAGES = [
     dict(heads=(3, 6, 4), hidden=(96, 192, 384), grid=16, window=4),
 ]
 
+CONVNEXT = dict(
+    arch=dict(depths=[1, 2, 1], channels=[16, 24, 32]),
+    img_size=32,
+    stem_patch_size=2,
+    out_indices=(2,),
+    drop_path_rate=0.1,
+    layer_scale_init_value=0.5,
+)
+CONVNEXT_STAGES = [
+    dict(hidden=(16, 20, 33), grid=8),
+    dict(hidden=(32, 48, 64), grid=12),
+    dict(hidden=(64, 96, 128), grid=16),
+]
+CONVNEXT_V2 = dict(use_grn=True, layer_scale_init_value=0.0)
+WHOLE_MULTIPLES = [  # to which half growth leaves the function of V2 as it was
+    dict(hidden=(16, 24, 32), grid=8),
+    dict(hidden=(32, 48, 64), grid=12),
+    dict(),
+]
+
 
 def pvtv2(name, stages=PVTV2_STAGES, batch=2, **changes):
     return Case(
@@ -124,6 +152,18 @@ def swin(name, stages=SWIN_STAGES, batch=2, **changes):
         stages,
         {**SWIN, **changes},
         tolerance=FLOAT64,
+        batch=batch,
+    )
+
+
+def convnext(name, stages=CONVNEXT_STAGES, batch=2, **changes):
+    return Case(
+        f'convnext-{name}',
+        ElasticConvNeXt,
+        ConvNeXt,
+        PlainConvNeXt,
+        stages,
+        {**CONVNEXT, **changes},
         batch=batch,
     )
 
@@ -160,6 +200,14 @@ CASES = [
         'tiny',
         stages=3,
         arch=dict(embed_dims=16, depths=[2, 1], num_heads=[2, 4]),
+        img_size=16,
+        out_indices=(1,),
+        drop_path_rate=0.2,
+    ),
+    convnext(
+        'tiny',
+        stages=3,
+        arch=dict(depths=[1, 1], channels=[16, 32]),
         img_size=16,
         out_indices=(1,),
         drop_path_rate=0.2,
@@ -296,6 +344,36 @@ CASES = [
         window_size=7,
         out_indices=(3,),
     ),
+    convnext('base'),
+    convnext('number', stages=3),
+    convnext('v2', stages=WHOLE_MULTIPLES, **CONVNEXT_V2),
+    convnext('v2-conv', stages=2, linear_pw_conv=False, **CONVNEXT_V2),
+    convnext('outputs', out_indices=(0, 1, 2), gap_before_final_norm=False),
+    # levels of an odd side, whose last row and column are left out
+    convnext('odd', stages=[dict(grid=10), dict(grid=14), dict()], gap_before_final_norm=False),
+    convnext(
+        'oblong',
+        stages=[dict(hidden=(32, 48, 64), grid=(12, 8)), dict(grid=(18, 12)), dict()],
+        img_size=(48, 32),
+    ),
+    convnext(
+        'scaled',
+        stages=[
+            dict(hidden=(16, 20, 33), grid=7, view='scale'),
+            dict(hidden=(32, 48, 64), grid=(11, 12), view='scale'),
+            dict(),
+        ],
+    ),
+    convnext(
+        'mixed',
+        stages=[
+            dict(hidden=(16, 24, 32), grid=8, view='crop'),
+            dict(hidden=(32, 48, 64), grid=9, view='scale'),
+            dict(hidden=(32, 48, 64), grid=12, view='crop'),
+            dict(),
+        ],
+        gap_before_final_norm=False,
+    ),
     Case(**T2T),  # the worked example of docs/add_a_backbone.md
 ]
 
@@ -321,6 +399,7 @@ TIMM = dict(
             window_size=4,
         ),
     ),
+    convnext=('convnext.ConvNeXt', dict(patch_size=2, depths=(1, 1), dims=(16, 32))),
     pvtv2=(
         'pvt_v2.PyramidVisionTransformerV2',
         dict(

@@ -2,6 +2,7 @@
 """What a stage sees of an image, without bvit_mm, for the plain networks of all families."""
 
 import torch.nn.functional as F
+from torchvision.transforms.functional import center_crop
 
 
 def kept_tokens(grid, full_grid):
@@ -22,3 +23,8 @@ def scaled_map(flat, full_grid, grid):
     channels_first = flat.T.unflatten(1, full_grid)[None]
     smaller = F.interpolate(channels_first, grid, mode='bicubic', antialias=True)
     return smaller[0].flatten(1).T
+
+
+def cut_map(x, grid):
+    """The center of a map (B, C, rows, columns), by torchvision."""
+    return center_crop(x, list(grid))
