@@ -2,8 +2,15 @@
 """Elastic backbones, one file a family."""
 
 from .convnext import ElasticConvNeXt
+from .poolformer import ElasticPoolFormer
 from .pvtv2 import ElasticPVTv2
 from .swin import ElasticSwinTransformer
 from .vit import ElasticVisionTransformer
 
-__all__ = ['ElasticConvNeXt', 'ElasticPVTv2', 'ElasticSwinTransformer', 'ElasticVisionTransformer']
+__all__ = [
+    'ElasticConvNeXt',
+    'ElasticPVTv2',
+    'ElasticPoolFormer',
+    'ElasticSwinTransformer',
+    'ElasticVisionTransformer',
+]

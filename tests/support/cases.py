@@ -7,10 +7,11 @@ The first row of each class is also the network that tests train where any will 
 import copy
 
 import torch
-from mmpretrain.models.backbones import ConvNeXt, SwinTransformer, VisionTransformer
+from mmpretrain.models.backbones import ConvNeXt, PoolFormer, SwinTransformer, VisionTransformer
 
 from bvit_mm import (
     ElasticConvNeXt,
+    ElasticPoolFormer,
     ElasticPVTv2,
     ElasticSwinTransformer,
     ElasticVisionTransformer,
@@ -20,6 +21,7 @@ from bvit_mm.testing.closeness import FLOAT64
 
 from .added_backbone import T2T
 from .plain_convnext import PlainConvNeXt
+from .plain_poolformer import PlainPoolFormer
 from .plain_pvtv2 import PlainPVTv2
 from .plain_swin import PlainSwin
 from .plain_vit import PlainViT
@@ -130,6 +132,22 @@ WHOLE_MULTIPLES = [  # to which half growth leaves the function of V2 as it was
     dict(),
 ]
 
+POOLFORMER = dict(
+    arch=dict(
+        layers=[1, 2, 1],
+        embed_dims=[16, 24, 32],
+        mlp_ratios=[4, 4, 4],
+        layer_scale_init_value=0.5,
+    ),
+    img_size=32,
+    in_patch_size=3,
+    in_stride=2,
+    in_pad=1,
+    out_indices=(4,),
+    drop_path_rate=0.1,
+    frozen_stages=-1,  # in the plain class 0 freezes the patch embedding
+)
+
 
 def pvtv2(name, stages=PVTV2_STAGES, batch=2, **changes):
     return Case(
@@ -164,6 +182,18 @@ def convnext(name, stages=CONVNEXT_STAGES, batch=2, **changes):
         PlainConvNeXt,
         stages,
         {**CONVNEXT, **changes},
+        batch=batch,
+    )
+
+
+def poolformer(name, stages=CONVNEXT_STAGES, batch=2, **changes):
+    return Case(
+        f'poolformer-{name}',
+        ElasticPoolFormer,
+        PoolFormer,
+        PlainPoolFormer,
+        stages,
+        {**POOLFORMER, **changes},
         batch=batch,
     )
 
@@ -210,6 +240,14 @@ CASES = [
         arch=dict(depths=[1, 1], channels=[16, 32]),
         img_size=16,
         out_indices=(1,),
+        drop_path_rate=0.2,
+    ),
+    poolformer(
+        'tiny',
+        stages=3,
+        arch=dict(layers=[1, 1], embed_dims=[16, 32], mlp_ratios=[4, 4]),
+        img_size=16,
+        out_indices=(2,),
         drop_path_rate=0.2,
     ),
     vit('base'),
@@ -373,6 +411,31 @@ CASES = [
             dict(),
         ],
         gap_before_final_norm=False,
+    ),
+    poolformer('base'),
+    poolformer('number', stages=3),
+    poolformer('outputs', out_indices=(0, 1, 2, 4)),
+    poolformer(
+        'oblong',
+        stages=[dict(hidden=(32, 48, 64), grid=(11, 7)), dict(grid=(17, 13)), dict()],
+        img_size=(46, 30),
+    ),
+    poolformer(
+        'scaled',
+        stages=[
+            dict(hidden=(16, 20, 33), grid=7, view='scale'),
+            dict(hidden=(32, 48, 64), grid=(11, 12), view='scale'),
+            dict(),
+        ],
+    ),
+    poolformer(
+        'mixed',
+        stages=[
+            dict(hidden=(16, 24, 32), grid=8, view='crop'),
+            dict(hidden=(32, 48, 64), grid=9, view='scale'),
+            dict(hidden=(32, 48, 64), grid=12, view='crop'),
+            dict(),
+        ],
     ),
     Case(**T2T),  # the worked example of docs/add_a_backbone.md
 ]
