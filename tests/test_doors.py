@@ -131,7 +131,9 @@ def test_a_network_without_heads_trains(tmp_path):
         for hidden, grid in ((4, (2, 2)), (8, (4, 4)), (16, (4, 4)))
     )
     assert str(stages[0]) == 'hidden=4, grid=2'
-    with pytest.raises(ValueError, match=r"heads=1, but ToyStack has no heads; give .*\('hidden', 'g"):
+    with pytest.raises(
+        ValueError, match=r"heads=1, but ToyStack has no heads; give .*\('hidden', 'g"
+    ):
         ToyStack(training_stages=[dict(heads=1), dict()])
     runner = run(tmp_path, training_stages=3)
     switches = re.findall(r'begins: (.*?), GFLOPs', log_of(runner))
