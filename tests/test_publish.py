@@ -70,6 +70,10 @@ def work_dirs(tmp_path_factory):
         if family == 'pvtv2':  # timm has other paddings than ours for small kernels
             changes['model.backbone'] = dict(changes['model.backbone'])
             changes['model.backbone'].update(patch_sizes=(7, 3), strides=(4, 2))
+        if family == 'convnext':  # timm's has four levels
+            changes['model.backbone'] = dict(changes['model.backbone'], stem_patch_size=1)
+            changes['model.backbone']['arch'] = dict(depths=[1] * 4, channels=[8, 16, 24, 32])
+            changes['model.backbone']['out_indices'] = (3,)
         build(folders[family], **changes).train()
     return folders
 

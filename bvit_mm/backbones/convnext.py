@@ -128,7 +128,8 @@ class ElasticConvNeXt(ElasticBackbone, ConvNeXt):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         x = self.downsample_layers[0](self.seen(x))
         if self.view(self.training_stage) == 'crop':
-            whole = self.grid_of_all(tuple(x.shape[-2:]))
+            rows, columns = x.shape[-2:]
+            whole = self.grid_of_all((rows, columns))
             x = center_crop_map(x, self.active_grid(whole, self.training_stage))
         outs = []
         for i, level in enumerate(self.stages):

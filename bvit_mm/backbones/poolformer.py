@@ -104,7 +104,8 @@ class ElasticPoolFormer(ElasticBackbone, PoolFormer):
     def forward_embeddings(self, x: Tensor) -> Tensor:
         x = super().forward_embeddings(self.seen(x))
         if self.view(self.training_stage) == 'crop':
-            whole = self.grid_of_all(tuple(x.shape[-2:]))
+            rows, columns = x.shape[-2:]
+            whole = self.grid_of_all((rows, columns))
             x = center_crop_map(x, self.active_grid(whole, self.training_stage))
         return x
 
