@@ -31,7 +31,7 @@ every_config = pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.st
 
 
 def test_there_are_configs():
-    assert len(CONFIGS) >= 47
+    assert len(CONFIGS) >= 55
 
 
 @every_config
@@ -54,7 +54,8 @@ def test_name_says_budget_and_batch(path):
         assert 0.98 * share < plan.cost / plan.full_cost <= share + 1e-9
     batch = re.search(r'_(\d+)xb(\d+)_in1k', path.stem)
     if batch:
-        assert int(batch[1]) * int(batch[2]) == (4096 if 'etpp' in path.stem else 1024)
+        is_large = any(part in path.stem for part in ('etpp', 'convnext', 'poolformer'))
+        assert int(batch[1]) * int(batch[2]) == (4096 if is_large else 1024)
         assert cfg.auto_scale_lr.base_batch_size == int(batch[1]) * int(batch[2])
         assert cfg.train_dataloader.batch_size == int(batch[2])
 
@@ -190,6 +191,8 @@ def test_short_recipes():
         ('deit/deit-small_bvit-b100_4xb256', 'deit/deit-small_4xb256'),
         ('pvtv2/pvtv2-b2-linear_bvit-b100_8xb128', 'swin_transformer/swin-small_16xb64'),
         ('swin/swin-small_bvit-b100_16xb64', 'swin_transformer/swin-small_16xb64'),
+        ('convnext/convnext-tiny_bvit-b100_32xb128', 'convnext/convnext-tiny_32xb128'),
+        ('poolformer/poolformer-s12_bvit-b50_32xb128', 'poolformer/poolformer-s12_32xb128'),
     ],
 )
 def test_pipelines_are_mmpretrains_but_for_the_kernel(name, source):

@@ -53,8 +53,13 @@ BACKBONES = dict(
         window_size=4,
         pad_small_map=True,
     ),
+    convnext=dict(
+        type='bvit_mm.ElasticConvNeXt',
+        arch=dict(depths=[1, 1, 1, 1], channels=[8, 16, 24, 32]),
+        img_size=32,
+    ),
 )
-WIDTHS = dict(pvtv2=[8, 16, 24, 32], swin=[16, 32, 64, 128])
+WIDTHS = dict(pvtv2=[8, 16, 24, 32], swin=[16, 32, 64, 128], convnext=[8, 16, 24, 32])
 FEW = dict(num_workers=0, persistent_workers=False, batch_size=2)
 
 
@@ -86,7 +91,7 @@ def checkpoints(tmp_path_factory):
         neck = None
         if family != 'vit':
             head = dict(type='LinearClsHead', in_channels=WIDTHS[family][-1])
-            neck = dict(type='GlobalAveragePooling')
+            neck = dict(type='GlobalAveragePooling') if family != 'convnext' else None
         build(
             folder,
             custom_imports=dict(
@@ -95,6 +100,8 @@ def checkpoints(tmp_path_factory):
             **{
                 'train_cfg.epochs': [1, 1],
                 'train_dataloader.batch_size': 10,
+                'train_dataloader.dataset.size': (32, 32),
+                'val_dataloader.dataset.size': (32, 32),
                 'model.backbone': dict(
                     _delete_=True, **backbone, training_stages=[dict(hidden=H[family]), dict()]
                 ),
@@ -106,11 +113,11 @@ def checkpoints(tmp_path_factory):
     return files
 
 
-H = dict(vit=24, pvtv2=(8, 16, 24, 32), swin=(16, 32, 64, 128))
+H = dict(vit=24, pvtv2=(8, 16, 24, 32), swin=(16, 32, 64, 128), convnext=(8, 16, 24, 32))
 
 
 def family_of(name):
-    return 'pvtv2' if 'pvtv2' in name else 'swin' if 'swin' in name else 'vit'
+    return next((family for family in BACKBONES if family in name), 'vit')
 
 
 def reduced(cfg, family, shapes):
@@ -258,7 +265,7 @@ def test_trains_and_evaluates_from_a_published_checkpoint(
     }
     start, end = runner.backbone_at_start, runner.model.backbone.state_dict()
     norms = {f'norm{i}.{name}' for i in range(3) for name in ('weight', 'bias')}
-    assert set(start) - set(published) == (norms if family == 'swin' else set())
+    assert set(start) - set(published) == (norms if family in ('swin', 'convnext') else set())
     assert not set(published) - set(start)
     assert all(torch.equal(start[key], value) for key, value in published.items())
     changed = [key for key in start if not torch.equal(start[key], end[key])]

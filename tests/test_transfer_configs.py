@@ -33,11 +33,15 @@ from .support.tools import ROOT
 
 COCO_PVTV2 = 'coco/mask-rcnn_pvtv2-b2-linear_fpn_1x_coco'
 COCO_SWIN = 'coco/mask-rcnn_swin-s_fpn_ms-crop-3x_coco'
+COCO_CONVNEXT = 'coco/mask-rcnn_convnext-t_fpn_ms-crop-3x_coco'
 ADE_PVTV2 = 'ade20k/fpn_pvtv2-b2-linear_8xb4-40k_ade20k-512x512'
 ADE_SWIN = 'ade20k/upernet_swin-s_8xb2-160k_ade20k-512x512'
+ADE_CONVNEXT = 'ade20k/upernet_convnext-t_8xb2-160k_ade20k-512x512'
 CIFAR = 'cifar/deit-small_8xb96_cifar10'
 MMDET_SWIN = 'mmdet', 'swin/mask-rcnn_swin-s-p4-w7_fpn_amp-ms-crop-3x_coco'
 MMSEG_SWIN = 'mmseg', 'swin/swin-small-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512'
+MMDET_CONVNEXT = 'mmdet', 'convnext/mask-rcnn_convnext-t-p4-w7_fpn_amp-ms-crop-3x_coco'
+MMSEG_CONVNEXT = 'mmseg', 'convnext/convnext-tiny_upernet_8xb2-amp-160k_ade20k-512x512'
 NAMES = [str(path.relative_to(FOLDER).with_suffix('')) for path in CONFIGS]
 METAFILE = yaml.safe_load((FOLDER / 'metafile.yml').read_text())['Models']
 
@@ -82,8 +86,9 @@ def source_backbone(package, name):
 
 
 def test_there_are_configs():
-    assert len(NAMES) == 8
+    assert len(NAMES) == 10
     assert {COCO_PVTV2, COCO_SWIN, ADE_PVTV2, ADE_SWIN, CIFAR} <= set(NAMES)
+    assert {COCO_CONVNEXT, ADE_CONVNEXT} <= set(NAMES)
 
 
 # ---------------------------------------------------------------------------- as the sources
@@ -113,6 +118,9 @@ def what_runs_read(cfg):
     return found
 
 
+CHANGED = 'type', 'img_size', 'init_cfg.checkpoint'  # of a ConvNeXt that has mmpretrain's class
+
+
 @pytest.mark.parametrize(
     'name, source, parts',
     [
@@ -123,6 +131,17 @@ def what_runs_read(cfg):
             ['model.backbone', 'optim_wrapper.type', 'tta_pipeline'],
         ),
         (COCO_SWIN, MMDET_SWIN, ['model.backbone', 'optim_wrapper.type']),
+        *(
+            (name, source, [*(f'model.backbone.{key}' for key in CHANGED), *wrapper])
+            for name, source, wrapper in (
+                (COCO_CONVNEXT, MMDET_CONVNEXT, ['optim_wrapper.type']),
+                (
+                    ADE_CONVNEXT,
+                    MMSEG_CONVNEXT,
+                    ['optim_wrapper.type', 'optim_wrapper.loss_scale'],  # both of AMP
+                ),
+            )
+        ),
         (
             COCO_PVTV2,
             ('mmdet', 'mask_rcnn/mask-rcnn_r50_fpn_1x_coco'),
@@ -207,6 +226,17 @@ def test_cifar_100_and_the_short_runs_differ_in_nothing_else():
             *(0.2, 16, dict(max_epochs=36), (0.001, 1000), dict(milestones=[27, 33], gamma=0.1)),
         ),
         (
+            COCO_CONVNEXT,
+            dict(type='AdamW', lr=1e-4, weight_decay=0.05, betas=(0.9, 0.999)),
+            *(0.4, 16, dict(max_epochs=36), (0.001, 1000), dict(milestones=[27, 33], gamma=0.1)),
+        ),
+        (
+            ADE_CONVNEXT,
+            dict(type='AdamW', lr=1e-4, weight_decay=0.05, betas=(0.9, 0.999)),
+            *(0.4, 16, dict(max_iters=160000), (1e-6, 1500)),
+            dict(power=1.0, eta_min=0.0, begin=1500, end=160000),
+        ),
+        (
             ADE_PVTV2,
             dict(type='AdamW', lr=2e-4, weight_decay=1e-4),
             *(0.1, 32, dict(max_iters=40000), None, dict(power=0.9, eta_min=0.0, end=40000)),
@@ -273,7 +303,8 @@ def test_cifar_images_are_enlarged_as_the_recipe_says():
 def no_decay(model, cfg):
     """Names of the parameters that the optimizer of a config does not decay."""
     names = {id(p): name for name, p in model.named_parameters()}
-    optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
     decays = {0.0: set(), cfg.optim_wrapper.optimizer.weight_decay: set()}
     for group in optimizer.param_groups:
         decays[group['weight_decay']] |= {names[id(p)] for p in group['params']}
@@ -298,6 +329,8 @@ def test_only_the_intended_parameters_have_no_decay(name):
         tables = {key for key in parameters if key.endswith('relative_position_bias_table')}
         assert (len(tables), len(norms)) == (24, 2 * (1 + 2 * 24 + 3 + 4))
         assert found == norms | tables
+    elif 'convnext' in name:
+        assert found == {key for key, p in parameters.items() if p.ndim == 1}
     else:  # vectors, and the two that are as long as there are positions, or one of them
         vectors = {key for key, p in parameters.items() if p.ndim == 1}
         assert found == vectors | {'backbone.pos_embed', 'backbone.cls_token'}
@@ -326,6 +359,24 @@ def test_swin_is_the_detectors_own(name, source):
     with torch.inference_mode():
         for one, other in zip(ours(images), theirs(images), strict=True):
             assert_near(one, other, passes=2)  # up to 24 blocks
+
+
+@pytest.mark.parametrize('name, rate', [row(COCO_CONVNEXT, 0.95), row(ADE_CONVNEXT, 0.9)])
+def test_learning_rates_of_convnext_decay_to_the_stem(name, rate):
+    """By the constructors of mmdet and mmseg, which know it by the class's name."""
+    model, cfg = built(name), read(name)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
+    rates = {id(p): group['lr'] for group in optimizer.param_groups for p in group['params']}
+    backbone = model.backbone
+    layers = [(backbone.downsample_layers[0], 7), (backbone.stages[0], 6), (backbone.norm3, 0)]
+    if name == COCO_CONVNEXT:  # by the layer, three blocks of the third level to one
+        layers += [(backbone.stages[2][0], 4), (backbone.stages[2][8], 2)]
+    else:  # by the level
+        layers += [(backbone.stages[2], 4), (backbone.stages[3], 3)]
+    for layer, steps in layers:
+        for param in layer.parameters():
+            assert rates[id(param)] == pytest.approx(1e-4 * rate**steps)
 
 
 # ------------------------------------------------------------------------ everything resolves
@@ -370,7 +421,8 @@ def test_metafile_is_true_to_the_code(name):
     (stated,) = (model for model in METAFILE if model['Config'] == f'configs/transfer/{name}.py')
     assert stated['Metadata']['Parameters'] == sum(p.numel() for p in built(name).parameters())
     reported = 'Reported by the paper, not reproduced here' in stated['Metadata']
-    assert reported == ('100e' not in name)  # our short recipe is not in the paper
+    # our short recipe and ConvNeXt are not in the paper
+    assert reported == ('100e' not in name and 'convnext' not in name)
 
 
 def resolves(registry, *types):
@@ -379,7 +431,7 @@ def resolves(registry, *types):
 
 
 @pytest.mark.parametrize(
-    'name', [row(name) for name in (COCO_PVTV2, COCO_SWIN, ADE_PVTV2, ADE_SWIN)]
+    'name', [row(name) for name in NAMES if name.startswith(('coco', 'ade20k'))]
 )
 def test_neck_or_head_reads_the_backbones_maps(name):
     model, cfg = built(name), read(name)
@@ -397,7 +449,9 @@ def test_neck_or_head_reads_the_backbones_maps(name):
 
 def test_checkpoint_by_default():
     found = {name: read(name).model.backbone.init_cfg.checkpoint for name in NAMES}
-    families = dict(deit='deit-small', pvtv2='pvtv2-b2-linear', swin='swin-small')
+    families = dict(
+        deit='deit-small', pvtv2='pvtv2-b2-linear', swin='swin-small', convnext='convnext-tiny'
+    )
     for name, checkpoint in found.items():
         (published,) = (path for family, path in families.items() if family in name)
         assert checkpoint == f'work_dirs/published/{published}.pth'
@@ -421,6 +475,11 @@ def test_checkpoint_by_environment(name, monkeypatch):
         row(CIFAR, 'deit/deit-small_bvit-b75_4xb256_in1k', set()),
         row(COCO_PVTV2, 'pvtv2/pvtv2-b2-linear_bvit-b75_8xb128_in1k', set()),
         row(ADE_SWIN, 'swin/swin-small_bvit-b75_16xb64_in1k', {'norm0', 'norm1', 'norm2'}),
+        row(
+            ADE_CONVNEXT,
+            'convnext/convnext-tiny_bvit-b75_32xb128_in1k',
+            {'norm0', 'norm1', 'norm2'},
+        ),
     ],
 )
 def test_backbone_starts_from_a_classifiers_weights(name, source, fresh, tmp_path):
@@ -442,7 +501,8 @@ def test_backbone_starts_from_a_classifiers_weights(name, source, fresh, tmp_pat
     assert all(torch.equal(loaded[key], value) for key, value in weights.items())
 
 
-def test_the_other_two_have_the_same_backbones():
-    for one, other in ((COCO_PVTV2, ADE_PVTV2), (COCO_SWIN, ADE_SWIN)):
+def test_the_others_have_the_same_backbones():
+    pairs = (COCO_PVTV2, ADE_PVTV2), (COCO_SWIN, ADE_SWIN), (COCO_CONVNEXT, ADE_CONVNEXT)
+    for one, other in pairs:
         found = differences(read(one).model.backbone, read(other).model.backbone)
         assert found <= {'drop_path_rate'}

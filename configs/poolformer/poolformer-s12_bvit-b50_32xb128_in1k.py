@@ -1,4 +1,4 @@
-"""PoolFormer-S12 on ImageNet-1K, grown in three training stages, for half of the cost of 300 epochs.
+"""PoolFormer-S12 on ImageNet-1K, grown in three stages, for half of the cost of 300 epochs.
 
 Another budget: --cfg-options train_cfg.budget=0.6. The paper has no PoolFormer: the stages are
 those that `training_stages=3` gives, as of its transformers. The recipe is mmpretrain's. Different
