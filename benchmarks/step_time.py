@@ -19,10 +19,16 @@ from unittest import mock
 
 import torch
 import torch.nn.functional as F
-from mmpretrain.models.backbones import SwinTransformer, VisionTransformer
+from mmpretrain.models.backbones import ConvNeXt, PoolFormer, SwinTransformer, VisionTransformer
 from torch import nn
 
-from bvit_mm import ElasticPVTv2, ElasticSwinTransformer, ElasticVisionTransformer
+from bvit_mm import (
+    ElasticConvNeXt,
+    ElasticPoolFormer,
+    ElasticPVTv2,
+    ElasticSwinTransformer,
+    ElasticVisionTransformer,
+)
 from bvit_mm.elastic import ElasticBackbone
 
 
@@ -41,6 +47,8 @@ PVTV2_STAGES = [
     dict(heads=(1, 2, 4, 4), hidden=(256, 512, 640, 1024), grid=48),
     dict(),
 ]
+CONVNEXT = dict(arch='tiny', drop_path_rate=0.1)
+POOLFORMER = dict(arch='s12', drop_path_rate=0.1, frozen_stages=-1)
 NETWORKS = {  # the plain network, and the elastic one
     'deit-small': (
         lambda: VisionTransformer(**DEIT),
@@ -53,6 +61,14 @@ NETWORKS = {  # the plain network, and the elastic one
     'pvtv2-b2-linear': (
         timm_pvtv2_b2_linear,
         lambda stages=PVTV2_STAGES: ElasticPVTv2(**PVTV2, training_stages=stages),
+    ),
+    'convnext-tiny': (
+        lambda: ConvNeXt(**CONVNEXT),
+        lambda stages=3: ElasticConvNeXt(**CONVNEXT, training_stages=stages),
+    ),
+    'poolformer-s12': (
+        lambda: PoolFormer(**POOLFORMER),
+        lambda stages=3: ElasticPoolFormer(**POOLFORMER, training_stages=stages),
     ),
 }
 

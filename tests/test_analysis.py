@@ -284,6 +284,28 @@ def test_plain_classes_of_mmpretrain_are_measured_alike(family, plain):
         assert maps.shape == (4, 8, 8)
 
 
+@pytest.mark.parametrize('family, first', [('convnext', 'pointwise_conv1'), ('poolformer', 'fc1')])
+def test_networks_without_heads_are_measured_as_small_ones(family, first):
+    """Their hidden units, by token of a map; mmpretrain's own classes alike."""
+    model, images = classifier(family)
+    case = next(case for case in CASES if case.family == family)
+    backbone = model.backbone
+    for stage in range(3):
+        backbone.set_training_stage(stage)
+        plain = case.small(backbone, backbone.training_stages[stage])
+        record = measure_redundancy(model, images)
+        assert record['cka'] == {} and record['images'] == 4
+        calls = plain_inputs(plain, images, lambda name, _: name.endswith(first))
+        for block, [(_, out)] in zip(record['pca'].values(), calls, strict=True):
+            tokens = out.flatten(2).mT if family == 'poolformer' else out.flatten(1, -2)
+            assert (block['tokens'], block['units']) == tokens.shape[1:]
+            assert block['components'] == count_components(tokens).double().mean().item()
+    whole = measure_redundancy(model, images)['pca']
+    model.backbone = case.build_plain()
+    model.backbone.load_state_dict(backbone.state_dict(), strict=True)
+    assert measure_redundancy(model, images)['pca'] == whole
+
+
 def test_an_added_backbone_is_measured_by_its_slots():
     """That of docs/add_a_backbone.md, of which this package knows nothing."""
     case = next(case for case in CASES if case.name == 't2t')

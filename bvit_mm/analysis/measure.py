@@ -211,7 +211,7 @@ def measure_redundancy(
         if axis != 'heads' and 'pca' in what:
             shares[block] = ComponentShare()
             _first_layer(module, described).register_forward_hook(
-                lambda _, args, out, share=shares[block]: share.update(out.flatten(1, -2))
+                lambda layer, args, out, share=shares[block]: share.update(_tokens(layer, out))
             )
         elif axis == 'heads' and 'cka' in what:
             heads = getattr(module, described.axes[axis])
@@ -309,7 +309,7 @@ def observable_copy(model: nn.Module) -> nn.Module:
     if not any(True for _ in _blocks(network)):
         raise ValueError(
             f'{type(network).__name__} has no attention and no MLP that are known; give a '
-            "backbone of bvit_mm, or mmpretrain's VisionTransformer or SwinTransformer"
+            'backbone of bvit_mm, or the class of mmpretrain that one of them extends'
         )
     network.eval()
     return network
@@ -333,8 +333,13 @@ def _elastic_class(plain: type[nn.Module]) -> type[ElasticModule] | None:
 
 
 def _first_layer(module: nn.Module, described: Any) -> nn.Module:
-    """The linear layer that makes the units."""
+    """The linear layer, or convolution of 1 x 1, that makes the units."""
     return module.get_submodule(described.slots[0].param.rpartition('.')[0])
+
+
+def _tokens(layer: nn.Module, out: Tensor) -> Tensor:
+    """What a layer makes, as (images, tokens, units)."""
+    return out.flatten(2).mT if isinstance(layer, nn.Conv2d) else out.flatten(1, -2)
 
 
 def _last_layer(module: nn.Module, described: Any) -> nn.Module:

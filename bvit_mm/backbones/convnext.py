@@ -200,8 +200,6 @@ class ElasticConvNeXtBlock(ElasticModule, ConvNeXtBlock):
             self.grn.in_channels = self.hidden
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.is_whole:
-            return super().forward(x)
         if self.with_cp and x.requires_grad:
             return checkpoint(self._computed, x, use_reentrant=False)
         return self._computed(x)
