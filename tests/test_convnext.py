@@ -95,6 +95,22 @@ def test_nothing_of_poolformer_is_frozen_unless_asked():
 
 
 @both
+def test_detectors_start_from_a_classifiers_weights(elastic, kwargs, tmp_path):
+    """All of them; the norms of maps that a classifier does not read are new."""
+    weights = elastic(**kwargs).state_dict()
+    file = tmp_path / 'published.pth'
+    torch.save({'state_dict': {f'backbone.{key}': w for key, w in weights.items()}}, file)
+    start = dict(type='Pretrained', checkpoint=str(file), prefix='backbone.')
+    indices = (0, 1, 2) if elastic is ElasticConvNeXt else (0, 2, 4)
+    network = elastic(**{**kwargs, 'out_indices': indices}, init_cfg=start)
+    network.init_weights()
+    loaded = network.state_dict()
+    assert all(torch.equal(loaded[key], value) for key, value in weights.items())
+    new = {f'norm{i}.{name}' for i in indices[:-1] for name in ('weight', 'bias')}
+    assert loaded.keys() - weights.keys() == new
+
+
+@both
 def test_every_block_has_a_rate_that_recipes_may_set(elastic, kwargs):
     """The plain classes give a block that drops nothing no DropPath."""
     assert rates_of(elastic(**kwargs)) == pytest.approx([0.0, 0.1 / 3, 0.2 / 3, 0.1])

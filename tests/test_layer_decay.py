@@ -96,7 +96,9 @@ def test_groups_follow_the_layers(name, changes):
     }
 
 
-@pytest.mark.parametrize('name', ['vit-base', 'vit-no-cls', 'swin-base', 'swin-outputs'])
+@pytest.mark.parametrize(
+    'name', ['vit-base', 'vit-no-cls', 'swin-base', 'swin-outputs', 'convnext-base']
+)
 def test_groups_are_those_of_the_plain_class(name):
     assert groups(CASE[name].build()) == groups(CASE[name].build_plain())
 

@@ -13,9 +13,15 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from mmengine.config import Config
-from mmpretrain.models.backbones import SwinTransformer, VisionTransformer
+from mmpretrain.models.backbones import ConvNeXt, PoolFormer, SwinTransformer, VisionTransformer
 
-from bvit_mm import ElasticPVTv2, ElasticSwinTransformer, ElasticVisionTransformer
+from bvit_mm import (
+    ElasticConvNeXt,
+    ElasticPoolFormer,
+    ElasticPVTv2,
+    ElasticSwinTransformer,
+    ElasticVisionTransformer,
+)
 from bvit_mm.cost import plan_of_config
 from bvit_mm.growth import grow_
 from bvit_mm.plan import make_plan
@@ -24,7 +30,7 @@ from bvit_mm.resampling import resized_map, resizing_matrix, scaled_images
 from bvit_mm.testing.closeness import assert_near
 from bvit_mm.testing.laws import gradient
 
-from .support.cases import CASES, PVTV2, SWIN, VIT
+from .support.cases import CASES, CONVNEXT, POOLFORMER, PVTV2, SWIN, VIT
 from .support.tools import ROOT
 
 pytestmark = pytest.mark.laws
@@ -64,10 +70,23 @@ def plain_swin(weights, grid):
     return plain, weights
 
 
+def without_size(plain, kwargs):
+    """A class whose weights know nothing of the size of images."""
+    given = {key: value for key, value in kwargs.items() if key != 'img_size'}
+    return lambda weights, grid: (plain(**given), weights)
+
+
 FAMILIES = {
     'vit': (ElasticVisionTransformer, VIT, plain_vit, dict(grid=5)),
     'pvtv2': (ElasticPVTv2, PVTV2, plain_pvtv2, dict(grid=9)),
     'swin': (ElasticSwinTransformer, SWIN, plain_swin, dict(grid=12, window=3)),
+    'convnext': (ElasticConvNeXt, CONVNEXT, without_size(ConvNeXt, CONVNEXT), dict(grid=9)),
+    'poolformer': (
+        ElasticPoolFormer,
+        POOLFORMER,
+        without_size(PoolFormer, POOLFORMER),
+        dict(grid=9),
+    ),
 }
 
 
