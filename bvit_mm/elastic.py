@@ -298,19 +298,22 @@ class ElasticBackbone(BaseModule):
     def _say_matrices(self) -> None:
         """Notes on the weights of linear layers how many matrices each holds: q, k and v are 3.
 
-        For ``MuonAdamW``: an optimizer is given parameters without their names.
+        Convolutions of 1 x 1 count if their units grow. For ``MuonAdamW``: an optimizer is given
+        parameters without their names.
         """
         packed = {
-            param: slot.blocks
+            param: slot.blocks if slot.dim == 0 else 1
             for module in self.modules()
             if isinstance(module, ElasticModule)
             for axis in module.axes
             for slot, param in module.elastic_parameters(axis)
-            if isinstance(slot, UnitSlot) and slot.dim == 0
+            if isinstance(slot, UnitSlot)
         }
         for module in self.modules():
-            if isinstance(module, nn.Linear):
-                weight: Any = module.weight  # torch's parameters declare no attributes of others
+            weight: Any = getattr(module, 'weight', None)  # which declares no attributes of others
+            if isinstance(module, nn.Linear) or (
+                isinstance(module, nn.Conv2d) and weight in packed and module.kernel_size == (1, 1)
+            ):
                 weight.matrices = packed.get(weight, 1)
 
     def init_weights(self) -> None:

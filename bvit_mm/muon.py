@@ -117,7 +117,8 @@ def _check_matrices(held: Any, param: Tensor) -> None:
     """Raises ValueError unless a parameter can hold so many matrices."""
     if not is_whole_number(held) or held < 0:
         raise ValueError(f'MuonAdamW: matrices={held!r} of a parameter group; give 0, 1, 2, ...')
-    if held and (param.dim() != 2 or param.shape[0] % held):
+    is_matrix = param.dim() >= 2 and param[0].numel() == param.shape[1]  # a 1 x 1 kernel is one
+    if held and (not is_matrix or param.shape[0] % held):
         raise ValueError(
             f'MuonAdamW: matrices={held} of a parameter of shape {tuple(param.shape)}; its rows '
             f'must divide by {held}, and it must have two dimensions: let the key in custom_keys '
@@ -137,13 +138,16 @@ def _step_matrices_(param: Tensor, state: dict[str, Any], group: dict[str, Any])
     if not state:
         state['momentum'] = torch.zeros_like(param)
     momentum = state['momentum'].lerp_(grad, 1 - group['momentum'])
-    ahead = grad.lerp(momentum, group['momentum']).unflatten(0, (group['matrices'], -1))
-    trained = momentum.unflatten(0, (group['matrices'], -1)) != 0
+    ahead, seen = (
+        each.flatten(1).unflatten(0, (group['matrices'], -1))
+        for each in (grad.lerp(momentum, group['momentum']), momentum)
+    )
+    trained = seen != 0
     rows, columns = (trained.any(dim).sum(-1) for dim in (-1, -2))  # each (matrices,)
     scale = RMS_OF_ADAMW * torch.maximum(rows, columns).to(param).sqrt()
     step = scale.view(-1, 1, 1) * orthogonalized(ahead)
     param.mul_(1 - group['lr'] * group['weight_decay'])
-    param.sub_(step.flatten(0, 1), alpha=group['lr'])
+    param.sub_(step.reshape(param.shape), alpha=group['lr'])
 
 
 def orthogonalized(matrices: Tensor) -> Tensor:

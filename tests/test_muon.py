@@ -145,11 +145,13 @@ def test_steps_are_as_long_as_said():
 
 @pytest.mark.parametrize('case', FAMILIES.values(), ids=list(FAMILIES))
 def test_backbones_say_which_weights_are_matrices(case):
-    """Those of linear layers; packed ones as their slots say."""
+    """Those of linear layers; packed ones as their slots say. Those of PoolFormer's are 1 x 1."""
     backbone = case.build()
-    linear = {id(m.weight) for m in backbone.modules() if isinstance(m, nn.Linear)}
     packed = {'qkv.weight': 3, 'kv.weight': 2}
     elastic = {id(p) for m, axis, _ in backbone.units(0) for _, p in m.elastic_parameters(axis)}
+    linear = {id(m.weight) for m in backbone.modules() if isinstance(m, nn.Linear)}
+    linear |= {id(p) for p in backbone.parameters() if p.shape[2:] == (1, 1)} & elastic
+    assert linear
     for name, param in backbone.named_parameters():
         if id(param) not in linear:
             assert not hasattr(param, 'matrices'), name
