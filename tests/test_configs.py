@@ -123,6 +123,33 @@ def test_recipe_is_the_models_own(name, drop_path, warm_up_epochs, clip, sampler
 
 
 @pytest.mark.parametrize(
+    'name, source, clip, hooks',
+    [
+        ('convnext/convnext-tiny_bvit-b25', 'convnext/convnext-tiny', None, ['EMAHook']),
+        ('convnext/convnext-small_bvit-b50', 'convnext/convnext-small', None, ['EMAHook']),
+        ('poolformer/poolformer-s12_bvit-b50', 'poolformer/poolformer-s12', dict(max_norm=5.0), []),
+    ],
+)
+def test_recipe_is_mmpretrains(name, source, clip, hooks):
+    cfg = Config.fromfile(ROOT / f'configs/{name}_32xb128_in1k.py')
+    own = get_config(f'mmpretrain::{source}_32xb128_in1k.py')
+    optimizer, source_optimizer = (c.optim_wrapper.optimizer.to_dict() for c in (cfg, own))
+    assert (optimizer['lr'], optimizer['weight_decay']) == (4e-3, 0.05)
+    assert without_scope([optimizer]) == without_scope([source_optimizer])
+    assert cfg.optim_wrapper.get('clip_grad') == clip
+    assert [hook.type for hook in cfg.custom_hooks] == ['bvit_mm.StageSwitchHook', *hooks]
+    for ours, theirs in zip(cfg.custom_hooks[1:], own.get('custom_hooks', []), strict=True):
+        assert without_scope([ours]) == without_scope([theirs])
+    assert [s.end for s in cfg.param_scheduler[:1]] == [20]
+    kept = ('arch', 'drop_path_rate', 'init_cfg')
+    for key in kept:
+        assert cfg.model.backbone.get(key) == own.model.backbone.get(key)
+    assert cfg.model.head == own.model.head and cfg.model.get('neck') == own.model.get('neck')
+    assert cfg.model.get('train_cfg') == own.model.get('train_cfg')
+    assert cfg.auto_scale_lr.base_batch_size == own.auto_scale_lr.base_batch_size
+
+
+@pytest.mark.parametrize(
     'equivalent_epochs, share', [(100, 0.325), (150, 0.487), (200, 0.650), (300, 0.974)]
 )
 def test_efficient_train_costs(equivalent_epochs, share):

@@ -15,6 +15,7 @@ custom_imports = dict(imports=['bvit_mm'], allow_failed_imports=False)
 model = dict(
     backbone=dict(
         type='bvit_mm.ElasticConvNeXt',
+        img_size=224,
         training_stages=[
             dict(hidden=(96, 192, 384, 768), grid=40),
             dict(hidden=(192, 384, 768, 1536), grid=48),

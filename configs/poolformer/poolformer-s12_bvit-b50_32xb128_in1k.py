@@ -16,6 +16,7 @@ custom_imports = dict(imports=['bvit_mm'], allow_failed_imports=False)
 model = dict(
     backbone=dict(
         type='bvit_mm.ElasticPoolFormer',
+        img_size=224,
         training_stages=[
             dict(hidden=(64, 128, 320, 512), grid=40),
             dict(hidden=(128, 256, 640, 1024), grid=48),
