@@ -182,7 +182,8 @@ class ElasticCSWin(ElasticBackbone, BaseModule):
         whole = TrainingStage(
             heads=heads, hidden=hidden, grid=grid, view='whole', window=alike(window)
         )
-        self.init_training_stages(self._with_windows(training_stages, whole), whole)
+        spec = self._with_windows(training_stages, whole)
+        self.init_training_stages(spec, whole, free=['window'])
         self._check_stages()
         self._register_load_state_dict_pre_hook(_rename_official_keys)
         if only_stage is not None:
@@ -282,10 +283,11 @@ class ElasticCSWin(ElasticBackbone, BaseModule):
                     width if fit else _divisor(sides, min(sides) // 2)
                     for fit, (width, sides) in zip(fits, striped)
                 ]
+                last = max(self._level_grids(grid)[-1])
                 raise ValueError(
                     f'img_size={self.img_size} of {OF} makes {rows}x{columns} tokens at level '
                     f'{i + 1}, which stripes of width {width} do not divide into two or more; '
-                    f'give window={(*advice, max(self._level_grids(grid)[-1]))}, or another img_size'
+                    f'give window={(*advice, last)}, or another img_size'
                 )
 
     def _with_windows(self, spec: StagesSpec, whole: TrainingStage) -> StagesSpec:
@@ -344,9 +346,9 @@ class ElasticCSWin(ElasticBackbone, BaseModule):
             for i, (width, sides) in enumerate(striped):
                 if not _divides(width, sides):
                     raise ValueError(
-                        f'training stage {k}: grid={stage.grid} leaves {sides[0]}x{sides[1]} tokens '
-                        f'at level {i + 1}, which stripes of width {width} do not divide; give '
-                        + self._advice(stage)
+                        f'training stage {k}: grid={stage.grid} leaves {sides[0]}x{sides[1]} '
+                        f'tokens at level {i + 1}, which stripes of width {width} do not divide; '
+                        f'give {self._advice(stage)}'
                     )
 
     def _advice(self, stage: TrainingStage) -> str:

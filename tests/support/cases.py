@@ -9,10 +9,17 @@ import copy
 import torch
 from mmpretrain.models.backbones import SwinTransformer, VisionTransformer
 
-from bvit_mm import ElasticPVTv2, ElasticSwinTransformer, ElasticVisionTransformer, testing
+from bvit_mm import (
+    ElasticCSWin,
+    ElasticPVTv2,
+    ElasticSwinTransformer,
+    ElasticVisionTransformer,
+    testing,
+)
 from bvit_mm.testing.closeness import FLOAT64
 
 from .added_backbone import T2T
+from .plain_cswin import PlainCSWin
 from .plain_pvtv2 import PlainPVTv2
 from .plain_swin import PlainSwin
 from .plain_vit import PlainViT
@@ -128,9 +135,31 @@ def swin(name, stages=SWIN_STAGES, batch=2, **changes):
     )
 
 
+CSWIN = dict(
+    arch=dict(embed_dims=(16, 24, 40), depths=(1, 2, 1), num_heads=(4, 4, 5), mlp_ratios=(2, 2, 2)),
+    img_size=32,
+    patch_sizes=(3, 3, 3),
+    strides=(2, 2, 2),
+    window=(2, 4, 4),
+    out_indices=(2,),
+    drop_path_rate=0.1,
+)
+CSWIN_STAGES = [
+    dict(heads=(2, 2, 2), hidden=(8, 12, 33), grid=8, window=(1, 2, 2)),
+    dict(heads=(2, 4, 4), hidden=(20, 24, 40), grid=12),
+    dict(heads=(4, 4, 5), hidden=(32, 48, 80), grid=16),
+]
+
+
+def cswin(name, stages=CSWIN_STAGES, **changes):
+    return Case(
+        f'cswin-{name}', ElasticCSWin, ElasticCSWin, PlainCSWin, stages, {**CSWIN, **changes}
+    )
+
+
 # No library of OpenMMLab has PVTv2 with these names: its plain class is itself without training
-# stages, and test_pvtv2.py compares it with mmdet's and timm's. Networks of full size have one
-# image at once: they take most of the time.
+# stages, and test_pvtv2.py compares it with mmdet's and timm's. CSWin is in none of them.
+# Networks of full size have one image at once: they take most of the time.
 CASES = [
     vit(
         'tiny',
@@ -161,6 +190,17 @@ CASES = [
         stages=3,
         arch=dict(embed_dims=16, depths=[2, 1], num_heads=[2, 4]),
         img_size=16,
+        out_indices=(1,),
+        drop_path_rate=0.2,
+    ),
+    cswin(
+        'tiny',
+        stages=3,
+        arch=dict(embed_dims=(16, 32), depths=(1, 1), num_heads=(2, 4), mlp_ratios=(2, 2)),
+        img_size=16,
+        patch_sizes=(3, 3),
+        strides=(2, 2),
+        window=(2, 4),
         out_indices=(1,),
         drop_path_rate=0.2,
     ),
@@ -295,6 +335,32 @@ CASES = [
         patch_size=4,
         window_size=7,
         out_indices=(3,),
+    ),
+    cswin('base'),
+    cswin('outputs', out_indices=(0, 1, 2)),
+    cswin(
+        'oblong',
+        stages=[dict(heads=(2, 2, 4), grid=(8, 6)), dict(grid=(12, 12)), dict()],
+        img_size=(64, 48),
+        patch_sizes=(7, 3, 3),
+        strides=(4, 2, 2),
+        window=(2, 2, 4),
+    ),
+    cswin(
+        'scaled',
+        stages=[
+            dict(heads=(2, 2, 4), hidden=(16, 24, 40), grid=6, view='scale', window=(2, 1, 2)),
+            dict(heads=(4, 4, 4), grid=(12, 11), view='scale', window=(1, 3, 3)),
+            dict(),
+        ],
+    ),
+    cswin(
+        'mixed',
+        stages=[
+            dict(heads=(2, 2, 3), grid=8, view='crop'),
+            dict(heads=(2, 4, 3), grid=12, view='scale'),
+            dict(),
+        ],
     ),
     Case(**T2T),  # the worked example of docs/add_a_backbone.md
 ]
