@@ -448,9 +448,8 @@ class StripeAttention(ElasticModule, BaseModule):
         self.qkv = nn.Linear(width, 3 * width)
         inner = width // self.branches
         # locally-enhanced positional encoding
-        self.lepe = nn.ModuleList(
-            nn.Conv2d(inner, inner, 3, padding=1, groups=inner) for _ in range(self.branches)
-        )
+        convs = (nn.Conv2d(inner, inner, 3, padding=1, groups=inner) for _ in range(self.branches))
+        self.lepe: Sequence[nn.Conv2d] = nn.ModuleList(convs)  # type: ignore[assignment]  # items have no type
         self.proj = nn.Linear(width, width)
 
     def shrink_(self) -> None:
