@@ -335,9 +335,9 @@ class ElasticCSWin(ElasticBackbone, BaseModule):
 
     def _nearest_fit(self, grid: Grid, whole: TrainingStage, step: int = 2) -> Grid:
         """The nearest grid with stripes; ``step`` is 2 for crops, 1 for any grid."""
-        rows, columns = (range(n, 0, -step) for n in whole.grid)
-        fits = [each for each in product(rows, columns) if self._stripes(each, whole)]
-        return min(fits, key=lambda fit: sum(abs(n - m) for n, m in zip(fit, grid)))
+        grids = product(*(range(n, 0, -step) for n in whole.grid))
+        by_distance = sorted(grids, key=lambda each: sum(abs(n - m) for n, m in zip(each, grid)))
+        return next(each for each in by_distance if self._stripes(each, whole))
 
     def _check_stages(self) -> None:
         for k, stage in enumerate(self.training_stages, start=1):
@@ -357,7 +357,7 @@ class ElasticCSWin(ElasticBackbone, BaseModule):
             return f'window={window}, as a stage has that says none'
         maps = self._level_grids(stage.grid)
         limits = per_level(self.whole.window, len(maps))
-        window = tuple(_divisor(sides, limit) for sides, limit in zip(maps, limits))
+        window = (*map(_divisor, maps[:-1], limits), min(limits[-1], max(maps[-1])))
         grid = self._nearest_fit(stage.grid, self.whole, step=1 if stage.view == 'scale' else 2)
         return f'window={window}, or another grid, such as {grid}'
 
