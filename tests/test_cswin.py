@@ -9,6 +9,7 @@ from mmengine.registry import MODELS
 from bvit_mm import ElasticCSWin
 from bvit_mm.backbones.cswin import ARCHS, StripeAttention
 from bvit_mm.growth import grow_
+from bvit_mm.publish.timm_names import to_timm
 from bvit_mm.testing.closeness import assert_near
 
 from .support.cases import CSWIN, cswin
@@ -292,6 +293,12 @@ def test_unknown_official_keys_are_left_for_strict_to_report():
     weights = {'stage1_conv_embed.0.bias': torch.zeros(4), 'pos_embed': torch.zeros(1)}
     unexpected = backbone.load_state_dict(weights, strict=False, assign=True).unexpected_keys
     assert unexpected == ['pos_embed']
+
+
+def test_timm_has_no_such_network():
+    message = r"timm has no network for ElasticCSWin; give .* one of \('ElasticPVTv2', "
+    with pytest.raises(ValueError, match=message):
+        to_timm({}, on_meta(TINY))
 
 
 def test_initialization_is_the_official_one():
