@@ -114,6 +114,13 @@ def test_stripes_may_become_narrower():
     assert [stage.window[2] for stage in backbone.training_stages] == [7, 5, 7]
 
 
+def test_stripes_alike_in_all_levels_are_one_number():
+    backbone = on_meta(TINY, window=(2, 2, 2, 2), training_stages=[dict(grid=32), dict()])
+    assert [stage.window for stage in backbone.training_stages] == [2, 2]
+    narrow = on_meta(TINY, window=(2,) * 4, training_stages=[dict(grid=16, window=1), dict()])
+    assert [stage.window for stage in narrow.training_stages] == [1, 2]
+
+
 @pytest.mark.parametrize('training_stages', [2, 4])
 def test_other_numbers_of_stages(training_stages):
     stages = on_meta('tiny', training_stages=training_stages).training_stages
