@@ -360,6 +360,7 @@ BAD = [
         dict(img_size=112),  # the official network has other weights for one stripe
         r'makes 7x7 tokens at level 3, .* width 7 do not .*; give window=\(1, 2, 1, 4\)',
     ),
+    (dict(img_size=16, window=(1, 1, 1, 1)), 'makes 1x1 tokens at level 3, .* give larger images'),
     (
         dict(window=(56, 2, 7, 7)),
         r'makes 56x56 tokens at level 1, which stripes of width 56 .*; give window=\(28, 2, 7, 7\)',

@@ -277,17 +277,20 @@ class ElasticCSWin(ElasticBackbone, BaseModule):
         """With one stripe the official network has another attention, of other weights."""
         striped = self._striped(window, grid)
         fits = [_divides(width, sides) and width < min(sides) for width, sides in striped]
+        advice = 'larger images'
+        if all(min(sides) > 1 for _, sides in striped):
+            narrower = [
+                width if fit else _divisor(sides, min(sides) // 2)
+                for fit, (width, sides) in zip(fits, striped)
+            ]
+            last = max(self._level_grids(grid)[-1])
+            advice = f'window={(*narrower, last)}, or another img_size'
         for i, (width, (rows, columns)) in enumerate(striped):
             if not fits[i]:
-                advice = [
-                    width if fit else _divisor(sides, min(sides) // 2)
-                    for fit, (width, sides) in zip(fits, striped)
-                ]
-                last = max(self._level_grids(grid)[-1])
                 raise ValueError(
                     f'img_size={self.img_size} of {OF} makes {rows}x{columns} tokens at level '
                     f'{i + 1}, which stripes of width {width} do not divide into two or more; '
-                    f'give window={(*advice, last)}, or another img_size'
+                    f'give {advice}'
                 )
 
     def _with_windows(self, spec: StagesSpec, whole: TrainingStage) -> StagesSpec:
@@ -335,7 +338,8 @@ class ElasticCSWin(ElasticBackbone, BaseModule):
 
     def _nearest_fit(self, grid: Grid, whole: TrainingStage, step: int = 2) -> Grid:
         """The nearest grid with stripes; ``step`` is 2 for crops, 1 for any grid."""
-        grids = product(*(range(n, 0, -step) for n in whole.grid))
+        rows, columns = (range(n, 0, -step) for n in whole.grid)
+        grids = product(rows, columns)
         by_distance = sorted(grids, key=lambda each: sum(abs(n - m) for n, m in zip(each, grid)))
         return next(each for each in by_distance if self._stripes(each, whole))
 
