@@ -32,8 +32,10 @@ from .support.configs import CONFIGS, FOLDER, row
 from .support.tools import ROOT
 
 COCO_PVTV2 = 'coco/mask-rcnn_pvtv2-b2-linear_fpn_1x_coco'
+COCO_CSWIN = 'coco/mask-rcnn_cswin-t_fpn_1x_coco'
 COCO_SWIN = 'coco/mask-rcnn_swin-s_fpn_ms-crop-3x_coco'
 ADE_PVTV2 = 'ade20k/fpn_pvtv2-b2-linear_8xb4-40k_ade20k-512x512'
+ADE_CSWIN = 'ade20k/upernet_cswin-t_8xb2-160k_ade20k-512x512'
 ADE_SWIN = 'ade20k/upernet_swin-s_8xb2-160k_ade20k-512x512'
 CIFAR = 'cifar/deit-small_8xb96_cifar10'
 MMDET_SWIN = 'mmdet', 'swin/mask-rcnn_swin-s-p4-w7_fpn_amp-ms-crop-3x_coco'
@@ -82,8 +84,8 @@ def source_backbone(package, name):
 
 
 def test_there_are_configs():
-    assert len(NAMES) == 8
-    assert {COCO_PVTV2, COCO_SWIN, ADE_PVTV2, ADE_SWIN, CIFAR} <= set(NAMES)
+    assert len(NAMES) == 10
+    assert {COCO_PVTV2, COCO_SWIN, COCO_CSWIN, ADE_PVTV2, ADE_SWIN, ADE_CSWIN, CIFAR} <= set(NAMES)
 
 
 # ---------------------------------------------------------------------------- as the sources
@@ -117,6 +119,20 @@ def what_runs_read(cfg):
     'name, source, parts',
     [
         (ADE_SWIN, MMSEG_SWIN, ['model.backbone']),
+        (
+            ADE_CSWIN,
+            MMSEG_SWIN,
+            [
+                'model.backbone',
+                'model.decode_head.in_channels',
+                'model.auxiliary_head.in_channels',
+            ],
+        ),
+        (
+            COCO_CSWIN,
+            ('mmdet', 'swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco'),
+            ['model.backbone', 'model.neck.in_channels'],
+        ),
         (
             ADE_PVTV2,
             ('mmseg', 'poolformer/fpn_poolformer_s12_8xb4-40k_ade20k-512x512'),
@@ -218,6 +234,17 @@ def test_cifar_100_and_the_short_runs_differ_in_nothing_else():
             dict(power=1.0, eta_min=0.0, begin=1500, end=160000),
         ),
         (
+            COCO_CSWIN,
+            dict(type='AdamW', lr=1e-4, weight_decay=0.05, betas=(0.9, 0.999)),
+            *(0.2, 16, dict(max_epochs=12), (0.001, 1000), dict(milestones=[8, 11], gamma=0.1)),
+        ),
+        (
+            ADE_CSWIN,
+            dict(type='AdamW', lr=6e-5, weight_decay=0.01, betas=(0.9, 0.999)),
+            *(0.3, 16, dict(max_iters=160000), (1e-6, 1500)),
+            dict(power=1.0, eta_min=0.0, begin=1500, end=160000),
+        ),
+        (
             CIFAR,
             dict(type='SGD', lr=0.01, weight_decay=1e-4, momentum=0.9, nesterov=True),
             *(0.0, 768, dict(max_epochs=1000), (1e-4, 5), dict(eta_min=1e-5, begin=5)),
@@ -296,7 +323,9 @@ def test_only_the_intended_parameters_have_no_decay(name):
             for key in ('weight', 'bias')
         }
         tables = {key for key in parameters if key.endswith('relative_position_bias_table')}
-        assert (len(tables), len(norms)) == (24, 2 * (1 + 2 * 24 + 3 + 4))
+        blocks = 25 if 'cswin' in name else 24
+        assert len(norms) == 2 * (1 + 2 * blocks + 3 + 4)
+        assert len(tables) == (0 if 'cswin' in name else blocks)
         assert found == norms | tables
     else:  # vectors, and the two that are as long as there are positions, or one of them
         vectors = {key for key, p in parameters.items() if p.ndim == 1}
@@ -370,7 +399,7 @@ def test_metafile_is_true_to_the_code(name):
     (stated,) = (model for model in METAFILE if model['Config'] == f'configs/transfer/{name}.py')
     assert stated['Metadata']['Parameters'] == sum(p.numel() for p in built(name).parameters())
     reported = 'Reported by the paper, not reproduced here' in stated['Metadata']
-    assert reported == ('100e' not in name)  # our short recipe is not in the paper
+    assert reported == (not re.search('100e|cswin', name))  # the paper has neither
 
 
 def resolves(registry, *types):
@@ -379,7 +408,8 @@ def resolves(registry, *types):
 
 
 @pytest.mark.parametrize(
-    'name', [row(name) for name in (COCO_PVTV2, COCO_SWIN, ADE_PVTV2, ADE_SWIN)]
+    'name',
+    [row(name) for name in (COCO_PVTV2, COCO_SWIN, COCO_CSWIN, ADE_PVTV2, ADE_SWIN, ADE_CSWIN)],
 )
 def test_neck_or_head_reads_the_backbones_maps(name):
     model, cfg = built(name), read(name)
@@ -397,7 +427,9 @@ def test_neck_or_head_reads_the_backbones_maps(name):
 
 def test_checkpoint_by_default():
     found = {name: read(name).model.backbone.init_cfg.checkpoint for name in NAMES}
-    families = dict(deit='deit-small', pvtv2='pvtv2-b2-linear', swin='swin-small')
+    families = dict(
+        deit='deit-small', pvtv2='pvtv2-b2-linear', cswin='cswin-tiny', _swin='swin-small'
+    )
     for name, checkpoint in found.items():
         (published,) = (path for family, path in families.items() if family in name)
         assert checkpoint == f'work_dirs/published/{published}.pth'
@@ -421,6 +453,11 @@ def test_checkpoint_by_environment(name, monkeypatch):
         row(CIFAR, 'deit/deit-small_bvit-b75_4xb256_in1k', set()),
         row(COCO_PVTV2, 'pvtv2/pvtv2-b2-linear_bvit-b75_8xb128_in1k', set()),
         row(ADE_SWIN, 'swin/swin-small_bvit-b75_16xb64_in1k', {'norm0', 'norm1', 'norm2'}),
+        row(
+            ADE_CSWIN,
+            'cswin/cswin-tiny_bvit-b75_16xb128_in1k',
+            {f'levels.{i}.norm' for i in range(3)},
+        ),
     ],
 )
 def test_backbone_starts_from_a_classifiers_weights(name, source, fresh, tmp_path):
@@ -438,11 +475,11 @@ def test_backbone_starts_from_a_classifiers_weights(name, source, fresh, tmp_pat
     model = build_model(cfg)
     model.init_weights()
     loaded = model.backbone.state_dict()
-    assert {key.split('.')[0] for key in loaded.keys() - weights.keys()} == fresh
+    assert {key.rpartition('.')[0] for key in loaded.keys() - weights.keys()} == fresh
     assert all(torch.equal(loaded[key], value) for key, value in weights.items())
 
 
 def test_the_other_two_have_the_same_backbones():
-    for one, other in ((COCO_PVTV2, ADE_PVTV2), (COCO_SWIN, ADE_SWIN)):
+    for one, other in ((COCO_PVTV2, ADE_PVTV2), (COCO_SWIN, ADE_SWIN), (COCO_CSWIN, ADE_CSWIN)):
         found = differences(read(one).model.backbone, read(other).model.backbone)
         assert found <= {'drop_path_rate'}

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from mmengine.config import Config
 from mmpretrain.models.backbones import SwinTransformer, VisionTransformer
 
-from bvit_mm import ElasticPVTv2, ElasticSwinTransformer, ElasticVisionTransformer
+from bvit_mm import ElasticCSWin, ElasticPVTv2, ElasticSwinTransformer, ElasticVisionTransformer
 from bvit_mm.cost import plan_of_config
 from bvit_mm.growth import grow_
 from bvit_mm.plan import make_plan
@@ -24,7 +24,7 @@ from bvit_mm.resampling import resized_map, resizing_matrix, scaled_images
 from bvit_mm.testing.closeness import assert_near
 from bvit_mm.testing.laws import gradient
 
-from .support.cases import CASES, PVTV2, SWIN, VIT
+from .support.cases import CASES, CSWIN, PVTV2, SWIN, VIT
 from .support.tools import ROOT
 
 pytestmark = pytest.mark.laws
@@ -53,6 +53,10 @@ def plain_pvtv2(weights, grid):
     return ElasticPVTv2(**{**PVTV2, 'img_size': 4 * grid}), weights
 
 
+def plain_cswin(weights, grid):
+    return ElasticCSWin(**{**CSWIN, 'img_size': 2 * grid, 'window': (2, 3, 3)}), weights
+
+
 def plain_swin(weights, grid):
     window = 3
     plain = SwinTransformer(**{**SWIN, 'img_size': 2 * grid, 'window_size': window})
@@ -67,6 +71,7 @@ def plain_swin(weights, grid):
 FAMILIES = {
     'vit': (ElasticVisionTransformer, VIT, plain_vit, dict(grid=5)),
     'pvtv2': (ElasticPVTv2, PVTV2, plain_pvtv2, dict(grid=9)),
+    'cswin': (ElasticCSWin, CSWIN, plain_cswin, dict(grid=12)),
     'swin': (ElasticSwinTransformer, SWIN, plain_swin, dict(grid=12, window=3)),
 }
 

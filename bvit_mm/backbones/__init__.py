@@ -1,8 +1,9 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
 """Elastic backbones, one file a family."""
 
+from .cswin import ElasticCSWin
 from .pvtv2 import ElasticPVTv2
 from .swin import ElasticSwinTransformer
 from .vit import ElasticVisionTransformer
 
-__all__ = ['ElasticPVTv2', 'ElasticSwinTransformer', 'ElasticVisionTransformer']
+__all__ = ['ElasticCSWin', 'ElasticPVTv2', 'ElasticSwinTransformer', 'ElasticVisionTransformer']
