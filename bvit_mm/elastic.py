@@ -8,7 +8,7 @@ below full size slices them. So checkpoints, optimizers, EMA and DDP never see a
 import inspect
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, final
@@ -288,8 +288,11 @@ class ElasticBackbone(BaseModule):
             own |= {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
         return own
 
-    def init_training_stages(self, spec: StagesSpec, whole: TrainingStage) -> None:
-        self.training_stages = parse_training_stages(spec, whole, type(self).__name__)
+    def init_training_stages(
+        self, spec: StagesSpec, whole: TrainingStage, free: Collection[str] = ()
+    ) -> None:
+        """Takes the ``training_stages`` argument; see ``parse_training_stages``."""
+        self.training_stages = parse_training_stages(spec, whole, free, type(self).__name__)
         self.whole = whole
         self._training_stage = self.num_training_stages - 1
         self._register_state_dict_hook(_record_training_stage)

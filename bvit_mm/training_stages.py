@@ -1,7 +1,7 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
 """What is active in each training stage, and what a backbone's ``training_stages`` may be."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
@@ -100,7 +100,10 @@ StagesSpec = int | Sequence[dict[str, Any]] | None
 
 
 def parse_training_stages(
-    spec: StagesSpec, whole: TrainingStage, network: str = 'the network'
+    spec: StagesSpec,
+    whole: TrainingStage,
+    free: Collection[str] = (),
+    network: str = 'the network',
 ) -> tuple[TrainingStage, ...]:
     """Reads the ``training_stages`` argument of a backbone.
 
@@ -116,6 +119,7 @@ def parse_training_stages(
             PVTv2); or None for the whole network only. Two stages may be the same
             (``check_distinct``).
         whole: What the whole network has.
+        free: Axes that have no weights in this network: a stage may have less than the one before.
         network: What messages call it.
 
     Raises:
@@ -133,7 +137,7 @@ def parse_training_stages(
         )
     stages = [_parse_stage(k, given, whole, network) for k, given in enumerate(spec, start=1)]
     for k, (smaller, larger) in enumerate(pairwise(stages), start=2):
-        for name in filter(lambda name: AXES[name].grows, whole.keys):
+        for name in (n for n in whole.keys if AXES[n].grows and n not in free):
             before, now = getattr(smaller, name), getattr(larger, name)
             levels = max(len(per_level(each, 1)) for each in (before, now))
             if any(b < a for a, b in zip(per_level(before, levels), per_level(now, levels))):

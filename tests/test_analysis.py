@@ -223,7 +223,7 @@ def test_measured_as_in_a_plain_network(family, stage):
     assert record['training_stage'] == stage + 1 and record['images'] == 4
 
     heads = np.atleast_1d(backbone.training_stages[stage].heads)
-    depth = dict(vit=[2], pvtv2=[1, 1], swin=[2, 1])[family]
+    depth = dict(vit=[2], pvtv2=[1, 1], swin=[2, 1], cswin=[1, 1])[family]
     names = [f'{i + 1}.{j + 1}' for i, n in enumerate(depth) for j in range(n)]
     names = ['1', '2'] if family == 'vit' else names
     heads = np.repeat(heads, depth)
@@ -232,7 +232,7 @@ def test_measured_as_in_a_plain_network(family, stage):
     expected = {}
     for name, count, calls in zip(names, heads, outs):
         if count > 1:
-            given = torch.cat([x.flatten(0, 1) for x, _ in calls]).double()
+            given = torch.cat([x.flatten(0, -2) for x, _ in calls]).double()
             parts = given.unflatten(1, (count, -1)).unbind(1)
             expected[name] = [[cka_of_eq_4(x, y).item() for y in parts] for x in parts]
     assert {name: block['matrix'] for name, block in record['cka'].items()} == {

@@ -7,12 +7,13 @@ import torch
 from bvit_mm import ElasticPVTv2
 from bvit_mm.testing.laws import equal
 
-from .support.cases import CASES, PVTV2, pvtv2, swin
+from .support.cases import CASES, PVTV2, cswin, pvtv2, swin
 
 DROPS = dict(drop_path_rate=0.3, drop_rate=0.2)
 CHECKPOINTED = [
     pvtv2('base', attn_drop_rate=0.2, **DROPS),
     pvtv2('linear', linear=True, **DROPS),
+    cswin('base', attn_drop_rate=0.2, **DROPS),
     swin('base', **DROPS),
     swin('position', use_abs_pos_embed=True, **DROPS),
 ]

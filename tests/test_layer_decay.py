@@ -33,17 +33,18 @@ def swin_layers(backbone):
     yield LAST, backbone.norm2
 
 
-def pvtv2_layers(backbone):
+def pyramid_layers(backbone):
     layer = 0
     for level in backbone.levels:
-        yield layer, level.patch_embed
+        yield layer, level.patch_embed if hasattr(level, 'patch_embed') else level.embed
         for block in level.blocks:
             layer += 1
             yield layer, block
-        yield LAST if level is backbone.levels[-1] else layer, level.norm
+        if hasattr(level, 'norm'):
+            yield LAST if level is backbone.levels[-1] else layer, level.norm
 
 
-LAYERS = dict(vit=vit_layers, swin=swin_layers, pvtv2=pvtv2_layers)
+LAYERS = dict(vit=vit_layers, swin=swin_layers, pvtv2=pyramid_layers, cswin=pyramid_layers)
 
 
 def groups(backbone):
@@ -73,7 +74,7 @@ def groups(backbone):
     return found
 
 
-@pytest.mark.parametrize('name', ['vit-base', 'swin-base', 'pvtv2-base'])
+@pytest.mark.parametrize('name', ['vit-base', 'swin-base', 'pvtv2-base', 'cswin-outputs'])
 @pytest.mark.parametrize('changes', [dict(), dict(only_stage=0)], ids=['whole', 'one stage'])
 def test_groups_follow_the_layers(name, changes):
     backbone = CASE[name].build(**changes)
@@ -104,7 +105,7 @@ def test_groups_are_those_of_the_plain_class(name):
 
 
 def test_names_that_are_not_of_the_backbone_are_of_the_last_layer():
-    for name in ('pvtv2-base', 'vit-base', 'swin-base'):
+    for name in ('pvtv2-base', 'vit-base', 'swin-base', 'cswin-base'):
         backbone = CASE[name].build()
         _, count = backbone.get_layer_depth('head.fc.weight', 'backbone.')
         assert backbone.get_layer_depth('head.fc.weight', 'backbone.')[0] == count - 1

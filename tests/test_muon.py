@@ -145,7 +145,10 @@ def test_steps_are_as_long_as_said():
 
 @pytest.mark.parametrize('case', FAMILIES.values(), ids=list(FAMILIES))
 def test_backbones_say_which_weights_are_matrices(case):
-    """Those of linear layers; packed ones as their slots say. Those of PoolFormer's are 1 x 1."""
+    """Those of linear layers; packed ones as their slots say, CSWin's for each direction.
+
+    Those of PoolFormer's are 1 x 1.
+    """
     backbone = case.build()
     packed = {'qkv.weight': 3, 'kv.weight': 2}
     elastic = {id(p) for m, axis, _ in backbone.units(0) for _, p in m.elastic_parameters(axis)}
@@ -156,8 +159,11 @@ def test_backbones_say_which_weights_are_matrices(case):
         if id(param) not in linear:
             assert not hasattr(param, 'matrices'), name
         elif id(param) in elastic:
-            last_two = '.'.join(name.split('.')[-2:])
-            assert param.matrices == packed.get(last_two, 1), name
+            module, *last_two = name.rsplit('.', 2)
+            held = packed.get('.'.join(last_two), 1)
+            if held > 1:
+                held *= getattr(backbone.get_submodule(module), 'branches', 1)
+            assert param.matrices == held, name
         else:
             assert param.matrices == 1, name
 

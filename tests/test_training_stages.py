@@ -234,6 +234,8 @@ def test_no_level_may_shrink():
     message = r'training stage 2: window=4 is less than \(5, 4\) in training stage 1'
     with pytest.raises(ValueError, match=message):
         parse_training_stages(spec, OTHER_WINDOWS)
+    stages = parse_training_stages(spec, OTHER_WINDOWS, free=['window'])
+    assert [stage.window for stage in stages] == [(5, 4), 4, (8, 4)]
 
 
 def test_odd_grids():

@@ -46,6 +46,17 @@ BACKBONES = dict(
         linear=True,
         img_size=32,
     ),
+    cswin=dict(
+        type='bvit_mm.ElasticCSWin',
+        arch=dict(
+            embed_dims=(8, 16, 24, 32),
+            depths=(1, 1, 1, 1),
+            num_heads=(2, 2, 4, 4),
+            mlp_ratios=(2, 2, 2, 2),
+        ),
+        img_size=32,
+        window=(2, 2, 1, 1),
+    ),
     swin=dict(
         type='bvit_mm.ElasticSwinTransformer',
         arch=dict(embed_dims=16, depths=[1, 1, 2, 1], num_heads=[1, 2, 4, 4]),
@@ -59,7 +70,12 @@ BACKBONES = dict(
         img_size=32,
     ),
 )
-WIDTHS = dict(pvtv2=[8, 16, 24, 32], swin=[16, 32, 64, 128], convnext=[8, 16, 24, 32])
+WIDTHS = dict(
+    cswin=[8, 16, 24, 32],
+    pvtv2=[8, 16, 24, 32],
+    swin=[16, 32, 64, 128],
+    convnext=[8, 16, 24, 32],
+)
 FEW = dict(num_workers=0, persistent_workers=False, batch_size=2)
 
 
@@ -113,10 +129,16 @@ def checkpoints(tmp_path_factory):
     return files
 
 
-H = dict(vit=24, pvtv2=(8, 16, 24, 32), swin=(16, 32, 64, 128), convnext=(8, 16, 24, 32))
+H = dict(
+    vit=24,
+    cswin=(8, 16, 24, 32),
+    pvtv2=(8, 16, 24, 32),
+    swin=(16, 32, 64, 128),
+    convnext=(8, 16, 24, 32),
+)
 
 
-def family_of(name):
+def family_of(name):  # cswin is before swin, which its name contains
     return next((family for family in BACKBONES if family in name), 'vit')
 
 
@@ -264,8 +286,9 @@ def test_trains_and_evaluates_from_a_published_checkpoint(
         if key.startswith('backbone.')
     }
     start, end = runner.backbone_at_start, runner.model.backbone.state_dict()
-    norms = {f'norm{i}.{name}' for i in range(3) for name in ('weight', 'bias')}
-    assert set(start) - set(published) == (norms if family in ('swin', 'convnext') else set())
+    new = dict(swin='norm{}', convnext='norm{}', cswin='levels.{}.norm').get(family, '')
+    norms = {f'{new}.{name}'.format(i) for i in range(3) for name in ('weight', 'bias')}
+    assert set(start) - set(published) == (norms if new else set())
     assert not set(published) - set(start)
     assert all(torch.equal(start[key], value) for key, value in published.items())
     changed = [key for key in start if not torch.equal(start[key], end[key])]

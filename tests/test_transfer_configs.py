@@ -32,9 +32,11 @@ from .support.configs import CONFIGS, FOLDER, row
 from .support.tools import ROOT
 
 COCO_PVTV2 = 'coco/mask-rcnn_pvtv2-b2-linear_fpn_1x_coco'
+COCO_CSWIN = 'coco/mask-rcnn_cswin-t_fpn_1x_coco'
 COCO_SWIN = 'coco/mask-rcnn_swin-s_fpn_ms-crop-3x_coco'
 COCO_CONVNEXT = 'coco/mask-rcnn_convnext-t_fpn_ms-crop-3x_coco'
 ADE_PVTV2 = 'ade20k/fpn_pvtv2-b2-linear_8xb4-40k_ade20k-512x512'
+ADE_CSWIN = 'ade20k/upernet_cswin-t_8xb2-160k_ade20k-512x512'
 ADE_SWIN = 'ade20k/upernet_swin-s_8xb2-160k_ade20k-512x512'
 ADE_CONVNEXT = 'ade20k/upernet_convnext-t_8xb2-160k_ade20k-512x512'
 CIFAR = 'cifar/deit-small_8xb96_cifar10'
@@ -86,9 +88,9 @@ def source_backbone(package, name):
 
 
 def test_there_are_configs():
-    assert len(NAMES) == 10
-    assert {COCO_PVTV2, COCO_SWIN, ADE_PVTV2, ADE_SWIN, CIFAR} <= set(NAMES)
-    assert {COCO_CONVNEXT, ADE_CONVNEXT} <= set(NAMES)
+    assert len(NAMES) == 12
+    assert {COCO_PVTV2, COCO_SWIN, COCO_CSWIN, COCO_CONVNEXT} <= set(NAMES)
+    assert {ADE_PVTV2, ADE_SWIN, ADE_CSWIN, ADE_CONVNEXT, CIFAR} <= set(NAMES)
 
 
 # ---------------------------------------------------------------------------- as the sources
@@ -125,6 +127,20 @@ CHANGED = 'type', 'img_size', 'init_cfg.checkpoint'  # of a ConvNeXt that has mm
     'name, source, parts',
     [
         (ADE_SWIN, MMSEG_SWIN, ['model.backbone']),
+        (
+            ADE_CSWIN,
+            MMSEG_SWIN,
+            [
+                'model.backbone',
+                'model.decode_head.in_channels',
+                'model.auxiliary_head.in_channels',
+            ],
+        ),
+        (
+            COCO_CSWIN,
+            ('mmdet', 'swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco'),
+            ['model.backbone', 'model.neck.in_channels'],
+        ),
         (
             ADE_PVTV2,
             ('mmseg', 'poolformer/fpn_poolformer_s12_8xb4-40k_ade20k-512x512'),
@@ -248,6 +264,17 @@ def test_cifar_100_and_the_short_runs_differ_in_nothing_else():
             dict(power=1.0, eta_min=0.0, begin=1500, end=160000),
         ),
         (
+            COCO_CSWIN,
+            dict(type='AdamW', lr=1e-4, weight_decay=0.05, betas=(0.9, 0.999)),
+            *(0.2, 16, dict(max_epochs=12), (0.001, 1000), dict(milestones=[8, 11], gamma=0.1)),
+        ),
+        (
+            ADE_CSWIN,
+            dict(type='AdamW', lr=6e-5, weight_decay=0.01, betas=(0.9, 0.999)),
+            *(0.3, 16, dict(max_iters=160000), (1e-6, 1500)),
+            dict(power=1.0, eta_min=0.0, begin=1500, end=160000),
+        ),
+        (
             CIFAR,
             dict(type='SGD', lr=0.01, weight_decay=1e-4, momentum=0.9, nesterov=True),
             *(0.0, 768, dict(max_epochs=1000), (1e-4, 5), dict(eta_min=1e-5, begin=5)),
@@ -327,7 +354,9 @@ def test_only_the_intended_parameters_have_no_decay(name):
             for key in ('weight', 'bias')
         }
         tables = {key for key in parameters if key.endswith('relative_position_bias_table')}
-        assert (len(tables), len(norms)) == (24, 2 * (1 + 2 * 24 + 3 + 4))
+        blocks = 25 if 'cswin' in name else 24
+        assert len(norms) == 2 * (1 + 2 * blocks + 3 + 4)
+        assert len(tables) == (0 if 'cswin' in name else blocks)
         assert found == norms | tables
     elif 'convnext' in name:
         assert found == {key for key, p in parameters.items() if p.ndim == 1}
@@ -421,8 +450,8 @@ def test_metafile_is_true_to_the_code(name):
     (stated,) = (model for model in METAFILE if model['Config'] == f'configs/transfer/{name}.py')
     assert stated['Metadata']['Parameters'] == sum(p.numel() for p in built(name).parameters())
     reported = 'Reported by the paper, not reproduced here' in stated['Metadata']
-    # our short recipe and ConvNeXt are not in the paper
-    assert reported == ('100e' not in name and 'convnext' not in name)
+    # the paper has neither our short recipe nor these two networks
+    assert reported == (not re.search('100e|cswin|convnext', name))
 
 
 def resolves(registry, *types):
@@ -450,7 +479,11 @@ def test_neck_or_head_reads_the_backbones_maps(name):
 def test_checkpoint_by_default():
     found = {name: read(name).model.backbone.init_cfg.checkpoint for name in NAMES}
     families = dict(
-        deit='deit-small', pvtv2='pvtv2-b2-linear', swin='swin-small', convnext='convnext-tiny'
+        deit='deit-small',
+        pvtv2='pvtv2-b2-linear',
+        cswin='cswin-tiny',
+        _swin='swin-small',
+        convnext='convnext-tiny',
     )
     for name, checkpoint in found.items():
         (published,) = (path for family, path in families.items() if family in name)
@@ -476,6 +509,11 @@ def test_checkpoint_by_environment(name, monkeypatch):
         row(COCO_PVTV2, 'pvtv2/pvtv2-b2-linear_bvit-b75_8xb128_in1k', set()),
         row(ADE_SWIN, 'swin/swin-small_bvit-b75_16xb64_in1k', {'norm0', 'norm1', 'norm2'}),
         row(
+            ADE_CSWIN,
+            'cswin/cswin-tiny_bvit-b75_16xb128_in1k',
+            {f'levels.{i}.norm' for i in range(3)},
+        ),
+        row(
             ADE_CONVNEXT,
             'convnext/convnext-tiny_bvit-b75_32xb128_in1k',
             {'norm0', 'norm1', 'norm2'},
@@ -497,12 +535,17 @@ def test_backbone_starts_from_a_classifiers_weights(name, source, fresh, tmp_pat
     model = build_model(cfg)
     model.init_weights()
     loaded = model.backbone.state_dict()
-    assert {key.split('.')[0] for key in loaded.keys() - weights.keys()} == fresh
+    assert {key.rpartition('.')[0] for key in loaded.keys() - weights.keys()} == fresh
     assert all(torch.equal(loaded[key], value) for key, value in weights.items())
 
 
 def test_the_others_have_the_same_backbones():
-    pairs = (COCO_PVTV2, ADE_PVTV2), (COCO_SWIN, ADE_SWIN), (COCO_CONVNEXT, ADE_CONVNEXT)
+    pairs = (
+        (COCO_PVTV2, ADE_PVTV2),
+        (COCO_SWIN, ADE_SWIN),
+        (COCO_CSWIN, ADE_CSWIN),
+        (COCO_CONVNEXT, ADE_CONVNEXT),
+    )
     for one, other in pairs:
         found = differences(read(one).model.backbone, read(other).model.backbone)
         assert found <= {'drop_path_rate'}

@@ -17,6 +17,7 @@ from mmpretrain.models.backbones import ConvNeXt, PoolFormer, SwinTransformer, V
 
 from bvit_mm import (
     ElasticConvNeXt,
+    ElasticCSWin,
     ElasticPoolFormer,
     ElasticPVTv2,
     ElasticSwinTransformer,
@@ -30,7 +31,7 @@ from bvit_mm.resampling import resized_map, resizing_matrix, scaled_images
 from bvit_mm.testing.closeness import assert_near
 from bvit_mm.testing.laws import gradient
 
-from .support.cases import CASES, CONVNEXT, POOLFORMER, PVTV2, SWIN, VIT
+from .support.cases import CASES, CONVNEXT, CSWIN, POOLFORMER, PVTV2, SWIN, VIT
 from .support.tools import ROOT
 
 pytestmark = pytest.mark.laws
@@ -59,6 +60,10 @@ def plain_pvtv2(weights, grid):
     return ElasticPVTv2(**{**PVTV2, 'img_size': 4 * grid}), weights
 
 
+def plain_cswin(weights, grid):
+    return ElasticCSWin(**{**CSWIN, 'img_size': 2 * grid, 'window': (2, 3, 3)}), weights
+
+
 def plain_swin(weights, grid):
     window = 3
     plain = SwinTransformer(**{**SWIN, 'img_size': 2 * grid, 'window_size': window})
@@ -79,6 +84,7 @@ def without_size(plain, kwargs):
 FAMILIES = {
     'vit': (ElasticVisionTransformer, VIT, plain_vit, dict(grid=5)),
     'pvtv2': (ElasticPVTv2, PVTV2, plain_pvtv2, dict(grid=9)),
+    'cswin': (ElasticCSWin, CSWIN, plain_cswin, dict(grid=12)),
     'swin': (ElasticSwinTransformer, SWIN, plain_swin, dict(grid=12, window=3)),
     'convnext': (ElasticConvNeXt, CONVNEXT, without_size(ConvNeXt, CONVNEXT), dict(grid=9)),
     'poolformer': (

@@ -45,7 +45,7 @@ def argument_parser() -> argparse.ArgumentParser:
         choices=WHAT,
         default=['cka', 'pca'],
         help='CKA between heads (Fig. 2), principal components of hidden units (Fig. 3), attention '
-        'of the class token (Fig. 4; not of PVTv2 and Swin, which have none)',
+        'of the class token (Fig. 4; not of pyramids, which have none)',
     )
     parser.add_argument('--out', type=Path, required=True, help='a folder for numbers and figures')
     parser.add_argument('--format', choices=['pdf', 'png', 'svg'], default='pdf', help='of figures')

@@ -1,7 +1,7 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
 """The whole way, on data that is drawn: train to a budget, publish, fine-tune, evaluate.
 
-Small networks of the three families are trained to half of their budget; their published weights
+Small networks of three families are trained to half of their budget; their published weights
 go on to Mask R-CNN, Semantic FPN, UperNet and CIFAR through the downstream configs, made small. It
 prints what each step runs, then the metrics, and leaves predictions to look at.
 

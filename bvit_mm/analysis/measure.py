@@ -16,7 +16,7 @@ from mmpretrain.models.utils import MultiheadAttention
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from ..elastic import ElasticBackbone, ElasticModule, Slot
+from ..elastic import ElasticBackbone, ElasticModule, UnitSlot
 from ..wrapped import unwrapped
 
 VARIANCE = 0.99  # share of the variance that the counted components hold (Fig. 3)
@@ -207,14 +207,15 @@ def measure_redundancy(
     network = observable_copy(model)
     similarities, shares = {}, {}
     for block, module, described in _blocks(network):
-        axis = _reading_slot(described).axis
+        slot = _reading_slot(described)
+        axis = slot.axis
         if axis != 'heads' and 'pca' in what:
             shares[block] = ComponentShare()
             _first_layer(module, described).register_forward_hook(
                 lambda layer, args, out, share=shares[block]: share.update(_tokens(layer, out))
             )
         elif axis == 'heads' and 'cka' in what:
-            heads = getattr(module, described.axes[axis])
+            heads = slot.blocks * getattr(module, described.axes[axis])
             if heads == 1:
                 continue
             similarities[block] = HeadSimilarity(heads)
@@ -347,7 +348,7 @@ def _last_layer(module: nn.Module, described: Any) -> nn.Module:
     return module.get_submodule(_reading_slot(described).param.rpartition('.')[0])
 
 
-def _reading_slot(described: Any) -> Slot:
+def _reading_slot(described: Any) -> UnitSlot:
     (slot,) = (slot for slot in described.slots if slot.out)
     return slot
 

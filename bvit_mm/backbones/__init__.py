@@ -2,12 +2,14 @@
 """Elastic backbones, one file a family."""
 
 from .convnext import ElasticConvNeXt
+from .cswin import ElasticCSWin
 from .poolformer import ElasticPoolFormer
 from .pvtv2 import ElasticPVTv2
 from .swin import ElasticSwinTransformer
 from .vit import ElasticVisionTransformer
 
 __all__ = [
+    'ElasticCSWin',
     'ElasticConvNeXt',
     'ElasticPVTv2',
     'ElasticPoolFormer',

@@ -3,7 +3,6 @@
 
 import re
 from collections.abc import Iterator, MutableSequence, Sequence
-from numbers import Real
 from typing import Any, ClassVar
 
 import torch
@@ -19,9 +18,21 @@ from ..elastic import ElasticBackbone, ElasticModule, UnitSlot, center_crop
 from ..options import is_whole_number
 from ..registry import MODELS
 from ..training_stages import StagesSpec, TrainingStage
+from .pyramid import (
+    Arch,
+    check_flags,
+    check_rates,
+    layer_depth,
+    parse_arch,
+    parse_out_indices,
+    parse_size,
+    whole_numbers,
+)
+
+OF = 'ElasticPVTv2'  # in messages
 
 # Wang et al., PVT v2: Improved Baselines with Pyramid Vision Transformer, Table 1.
-ARCHS: dict[str, dict[str, tuple[int, ...]]] = {
+ARCHS: dict[str, Arch] = {
     name: dict(
         embed_dims=(32, 64, 160, 256) if name == 'b0' else (64, 128, 320, 512),
         depths=depths,
@@ -124,18 +135,18 @@ class ElasticPVTv2(ElasticBackbone, BaseModule):
         init_cfg: dict | list | None = None,
     ) -> None:
         super().__init__(init_cfg)
-        _check_flags(linear=linear, with_cp=with_cp)
-        _check_rates(
-            drop_rate=drop_rate, attn_drop_rate=attn_drop_rate, drop_path_rate=drop_path_rate
+        check_flags(OF, linear=linear, with_cp=with_cp)
+        check_rates(
+            OF, drop_rate=drop_rate, attn_drop_rate=attn_drop_rate, drop_path_rate=drop_path_rate
         )
-        self.arch_settings = _parse_arch(arch)
+        self.arch_settings = parse_arch(OF, arch, ARCHS)
         widths, depths, heads, ratios, sr_ratios = self.arch_settings.values()
-        patch_sizes = _whole_numbers('patch_sizes', patch_sizes, len(widths))
-        strides = _whole_numbers('strides', strides, len(widths))
-        (in_channels,) = _whole_numbers('in_channels', [in_channels], 1)
-        self.img_size = _parse_size(img_size)
+        patch_sizes = whole_numbers(OF, 'patch_sizes', patch_sizes, len(widths))
+        strides = whole_numbers(OF, 'strides', strides, len(widths))
+        (in_channels,) = whole_numbers(OF, 'in_channels', [in_channels], 1)
+        self.img_size = parse_size(OF, img_size)
         self.embed_dims = widths
-        self.out_indices = _parse_out_indices(out_indices, len(widths))
+        self.out_indices = parse_out_indices(OF, out_indices, len(widths))
         self.frozen_stages = _parse_frozen_stages(frozen_stages, len(widths))
         hidden = tuple(ratio * width for ratio, width in zip(ratios, widths))
         drop_paths = iter(torch.linspace(0, drop_path_rate, sum(depths), device='cpu').tolist())
@@ -199,32 +210,8 @@ class ElasticPVTv2(ElasticBackbone, BaseModule):
                 part.eval().requires_grad_(False)
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
-        """The layer that a parameter belongs to, for learning rates that decay layer by layer.
-
-        Layers count as in mmpretrain's ``SwinTransformer``: 0 is the first patch embedding, then
-        come the blocks of all levels. The patch embedding of a later level, and the norm before
-        it, belong to the block before them. The last norm is of the last layer, like the head.
-
-        Args:
-            param_name: Of a parameter of the whole model.
-            prefix: What names of this backbone's parameters begin with there.
-
-        Returns:
-            The layer, 0-based, and the number of layers.
-        """
-        depths = [len(level.blocks) for level in self.levels]
-        layers = sum(depths) + 2
-        name = param_name.removeprefix(prefix)
-        match = re.match(r'levels\.(\d+)\.(?:patch_embed|norm|blocks\.(\d+))\.', name)
-        if match is None or not param_name.startswith(prefix):
-            return layers - 1, layers
-        level = int(match[1])
-        before = sum(depths[:level])
-        if match[2]:
-            return before + int(match[2]) + 1, layers
-        if '.norm.' not in match[0]:
-            return before, layers
-        return before + depths[level] + (level == len(depths) - 1), layers
+        """The layer of a parameter, and the number of layers; see ``layer_depth``."""
+        return layer_depth(param_name, prefix, [len(level.blocks) for level in self.levels])
 
     def units(self, k: int) -> Iterator[tuple[ElasticModule, str, int]]:
         stage = self.training_stages[k]
@@ -453,69 +440,6 @@ class ConvMLP(ElasticModule, BaseModule):
             return self.dwconv(x)
         weight, bias = self.active_parameter('dwconv.weight'), self.active_parameter('dwconv.bias')
         return F.conv2d(x, weight, bias, padding=1, groups=self.active['hidden'])
-
-
-def _check_flags(**flags: bool) -> None:
-    for name, value in flags.items():
-        if not isinstance(value, bool):
-            raise ValueError(f'{name}={value!r} of ElasticPVTv2 must be True or False')
-
-
-def _check_rates(**rates: float) -> None:
-    for name, rate in rates.items():
-        if not isinstance(rate, Real) or not 0 <= rate < 1:
-            raise ValueError(f'{name}={rate!r} of ElasticPVTv2 must be a number in [0, 1)')
-
-
-def _parse_arch(arch: Any) -> dict[str, tuple[int, ...]]:
-    names = tuple(ARCHS['b0'])
-    if isinstance(arch, str) and arch in ARCHS:
-        arch = ARCHS[arch]
-    elif not isinstance(arch, dict) or set(arch) != set(names):
-        raise ValueError(
-            f'arch={arch!r} of ElasticPVTv2 must be one of {tuple(ARCHS)} or a dict of {names}'
-        )
-    count = len(_whole_numbers('depths', arch['depths']))
-    settings = {name: _whole_numbers(name, arch[name], count) for name in names}
-    for i, (width, heads) in enumerate(zip(settings['embed_dims'], settings['num_heads'])):
-        if width % heads:
-            raise ValueError(
-                f'level {i + 1} of ElasticPVTv2: embed_dims={width} is no multiple of '
-                f'num_heads={heads}'
-            )
-    return settings
-
-
-def _whole_numbers(name: str, values: Any, count: int | None = None) -> tuple[int, ...]:
-    """``count`` whole numbers from 1 on."""
-    wanted = 'one for each level' if count is None else f'{count} in all'
-    if (
-        not isinstance(values, (tuple, list))
-        or not values
-        or (count is not None and len(values) != count)
-        or not all(is_whole_number(n) and n > 0 for n in values)
-    ):
-        raise ValueError(
-            f'{name}={values!r} of ElasticPVTv2 must be whole numbers from 1 on, {wanted}'
-        )
-    return tuple(map(int, values))
-
-
-def _parse_size(img_size: Any) -> tuple[int, int]:
-    rows, columns = _whole_numbers('img_size', to_2tuple(img_size), 2)
-    return rows, columns
-
-
-def _parse_out_indices(out_indices: Any, levels: int) -> tuple[int, ...]:
-    if (
-        not isinstance(out_indices, (tuple, list))
-        or not out_indices
-        or not all(is_whole_number(i) and 0 <= i < levels for i in out_indices)
-    ):
-        raise ValueError(
-            f'out_indices={out_indices!r} of ElasticPVTv2 must be levels from 0..{levels - 1}'
-        )
-    return tuple(out_indices)
 
 
 def _parse_frozen_stages(frozen_stages: Any, levels: int) -> int:

@@ -112,7 +112,8 @@ def load_pretrained(
 
     Args:
         module: Usually a backbone.
-        file: A checkpoint, or a bare state dict.
+        file: A checkpoint, of which averaged weights count if it has them as timm does
+            (``state_dict_ema``), or a bare state dict.
         prefix: Of the module's keys in the file, such as ``'backbone.'``.
         new: Keys that may be missing, or be there though the module has no such.
 
@@ -128,7 +129,7 @@ def load_pretrained(
             "give another as its init_cfg['checkpoint'] (for the configs of bvit_mm, "
             'CHECKPOINT=FILE in the environment), or init_cfg=None'
         ) from None
-    state_dict = checkpoint.get('state_dict', checkpoint)
+    state_dict = checkpoint.get('state_dict_ema', checkpoint.get('state_dict', checkpoint))
     if prefix:
         prefix = prefix.removesuffix('.') + '.'
         part = cut_prefix(state_dict, prefix)

@@ -11,6 +11,7 @@ from mmpretrain.models.backbones import ConvNeXt, PoolFormer, SwinTransformer, V
 
 from bvit_mm import (
     ElasticConvNeXt,
+    ElasticCSWin,
     ElasticPoolFormer,
     ElasticPVTv2,
     ElasticSwinTransformer,
@@ -21,6 +22,7 @@ from bvit_mm.testing.closeness import FLOAT64
 
 from .added_backbone import T2T
 from .plain_convnext import PlainConvNeXt
+from .plain_cswin import PlainCSWin
 from .plain_poolformer import PlainPoolFormer
 from .plain_pvtv2 import PlainPVTv2
 from .plain_swin import PlainSwin
@@ -198,9 +200,31 @@ def poolformer(name, stages=CONVNEXT_STAGES, batch=2, **changes):
     )
 
 
+CSWIN = dict(
+    arch=dict(embed_dims=(16, 24, 40), depths=(1, 2, 1), num_heads=(4, 4, 5), mlp_ratios=(2, 2, 2)),
+    img_size=32,
+    patch_sizes=(3, 3, 3),
+    strides=(2, 2, 2),
+    window=(2, 4, 4),
+    out_indices=(2,),
+    drop_path_rate=0.1,
+)
+CSWIN_STAGES = [
+    dict(heads=(2, 2, 2), hidden=(8, 12, 33), grid=8, window=(1, 2, 2)),
+    dict(heads=(2, 4, 4), hidden=(20, 24, 40), grid=12),
+    dict(heads=(4, 4, 5), hidden=(32, 48, 80), grid=16),
+]
+
+
+def cswin(name, stages=CSWIN_STAGES, **changes):
+    return Case(
+        f'cswin-{name}', ElasticCSWin, ElasticCSWin, PlainCSWin, stages, {**CSWIN, **changes}
+    )
+
+
 # No library of OpenMMLab has PVTv2 with these names: its plain class is itself without training
-# stages, and test_pvtv2.py compares it with mmdet's and timm's. Networks of full size have one
-# image at once: they take most of the time.
+# stages, and test_pvtv2.py compares it with mmdet's and timm's. CSWin is in none of them.
+# Networks of full size have one image at once: they take most of the time.
 CASES = [
     vit(
         'tiny',
@@ -231,6 +255,17 @@ CASES = [
         stages=3,
         arch=dict(embed_dims=16, depths=[2, 1], num_heads=[2, 4]),
         img_size=16,
+        out_indices=(1,),
+        drop_path_rate=0.2,
+    ),
+    cswin(
+        'tiny',
+        stages=3,
+        arch=dict(embed_dims=(16, 32), depths=(1, 1), num_heads=(2, 4), mlp_ratios=(2, 2)),
+        img_size=16,
+        patch_sizes=(3, 3),
+        strides=(2, 2),
+        window=(2, 4),
         out_indices=(1,),
         drop_path_rate=0.2,
     ),
@@ -439,6 +474,32 @@ CASES = [
             dict(),
         ],
     ),
+    cswin('base'),
+    cswin('outputs', out_indices=(0, 1, 2)),
+    cswin(
+        'oblong',
+        stages=[dict(heads=(2, 2, 4), grid=(8, 6)), dict(grid=(12, 12)), dict()],
+        img_size=(64, 48),
+        patch_sizes=(7, 3, 3),
+        strides=(4, 2, 2),
+        window=(2, 2, 4),
+    ),
+    cswin(
+        'scaled',
+        stages=[
+            dict(heads=(2, 2, 4), hidden=(16, 24, 40), grid=6, view='scale', window=(2, 1, 2)),
+            dict(heads=(4, 4, 4), grid=(12, 11), view='scale', window=(1, 3, 3)),
+            dict(),
+        ],
+    ),
+    cswin(
+        'mixed',
+        stages=[
+            dict(heads=(2, 2, 3), grid=8, view='crop'),
+            dict(heads=(2, 4, 3), grid=12, view='scale'),
+            dict(),
+        ],
+    ),
     Case(**T2T),  # the worked example of docs/add_a_backbone.md
 ]
 
@@ -530,6 +591,12 @@ GOLDEN = {
     'pvtv2-mixed': [1.3655, 1.38677, 1.39535, 1.4453, 1.37742, 1.36884, 38.5031],
     'swin-scaled': [1.40673, 1.47768, 1.44468, 1.85535, 1.35666, 2.03129, 54.6007],
     'swin-mixed': [1.42007, 1.41507, 1.43538, 2.15459, 1.35994, 2.13986, 1.89628, 1.25694, 54.8718],
+    'cswin-tiny': [1.39919, 1.38292, 1.31344, 1.34573, 1.39847, 1.41192, 14.7576],
+    'cswin-base': [1.3856, 1.42871, 1.39807, 1.47506, 1.35455, 1.3702, 20.3115],
+    'cswin-outputs': [1.3856, 1.42871, 1.39807, 1.47506, 1.35455, 1.3702, 21.2734],
+    'cswin-oblong': [1.39867, 1.40427, 1.38604, 1.46177, 1.34088, 1.37604, 20.2912],
+    'cswin-scaled': [1.37038, 1.43305, 1.35759, 1.54119, 1.34728, 1.55741, 20.3429],
+    'cswin-mixed': [1.38631, 1.42959, 1.40453, 1.51314, 1.3582, 1.37149, 20.2979],
     'convnext-tiny': [1.30764, 1.38374, 1.16209, 1.35264, 1.25284, 2.10518, 11.5823],
     'convnext-base': [1.44703, 1.39066, 1.36507, 1.60479, 1.25217, 1.5838, 15.0803],
     'convnext-v2': [1.44801, 1.39307, 1.34609, 1.6389, 1.33134, 1.61654, 14.315],

@@ -7,12 +7,13 @@ from mmengine.registry import MODELS, init_default_scope
 
 from bvit_mm.testing.case import randomized
 
+from .plain_cswin import PlainCSWin
 from .plain_pvtv2 import PlainPVTv2
 from .plain_swin import PlainSwin
 from .plain_vit import PlainViT
 from .runs import FAMILIES, config
 
-PLAIN = dict(vit=PlainViT, pvtv2=PlainPVTv2, swin=PlainSwin)
+PLAIN = dict(vit=PlainViT, pvtv2=PlainPVTv2, swin=PlainSwin, cswin=PlainCSWin)
 
 
 every_family = pytest.mark.parametrize('family', PLAIN)
