@@ -141,6 +141,29 @@ def test_readme_has_the_numbers_of_the_records(name):
         assert f'| {" | ".join(map(accuracy, runs))} |' in README
 
 
+@pytest.mark.parametrize('method', ['recommended', 'etpp', 'rex'])
+def test_readme_has_the_numbers_of_the_photographs(method):
+    settings = by_setting(read_records(ROOT / 'results' / 'photographs.jsonl'))
+    runs = [settings[method, budget].values() for budget in (0.1, 0.25, 0.5)]
+    assert f'| {" | ".join(map(accuracy, runs))} |' in README
+    assert {len(each) for each in runs} == {2}  # as it says
+
+
+def test_demo_says_what_its_records_say():
+    """Of the config that make demo runs, and the docs say the same."""
+    runs = by_setting(read_records(ROOT / 'results' / 'demo.jsonl'))
+    grown, whole = runs['bvit', 0.25], runs['rex', 0.25]
+    assert grown.keys() == whole.keys() == {0, 1, 2}
+    config = ROOT / 'configs' / 'demo' / 'deit-digits_recommended-b25.py'
+    plan, *_ = planned(config, METHODS['bvit'], 0.25)
+    assert all(run.epochs == list(plan.epochs) for run in grown.values())
+    values = [accuracy(each.values()) for each in (grown, whole)]
+    said = load_script(ROOT / '.dev_scripts' / 'demo_beside_whole.py').text()
+    assert re.findall(r'\d+\.\d', said) == values
+    start = (ROOT / 'docs' / 'start.md').read_text()
+    assert all(f'| {value} % |' in start for value in values)
+
+
 def accuracy(runs):
     """As a page prints it: the mean over seeds."""
     return f'{fmean(run.value for run in runs):.1f}'

@@ -43,13 +43,16 @@ def front(
     return pareto_front((cost, mean) for name in charged for cost, mean, _ in points[name])
 
 
-def draw(records: Sequence[Record], file: Path, methods: Mapping[str, Method]) -> None:
+def draw(
+    records: Sequence[Record], file: Path, methods: Mapping[str, Method], ours: str = OURS
+) -> None:
     """Draws means against what was spent with their standard deviations, and the Pareto front.
 
     Args:
         records: All finished runs, at least one.
         file: The picture.
         methods: Methods by name, as of ``front``.
+        ours: The method whose line is thick.
     """
     points = lines(records)
     figure = Figure(figsize=(6, 4), layout='constrained')
@@ -58,7 +61,7 @@ def draw(records: Sequence[Record], file: Path, methods: Mapping[str, Method]) -
         costs, means, deviations = zip(*line)
         axis.errorbar(
             costs, means, deviations, label=method, color=f'C{i}', marker=MARKERS[i % len(MARKERS)],
-            ms=5, lw=2 if method == OURS else 1, capsize=2,
+            ms=5, lw=2 if method == ours else 1, capsize=2,
         )  # fmt: skip
     if best := front(points, methods):
         axis.plot(*zip(*best), color='0.8', lw=6, zorder=0, label='Pareto front')

@@ -41,7 +41,7 @@ FILES = {
     'letters scaled': ['letters_scaled'],
     'photographs': ['photographs'],
 }
-WORDS = dict(one=1, three=3, four=4, five=5, six=6, eight=8, ten=10)
+WORDS = dict(one=1, two=2, three=3, four=4, five=5, six=6, eight=8, ten=10)
 PARTS = dict(half=1 / 2, third=1 / 3)
 
 
@@ -63,6 +63,11 @@ def mean(data, method, budget):
 def gain(data, ours, theirs, budget):
     """How much better ours is, paired by seed."""
     return _difference(data, ours, theirs, budget)[0]
+
+
+def interval(data, ours, theirs, budget):
+    """The 95 % interval of how much better ours is, paired by seed."""
+    return _difference(data, ours, theirs, budget)[1:3]
 
 
 def pairs(data, ours, theirs, budget):
@@ -199,7 +204,7 @@ def paragraphs(page):
 
 # Numbers that state no result: names of tables, budgets, what Student's intervals are.
 NO_RESULT = re.compile(
-    r'`[^`]*`|\]\([^)]*\)|(Table|Fig\.) \d+|\b(25|50|75|100)( and (50|75))? %|95 %|x86-64|'
+    r'`[^`]*`|\]\([^)]*\)|(Table|Fig\.) \d+|\b(10|25|50|75|100)( and (50|75|100))? %|95 %|x86-64|'
     r'leaves? out 0'
 )
 
