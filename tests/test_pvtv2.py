@@ -226,7 +226,7 @@ BAD = [
     ),
     (
         dict(training_stages=[dict(window=5), dict()]),
-        r"training stage 1: \['window'\] is not known",
+        'training stage 1: window=5, but ElasticPVTv2 has no window; give what it has',
     ),
     (
         dict(training_stages=[dict(heads=(1, 2, 4, 8)), dict(heads=(1, 2, 5, 7)), dict()]),

@@ -59,15 +59,21 @@ def test_drop_path_is_that_of_the_plain_class(case):
     """As built with another rate, and back again, to the last bit."""
     network = case.build(drop_path_rate=0.3)
     own, before = rates_of(network), rates_in(network)
-    assert before == rates_in(plain(case, 0.3))
+    assert dropping(before) == dropping(rates_in(plain(case, 0.3)))
     for rate in (0.0, 0.1, 0.65):
         set_rates(network, with_rate(own, rate))
-        assert rates_in(network) == pytest.approx(rates_in(plain(case, rate)), abs=1e-7)
+        theirs = dropping(rates_in(plain(case, rate)))
+        assert dropping(rates_in(network)) == pytest.approx(theirs, abs=1e-7)
     assert with_rate(own, 0.3) is own
     set_rates(network, own)
     assert rates_in(network) == before
     blocks = [len(block) for block in drop_paths(network)]
     assert sum(blocks) == len(before) - len(outside(network))
+
+
+def dropping(rates):
+    """Those above 0: where nothing is dropped, some plain classes have no ``DropPath``."""
+    return [rate for rate in rates if rate]
 
 
 def outside(network):

@@ -76,7 +76,7 @@ def test_stage_travels_with_them(name, tmp_path):
     backbone.init_weights()
     assert backbone.training_stage == 1
     whole = case.build(seed=1, init_cfg=given, training_stages=None)
-    with pytest.raises(ValueError, match='of an unfinished run, at a training stage with heads='):
+    with pytest.raises(ValueError, match=r'of an unfinished run, at a training stage with \w+='):
         whole.init_weights()
 
 
@@ -106,7 +106,7 @@ def test_norms_of_other_levels_are_new(tmp_path):
 @pytest.mark.parametrize(
     'damage, message',
     [
-        ('missing', '1 keys are missing .*proj.bias'),
+        ('missing', r'1 keys are missing .\S*\.bias'),
         ('shape', '1 do not fit .size mismatch for'),
         ('unknown', '1 keys are not known .extra.'),
         ('family', 'keys are missing'),
@@ -127,9 +127,7 @@ def test_weights_that_do_not_fit(name, damage, message, tmp_path):
         source = BASES['swin-base' if name != 'swin-base' else 'vit-base'].build()
     given = saved(source, file)
     checkpoint = torch.load(file, weights_only=False)
-    key = 'backbone.' + next(
-        name for name, _ in source.named_parameters() if name.endswith('proj.bias')
-    )
+    key = 'backbone.' + next(name for name, param in source.named_parameters() if param.ndim == 1)
     if damage == 'missing':
         del checkpoint['state_dict'][key]
     elif damage == 'shape':
