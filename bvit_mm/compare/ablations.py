@@ -168,9 +168,6 @@ SHARED = methods_of(
 BY_BUDGET = methods_of(
     {f'{name}-by-budget': together(SHARED[name], SCHEDULES['by-budget']) for name in SHARED}
 )
-BY_BUDGET |= methods_of(
-    {f'{name}-muon': together(BY_BUDGET[name], OPTIMIZER['muon']) for name in BY_BUDGET}
-)
 RATE_FACTORS = (0.25, 0.5, 2.0)
 RATES = methods_of(
     {
