@@ -101,6 +101,7 @@ def checkpoint_loaders() -> dict[str, Callable[..., Any]]:
 
 def history_methods() -> dict[str, Callable[..., Any]]:
     """The methods that all history buffers share, by name; changes of it are theirs."""
+    HistoryBuffer()  # which the first one registers, but not one that is read
     return HistoryBuffer._statistics_methods
 
 

@@ -341,6 +341,14 @@ def test_states_change_no_other_history(poison, whole, tmp_path):
     assert read_checkpoint(whole / 'epoch_2.pth')['meta']['epoch'] == 2
 
 
+def test_a_history_that_is_read_first_has_its_methods(whole, monkeypatch):
+    """As of a run that had ended before it validated: nothing was logged in the process."""
+    monkeypatch.setattr(HistoryBuffer, '_statistics_methods', {})
+    history = read_checkpoint(whole / 'epoch_2.pth')['message_hub']['log_scalars']
+    for buffer in history.values():
+        assert buffer.statistics('mean', 1) == buffer.data[0][-1]
+
+
 def test_classes_of_ones_own(tmp_path):
     """torch's own way to allow a class of a user's hook."""
     torch.save(dict(state_dict={}, mine=collections.UserString('a')), tmp_path / 'w.pth')

@@ -29,13 +29,13 @@ from .steps import step_times
 ALL = 510  # seconds; starting takes some too
 MACHINE = Part('the machine', machine, 60)
 PARTS = {
-    'laws': Part('laws of backbones to rounding, in float32 and float64', laws, 60),
+    'laws': Part('laws of backbones to rounding, in float32 and float64', laws, 110),
     'memory': Part('a last stage that does not fit into memory', memory_trial, 60),
     'nccl': Part('one process of a launcher, stopped and resumed', one_process_of_nccl, 45),
     'resume': Part(
         'stopped and resumed, with deterministic algorithms', resuming_deterministic, 80
     ),
-    'steps': Part('time of a training step by stage', step_times, 110),
+    'steps': Part('time of a training step by stage', step_times, 150),
     'files': Part('training from JPEGs', training_from_files, 100),
     'compile': Part('torch.compile', compilation, 100),
     'resume_as_ever': Part('stopped and resumed, without them', resuming_as_ever, 60),

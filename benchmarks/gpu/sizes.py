@@ -22,13 +22,13 @@ class Family:
 
     Attributes:
         config: The config's file, below ``configs``.
-        timm: timm's name of it.
+        timm: timm's name of it, if it has it.
         changes: Of the config; as of ``Config.merge_from_dict``.
         timm_changes: Arguments of timm's network.
     """
 
     config: str
-    timm: str
+    timm: str | None
     changes: dict[str, Any] = field(default_factory=dict)
     timm_changes: dict[str, Any] = field(default_factory=dict)
 
@@ -100,7 +100,20 @@ PVTV2 = Family('pvtv2/pvtv2-b2-linear_bvit-b100_8xb128_in1k.py', 'pvt_v2_b2_li')
 FOUR_BLOCKS = Family(
     DEIT.config, DEIT.timm, {'model.backbone.arch': vit(embed_dims=384, layers=4, heads=6)}
 )
-FULL = Size({'DeiT-S': DEIT, 'Swin-S': SWIN, 'PVTv2-b2-linear': PVTV2}, FOUR_BLOCKS)
+CONVNEXT = Family('convnext/convnext-tiny_bvit-b100_32xb128_in1k.py', 'convnext_tiny')
+POOLFORMER = Family('poolformer/poolformer-s12_bvit-b50_32xb128_in1k.py', 'poolformer_s12')
+CSWIN = Family('cswin/cswin-tiny_bvit-b100_16xb128_in1k.py', None)
+FULL = Size(
+    {
+        'DeiT-S': DEIT,
+        'Swin-S': SWIN,
+        'PVTv2-b2-linear': PVTV2,
+        'ConvNeXt-T': CONVNEXT,
+        'PoolFormer-S12': POOLFORMER,
+        'CSWin-T': CSWIN,
+    },
+    FOUR_BLOCKS,
+)
 
 PIXELS = {
     'model.backbone.img_size': 32,

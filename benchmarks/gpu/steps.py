@@ -101,6 +101,8 @@ def _plain(family: Family) -> dict[str, nn.Module]:
         own = elastic.own_arguments()
         kwargs = {name: value for name, value in spec.items() if name not in own}
         networks['mmpretrain'] = PLAIN_MODELS.build({**kwargs, 'type': elastic.plain_type})
+    if family.timm is None:
+        return networks
     try:
         from timm.models import create_model
     except ImportError:
