@@ -132,6 +132,8 @@ def page(record: Mapping[str, Any] | None) -> str:
             texts.append(table(COLUMNS[name], part['rows']))
         if part['error']:
             texts.append(f'```text\n{part["error"].strip()}\n```')
+    if absent := [name for name in NOTES if name not in record['parts']]:
+        texts.append(f'Not in this record: {", ".join(absent)}.')
     return '\n\n'.join(texts) + '\n'
 
 

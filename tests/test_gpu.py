@@ -324,4 +324,7 @@ def test_page_of_a_record(found):
     assert '| vit-base | **no** | a law: other outputs / here |' in text
     assert '```text\nstopped after 2 s\n```' in text
     assert text.count('\n## ') == len(parts) and page.NOTES.keys() == gpu.PARTS.keys()
-    assert page.COLUMNS.keys() == gpu.PARTS.keys()
+    assert page.COLUMNS.keys() == gpu.PARTS.keys() and 'Not in this record' not in text
+    del parts['memory'], parts['compile']
+    some = page.page(dict(date='2026-11-26', seconds=9.0, machine=machine, parts=parts))
+    assert some.endswith('\n\nNot in this record: memory, compile.\n')

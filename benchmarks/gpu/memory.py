@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from .runs import drawn_images, short_run
@@ -27,10 +28,13 @@ def memory_trial(device: str, size: Size) -> Iterator[dict[str, Any]]:
             gc.collect()
             return short_run(device, family, Path(folder, name), loader, **changes)
 
-        with peak_memory(device) as peak:
-            run('all').train()
-        yield dict(run='all memory', batch=size.batch, gigabytes=peak[0] / 1e9)
-        with at_most(device, ALLOWED * peak[0]):
+        peak = PeakMemory(device)
+        runner = run('all')
+        runner.register_hook(peak)
+        runner.train()
+        del runner
+        yield dict(run='all memory', batch=size.batch, gigabytes=peak.bytes / 1e9)
+        with at_most(device, ALLOWED * peak.bytes):
             try:
                 run('refused').train()
                 message = ''
@@ -46,14 +50,29 @@ def memory_trial(device: str, size: Size) -> Iterator[dict[str, Any]]:
             yield dict(run='divided', ok=divided and trained, parts=counts)
 
 
-@contextmanager
-def peak_memory(device: str) -> Iterator[list[int]]:
-    """Gives a list that has in the end how many bytes were used within; 0 without a GPU."""
-    peak: list[int] = []
-    if device == 'cuda':
-        torch.cuda.reset_peak_memory_stats()
-    yield peak
-    peak.append(torch.cuda.max_memory_allocated() if device == 'cuda' else 0)
+class PeakMemory(Hook):
+    """Keeps the most memory that an iteration used; none without a GPU.
+
+    mmengine's logger forgets the peak whenever it writes a line, so it is read before.
+
+    Args:
+        device: ``'cuda'`` or ``'cpu'``.
+
+    Attributes:
+        bytes: The most until now.
+    """
+
+    priority = 'VERY_HIGH'
+
+    def __init__(self, device: str) -> None:
+        self._is_read, self.bytes = device == 'cuda', 0
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Reads the peak."""
+        if self._is_read:
+            self.bytes = max(self.bytes, torch.cuda.max_memory_allocated())
 
 
 @contextmanager

@@ -53,7 +53,9 @@ class Size:
     Attributes:
         families: The networks that are timed, by name.
         compiled: The network that is compiled, a ViT.
-        batch: Images of a step; halved where they do not fit.
+        batch: Images of a step of a run.
+        step_batch: Images of a step that is timed alone; halved where they do not fit. Few leave
+            a fast GPU waiting for the program, so that all stages take the same time.
         rounds, steps: Timed rounds, and steps that are timed at once.
         loaded: The families that are trained from files.
         files, names: How many JPEGs are drawn, and under how many names each is there.
@@ -62,23 +64,24 @@ class Size:
         compiler: The backend of torch.compile.
         trained: The small families that are stopped and resumed.
         stops: The iterations after which they are, of 30 with switches after 10 and 20.
-        cases: The rows of the table of laws that are checked; all if None.
+        cases: The rows of the table of laws that are checked.
     """
 
     families: dict[str, Family]
     compiled: Family
     batch: int = 128
-    rounds: int = 9
+    step_batch: int = 1024
+    rounds: int = 6
     steps: int = 3
-    loaded: Sequence[str] = ('DeiT-S', 'Swin-S', 'PVTv2-b2-linear')
-    files: int = 256
-    names: int = 10
+    loaded: Sequence[str] = ('DeiT-S',)
+    files: int = 64
+    names: int = 40
     iterations: int = 20
     workers: int = 16
     compiler: str = 'inductor'
     trained: Sequence[str] = ('vit', 'swin', 'pvtv2')
     stops: Sequence[int] = (8, 13, 21)
-    cases: Sequence[str] | None = None
+    cases: Sequence[str] = ()
 
 
 def vit(embed_dims: int, layers: int, heads: int) -> dict[str, Any]:
@@ -113,6 +116,11 @@ FULL = Size(
         'CSWin-T': CSWIN,
     },
     FOUR_BLOCKS,
+    cases=tuple(
+        f'{family}-{kind}'
+        for family in ('vit', 'pvtv2', 'swin', 'convnext', 'poolformer', 'cswin')
+        for kind in ('base', 'scaled', 'mixed', 'oblong')
+    ),
 )
 
 PIXELS = {
@@ -161,6 +169,7 @@ TINY = Size(
     },
     TINY_DEIT,
     batch=4,
+    step_batch=4,
     rounds=1,
     steps=2,
     loaded=('DeiT-S',),

@@ -54,7 +54,7 @@ def _times_that_fit(
     device: str, size: Size, family: Family
 ) -> tuple[int, dict[str, list[float]], dict[str, float]]:
     """The batch, seconds of each network by round, and the FLOPs of ours as shares."""
-    batch = size.batch
+    batch = size.step_batch
     while True:
         try:
             return batch, *_times(device, size, family, batch)

@@ -88,7 +88,8 @@ def equal(ours: Tensor, theirs: Tensor, case: Case) -> bool:
 
 def of_units(slot: Slot, tensor: Tensor, total: int, units: Sequence[int]) -> Tensor:
     """The part of a tensor that belongs to some units."""
-    return tensor.index_select(slot.dim, slot.places(tensor.shape[slot.dim], total, units))
+    places = slot.places(tensor.shape[slot.dim], total, units)
+    return tensor.index_select(slot.dim, places.to(tensor.device))
 
 
 def plain_mapping(slot: Slot, size: int, total: int, old: int, new: int) -> Tensor:
