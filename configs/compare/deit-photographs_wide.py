@@ -1,4 +1,4 @@
-"""The photographs with a network of the depth and width of DeiT-Ti, for a GPU; see deit-photographs.py.
+"""The photographs with a network as deep and wide as DeiT-Ti, for a GPU; see deit-photographs.py.
 
 python tools/make_photographs.py data/photographs --packages
 python tools/compare.py configs/compare/deit-photographs_wide.py --jobs 8
