@@ -153,6 +153,8 @@ TENTHS = methods_of(
     {
         'etpp-rex': together(METHODS['etpp'], SCHEDULES['bvit-rex']),
         'etpp-grow-half': together(METHODS['etpp-grow'], TABLE_11['half']),
+        'recommended-heads': together(METHODS['recommended'], TABLE_13['grow-heads-tokens']),
+        'recommended-hidden': together(METHODS['recommended'], TABLE_13['grow-hidden-tokens']),
         'recommended-muon': together(METHODS['recommended'], OPTIMIZER['muon']),
     }
 )
