@@ -274,9 +274,8 @@ def draw_shares(
     flops = [g / plan.gflops[-1] for g in plan.gflops]
     axis.stairs(flops, edges, baseline=None, label='FLOPs', lw=4, color='0.75', zorder=1)
     axis.set(ylabel='active share', ylim=(0, 1.05))
-    # In few rows, and clear of the early stages, whose lines are low.
-    count = len(axis.get_legend_handles_labels()[1])
-    axis.legend(ncol=count if count <= 4 else 3, loc='lower right')
+    # Above, where no line is: with many stages they are everywhere.
+    axis.legend(ncol=5, loc='lower left', bbox_to_anchor=(0, 1), frameon=False)
 
 
 def draw_cost(axis: 'Axes', plan: Plan) -> None:
