@@ -6,7 +6,8 @@
 Records lie in ``results/<data>.jsonl``, as ``tools/compare.py`` writes them, and what was run with
 settings found by them, on seeds not used before, in ``results/<data>_confirmed.jsonl``. Methods
 that scale images, beside those that do not, have new seeds in ``results/<data>_scaled.jsonl``.
-Images with detail are compared with the setting that results/CHOICE.md had chosen before.
+Images with detail are compared with the setting that results/CHOICE.md had chosen before, at equal
+cost and, in ``results/<data>_times.jsonl``, at equal time.
 """
 
 import argparse
@@ -35,6 +36,7 @@ from bvit_mm.compare.ablations import (
     TABLE_5,
     TABLE_11,
     TABLE_13,
+    TENTHS,
     TOGETHER,
 )
 from bvit_mm.compare.figure import draw
@@ -75,12 +77,23 @@ FRONTIER = {
         'tokens; stages of 2, 3, 4 heads, 128, 192, 256 hidden units, grids of 4, 6, 8 or, scaled, '
         '5, 6, 8. The full cost is 40 epochs of the whole network.',
     ),
+    'pictograms': (
+        'Pictograms',
+        '1,440 color images of 64 x 64 pixels to train and 1,770 to validate, in five styles of '
+        'drawing that are to be told apart, on kinds of objects that were not trained on '
+        '(`tools/make_pictograms.py`), flipped, turned and cropped. '
+        '`configs/compare/deit-pictograms.py`: a DeiT with 5 blocks, 64 channels, 4 heads and 64 '
+        'tokens; stages of 1, 3, 4 heads, 64, 192, 256 hidden units, grids of 6, 6, 8. The full '
+        'cost is 40 epochs of the whole network.',
+    ),
 }
 # The other questions of results/CHOICE.md: what is subtracted from what.
 QUESTIONS = (
     ('EfficientTrain++: growing added', 'etpp-grow', 'etpp'),
     ('the paper: growing on crops, and its best baseline', OURS, 'rex'),
 )
+# Ways to what was chosen, with one of its parts less or more.
+PARTS = ('etpp', 'etpp-grow', *TENTHS)
 # What is compared, its methods, and what the paper found.
 ABLATION_TABLES = (
     (
@@ -161,7 +174,7 @@ def page(folder: Path, figures: Path) -> str:
         parts += confirmed_parts(records, confirmed) if confirmed else []
         parts += scaled_parts(read_records(folder / f'{name}_scaled.jsonl'))
     for name in FRONTIER:
-        parts += frontier_parts(name, read_records(folder / f'{name}.jsonl'), figures)
+        parts += frontier_parts(name, folder, figures)
     measured = folder / 'digits_redundancy.json'
     if measured.is_file():
         parts += redundancy_section(json.loads(measured.read_text()), figures)
@@ -287,13 +300,15 @@ def scaled_parts(records: Sequence[Record]) -> list[str]:
     ]
 
 
-def frontier_parts(name: str, records: Sequence[Record], figures: Path) -> list[str]:
+def frontier_parts(name: str, folder: Path, figures: Path) -> list[str]:
     """What the chosen setting reaches beside the others, and the other questions."""
+    records = read_records(folder / f'{name}.jsonl')
     if not records:
         return []
     title, description = FRONTIER[name]
-    draw(records, figures / f'results_{name}.png', METHODS, CHOSEN)
-    settings, budgets = by_setting(records), sorted({record.budget for record in records})
+    main = [record for record in records if record.method not in TENTHS]
+    draw(main, figures / f'results_{name}.png', METHODS, CHOSEN)
+    settings, budgets = by_setting(main), sorted({record.budget for record in main})
     rows = [['', *(f'{100 * b:g} %' for b in budgets)]]
     for what, ours, theirs in QUESTIONS:
         cells = [difference(settings.get((ours, b)), settings.get((theirs, b))) for b in budgets]
@@ -302,10 +317,41 @@ def frontier_parts(name: str, records: Sequence[Record], figures: Path) -> list[
         f'## {title}',
         description,
         machine(records),
-        markdown_tables(records, ours=CHOSEN).strip(),
-        'Two more differences, paired by seed:',
-        markdown(rows),
+        markdown_tables(main, ours=CHOSEN).strip(),
+        'More differences, paired by seed:',
+        markdown([row for row in rows if any(row[1:])]),
         f'![Accuracy against cost](results_{name}.png)',
+        *parts_of_chosen(records),
+        *times_parts(read_records(folder / f'{name}_times.jsonl')),
+    ]
+
+
+def parts_of_chosen(records: Sequence[Record]) -> list[str]:
+    """What the chosen setting reaches with one of its parts less or more."""
+    budgets = sorted({record.budget for record in records if record.method in TENTHS})
+    if not budgets:
+        return []
+    kept = [r for r in records if r.method in (CHOSEN, *PARTS) and r.budget in budgets]
+    kept.sort(key=lambda record: (CHOSEN, *PARTS).index(record.method))
+    seeds = {record.seed for record in kept if record.method in TENTHS}
+    return [
+        '### Its parts',
+        '`recommended` is `etpp` whose heads and hidden units grow, with `half` weights and REX by '
+        'the budget. `etpp-grow` has neither, `etpp-grow-half` has no REX, `etpp-rex` grows '
+        'nothing. `-heads` and `-hidden` grow only those, `-muon` steps with Muon.',
+        markdown_tables([r for r in kept if r.seed in seeds], ours=CHOSEN).strip(),
+    ]
+
+
+def times_parts(records: Sequence[Record]) -> list[str]:
+    """What methods reach in equal times."""
+    if not records:
+        return []
+    return [
+        '### At equal time',
+        'Wall time of one core, loading, validation and saving included; another run was on the '
+        'other core.',
+        markdown_tables(records, ours=CHOSEN).strip(),
     ]
 
 
