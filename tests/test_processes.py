@@ -16,7 +16,15 @@ from bvit_mm.testing.closeness import tolerance_of_training
 from .support import cases
 from .support.files import last_file
 from .support.runs import BATCHES, FAMILIES, build
-from .support.two_processes import EPOCHS, GROWTH, ONE_TWO_ONE, PLAIN, STOPS, distance_of_weights
+from .support.two_processes import (
+    EPOCHS,
+    GROWTH,
+    ONE_TWO_ONE,
+    PLAIN,
+    STOPS,
+    distance_of_weights,
+    variants,
+)
 from .support.variants import EVERY_ITERATION, SUBSET, VARIANTS
 
 ROUNDING = tolerance_of_training(6 * BATCHES)  # no run has more epochs
@@ -46,14 +54,19 @@ def two(request, started):
     return SimpleNamespace(results=results, folder=folder, family=request.param)
 
 
+RESUMED = pytest.mark.parametrize(
+    'two, name', [(family, name) for family in OWN for name in variants(family)], indirect=['two']
+)
+
+
 @pytest.mark.parametrize('place', STOPS)
-@pytest.mark.parametrize('name', VARIANTS)
+@RESUMED
 def test_resumed_equals_uninterrupted(two, name, place):
     """Bit for bit, gradients that each process is accumulating included."""
     assert two.results[name][place] == []
 
 
-@pytest.mark.parametrize('name', VARIANTS)
+@RESUMED
 def test_processes_end_with_the_same_weights(two, name):
     assert two.results[name]['alike']
 

@@ -192,10 +192,16 @@ def matched(folder):
     return results
 
 
+def variants(family):
+    """The variants that are resumed: the first family shows what each does to the others."""
+    return list(VARIANTS) if family == 'vit' else ['both']
+
+
 def of_family(family, folder):
     """All runs of a family, in all processes."""
     own = FAMILIES[family]
-    results = {name: resumed(folder / name, {**own, **VARIANTS[name]}) for name in VARIANTS}
+    names = variants(family)
+    results = {name: resumed(folder / name, {**own, **VARIANTS[name]}) for name in names}
     results['growth'] = grown(folder / 'growth', family)
     for name in ('neither', 'both'):
         changes = {**FAMILIES[family], **PLAIN, **VARIANTS[name], **ONE_TWO_ONE}
