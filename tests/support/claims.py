@@ -40,6 +40,8 @@ FILES = {
     'digits scaled': ['digits_scaled'],
     'letters scaled': ['letters_scaled'],
     'photographs': ['photographs'],
+    'photographs times': ['photographs_times'],
+    'pictograms': ['pictograms'],
 }
 WORDS = dict(one=1, two=2, three=3, four=4, five=5, six=6, eight=8, ten=10)
 PARTS = dict(half=1 / 2, third=1 / 3)
@@ -52,7 +54,8 @@ def settings(data):
 
 
 def runs(data, method, budget):
-    return settings(data)[method, budget / 100]
+    """Of a share of the full cost, in percent, or of a time."""
+    return settings(data)[method, budget if isinstance(budget, str) else budget / 100]
 
 
 def mean(data, method, budget):
