@@ -40,8 +40,8 @@ FILES = {
     'digits scaled': ['digits_scaled'],
     'letters scaled': ['letters_scaled'],
     'photographs': ['photographs'],
-    'photographs times': ['photographs_times'],
     'pictograms': ['pictograms'],
+    'photographs times': ['photographs_times'],
 }
 WORDS = dict(one=1, two=2, three=3, four=4, five=5, six=6, eight=8, ten=10)
 PARTS = dict(half=1 / 2, third=1 / 3)
@@ -122,10 +122,11 @@ def epochs(data, method, budget):
 
 
 def off(data):
-    """By method and budget, by which percentage costs differ from their budget, at most."""
+    """By method and share of the cost, by which percentage costs differ from it, at most."""
     return {
         (method, 100 * budget): max(abs(100 * run.cost / budget - 100) for run in found.values())
         for (method, budget), found in settings(data).items()
+        if not isinstance(budget, str)
     }
 
 
