@@ -79,7 +79,7 @@ def test_records_are_whole():
         *zip(DATA, DATA),
         ('digits_confirmed', 'digits'),
         *((f'{d}_scaled', d) for d in DATA),
-        ('photographs', 'photographs'),
+        *((d, d) for d in page.FRONTIER),
     ],
 )
 def test_records_are_of_the_config(name, data):
@@ -142,11 +142,12 @@ def test_readme_has_the_numbers_of_the_records(name):
 
 
 @pytest.mark.parametrize('method', ['recommended', 'etpp', 'rex'])
-def test_readme_has_the_numbers_of_the_photographs(method):
-    settings = by_setting(read_records(ROOT / 'results' / 'photographs.jsonl'))
+@pytest.mark.parametrize('name, seeds', [('photographs', 5), ('pictograms', 3)])
+def test_readme_has_the_numbers_of_images_with_detail(name, seeds, method):
+    settings = by_setting(read_records(ROOT / 'results' / f'{name}.jsonl'))
     runs = [settings[method, budget].values() for budget in (0.1, 0.25, 0.5)]
-    assert f'| {" | ".join(map(accuracy, runs))} |' in README
-    assert {len(each) for each in runs} == {3}  # as it says
+    assert re.search(rf'\| {name}, [^|]+ \| {" [|] ".join(map(accuracy, runs))} \|', README)
+    assert {len(each) for each in runs} == {seeds}  # as it says
 
 
 def test_demo_says_what_its_records_say():

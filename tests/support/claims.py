@@ -84,6 +84,16 @@ def decided(data, ours, theirs, budget):
     return low > 0 or high < 0
 
 
+def decided_without(seed, data, ours, theirs, budget):
+    """The same without a seed, such as one that a method was chosen by."""
+    ours, theirs = (
+        {each: run for each, run in runs(data, method, budget).items() if each != seed}
+        for method in (ours, theirs)
+    )
+    _, low, high, _ = paired_difference(ours, theirs)
+    return low > 0 or high < 0
+
+
 def _difference(data, ours, theirs, budget):
     return paired_difference(runs(data, ours, budget), runs(data, theirs, budget))
 
