@@ -87,6 +87,7 @@ FRONTIER = {
         'cost is 40 epochs of the whole network.',
     ),
 }
+COMPARED = (CHOSEN, 'etpp', 'scale-half-rex-early-by-budget', 'downsample', OURS, 'rex')  # first
 # The other questions of results/CHOICE.md: what is subtracted from what.
 QUESTIONS = (
     ('EfficientTrain++: growing added', 'etpp-grow', 'etpp'),
@@ -306,8 +307,11 @@ def frontier_parts(name: str, folder: Path, figures: Path) -> list[str]:
     if not records:
         return []
     title, description = FRONTIER[name]
+    order = list(dict.fromkeys((*COMPARED, *(record.method for record in records))))
+    records.sort(key=lambda record: order.index(record.method))
     main = [record for record in records if record.method not in TENTHS]
-    draw(main, figures / f'results_{name}.png', METHODS, CHOSEN)
+    drawn = [record for record in main if record.method in COMPARED]
+    draw(drawn, figures / f'results_{name}.png', METHODS, CHOSEN)
     settings, budgets = by_setting(main), sorted({record.budget for record in main})
     rows = [['', *(f'{100 * b:g} %' for b in budgets)]]
     for what, ours, theirs in QUESTIONS:

@@ -357,6 +357,16 @@ def test_only_charged_methods_are_on_the_front():
     assert front(points, {}) == [(25.0, 99.0)]
 
 
+def test_costs_of_the_front_are_equal_to_a_percent():
+    """A method that met the same budget a little more closely is not on it beside a better one."""
+    points = {
+        'ours': [(25.0, 68.0, 1.0)],
+        'theirs': [(24.9, 63.0, 1.0)],
+        'cheap': [(24.0, 60.0, 1.0)],
+    }
+    assert front(points, {}) == [(24.0, 60.0), (25.0, 68.0)]
+
+
 def test_methods_that_are_not_charged():
     known = {**METHODS, **ABLATIONS}
     assert [name for name in known if not known[name].charged] == ['gradmatch-uncharged']

@@ -12,6 +12,8 @@ from .methods import Method
 from .records import Record, by_setting, pareto_front, spread
 from .tables import OURS
 
+# A budget is met to 1 %: costs that differ by less are equal.
+EQUAL = 1.01
 MARKERS = 'osD^vP*X<'  # nine beside ten colors: 90 methods look different
 
 
@@ -33,14 +35,15 @@ def lines(records: Sequence[Record]) -> dict[str, list[tuple[float, float, float
 def front(
     points: Mapping[str, Sequence[tuple[float, float, float]]], methods: Mapping[str, Method]
 ) -> list[tuple[float, float]]:
-    """The Pareto front of the methods whose costs are charged.
+    """The Pareto front of the methods whose costs are charged; costs are compared to 1 %.
 
     Args:
         points: As of ``lines``.
         methods: Methods by name; one that is not there counts as charged.
     """
     charged = (name for name in points if name not in methods or methods[name].charged)
-    return pareto_front((cost, mean) for name in charged for cost, mean, _ in points[name])
+    best = pareto_front((cost, mean) for name in charged for cost, mean, _ in points[name])
+    return [(x, y) for x, y in best if all(other <= y for at, other in best if at <= EQUAL * x)]
 
 
 def draw(
