@@ -137,8 +137,3 @@ def test_faults_are_named_where_the_plain_class_is_compared(family, plain, fault
     model.backbone = case.build_plain()
     with pytest.raises(ValueError, match=rf'such as bvit_mm\.{own.elastic.__name__}, .*{fault}'):
         find_backbone(model)
-
-
-def test_what_the_plain_deit3_cannot_compute_is_refused():
-    with pytest.raises(ValueError, match=r"avg_featmap.*give 'cls_token', 'featmap' or 'raw'"):
-        ElasticDeiT3(**DEIT3, out_type='avg_featmap')
