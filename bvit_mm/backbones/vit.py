@@ -46,7 +46,7 @@ class ElasticVisionTransformer(ElasticBackbone, VisionTransformer):
             split: layers that differ, an MLP other than two linear layers, frozen layers.
     """
 
-    plain_type = 'VisionTransformer'
+    plain_type: str | None = 'VisionTransformer'
     timm_names = (
         (r'backbone\.(cls_token|pos_embed)', r'\1'),
         (r'backbone\.patch_embed\.projection\.', 'patch_embed.proj.'),
