@@ -25,6 +25,7 @@ from . import flops
 from .config_types import builds
 from .options import is_whole_number
 from .reading.weights import load_pretrained
+from .registry import MODELS
 from .resampling import scaled_images
 from .training_stages import (
     StagesSpec,
@@ -268,6 +269,8 @@ class ElasticBackbone(BaseModule):
 
     # The type of the whole network for those who do not have bvit_mm; None if there is none.
     plain_type: str | None = None
+    # What is wrong with mmpretrain's class of the network; None if nothing.
+    plain_fault: str | None = None
     # How timm calls the weights of a classifier with the whole network: a pattern of our key, and
     # timm's key; the first that matches counts, and '' drops the weight. Empty if timm has none.
     timm_names: ClassVar[Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]] = ()
@@ -409,13 +412,17 @@ class ElasticBackbone(BaseModule):
         """How training stage ``k`` sees an image: ``'crop'``, ``'scale'`` or ``'whole'``."""
         return getattr(self.training_stages[k], 'view', 'crop')
 
-    def patch_conv(self) -> nn.Conv2d:
-        """The convolution that makes patches of images."""
+    def patch_conv(self) -> nn.Conv2d | nn.Unfold:
+        """The convolution that makes patches of images, or what first looks at them in windows."""
         raise NotImplementedError
 
     def patch_grid(self, size: tuple[int, int]) -> tuple[int, int]:
         """Rows and columns of patches of an image of this height and width in pixels."""
         return flops.conv_grid(self.patch_conv(), size)
+
+    def size_of_grid(self, grid: tuple[int, int]) -> tuple[int, int]:
+        """Height and width in pixels of an image of so many rows and columns of patches."""
+        return flops.conv_size(self.patch_conv(), grid)
 
     def seen_size(self, k: int, size: tuple[int, int] | None = None) -> tuple[int, int]:
         """Height and width in pixels of what training stage ``k`` sees of an image.
@@ -427,7 +434,7 @@ class ElasticBackbone(BaseModule):
         size = self.img_size if size is None else size
         if self.view(k) == 'whole':
             return size
-        return flops.conv_size(self.patch_conv(), self.active_grid(self.patch_grid(size), k))
+        return self.size_of_grid(self.active_grid(self.patch_grid(size), k))
 
     def seen(self, images: Tensor) -> Tensor:
         """Images as the training stage sees them, but for cropping, which is for their tokens."""
@@ -518,10 +525,14 @@ def find_backbone(model: nn.Module) -> ElasticBackbone:
     found = [m for m in model.modules() if isinstance(m, ElasticBackbone)]
     if len(found) != 1:
         backbone = type(getattr(model, 'backbone', model)).__name__
+        elastic = MODELS.module_dict.get(f'Elastic{backbone.replace("_", "")}')
+        name = getattr(elastic, '__name__', 'ElasticVisionTransformer')
+        fault = getattr(elastic, 'plain_fault', None)
         raise ValueError(
             f'{type(model).__name__} has {len(found)} elastic backbones (its backbone is '
             f'{backbone}), but budgeted training grows exactly one; give the backbone '
-            'a type of bvit_mm, such as bvit_mm.ElasticVisionTransformer, with training_stages '
+            f'a type of bvit_mm, such as bvit_mm.{name}, with training_stages '
             '(and to draw learning rates, use our tools/vis_scheduler.py)'
+            + (f'. Besides, {fault}' if fault else '')
         )
     return found[0]

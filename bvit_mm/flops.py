@@ -52,7 +52,7 @@ def conv_grid(module: nn.Conv2d | nn.Unfold, size: tuple[int, int]) -> tuple[int
     )
 
 
-def conv_size(module: nn.Conv2d, grid: tuple[int, int]) -> tuple[int, int]:
+def conv_size(module: nn.Conv2d | nn.Unfold, grid: tuple[int, int]) -> tuple[int, int]:
     """Height and width of an image of which a convolution makes a map of this size.
 
     Where several sizes do, whole steps: 16 pixels for a patch of 16.

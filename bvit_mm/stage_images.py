@@ -13,6 +13,7 @@ from typing import Any
 from mmcv.transforms import Compose, RandomFlip
 from mmengine.dataset import Compose as PlainCompose
 from mmengine.runner import Runner
+from mmengine.utils import to_2tuple
 from mmpretrain.datasets import transforms
 from mmpretrain.models import ImageClassifier
 from mmpretrain.models.utils.batch_augments import Mixup, RandomBatchAugment
@@ -77,7 +78,8 @@ def at_stage_size(
     view = backbone.view(k)
     if view == 'crop':
         conv = backbone.patch_conv()
-        if tuple(conv.kernel_size) != tuple(conv.stride) or any(conv.padding):
+        kernel, stride, padding = map(to_2tuple, (conv.kernel_size, conv.stride, conv.padding))
+        if kernel != stride or any(padding):
             raise ValueError('patches overlap, so the outermost need what lies around them')
         mixing = augments.augments if isinstance(augments, RandomBatchAugment) else []
         if augments is not None and not isinstance(augments, RandomBatchAugment):

@@ -308,7 +308,21 @@ def test_networks_without_heads_are_measured_as_small_ones(family, first):
 
 def test_an_added_backbone_is_measured_by_its_slots():
     """That of docs/add_a_backbone.md, of which this package knows nothing."""
-    case = next(case for case in CASES if case.name == 't2t')
+    case = next(case for case in CASES if case.name == 'riformer')
+    model, images = classifier()
+    model.backbone = case.build()
+    model.backbone.set_training_stage(1)
+    record = measure_redundancy(model, images)
+    assert record['cka'] == {}
+    assert [(block['tokens'], block['units']) for block in record['pca'].values()] == [
+        (36, 32),
+        (9, 48),
+        (9, 48),
+    ]
+
+
+def test_t2t_is_measured_but_for_what_makes_its_tokens():
+    case = next(case for case in CASES if case.name == 't2t-base')
     model, _ = classifier()
     model.backbone = case.build()
     model.backbone.set_training_stage(1)

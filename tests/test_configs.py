@@ -34,6 +34,7 @@ OWN_BATCH = {
     'cswin-small': 2048,
     'convnext': 4096,
     'poolformer': 4096,
+    't2t-vit': 512,
 }
 every_config = pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
 
@@ -131,25 +132,31 @@ def test_recipe_is_the_models_own(name, drop_path, warm_up_epochs, clip, sampler
 
 
 @pytest.mark.parametrize(
-    'name, source, clip, hooks',
+    'name, rate, warm_up_epochs, clip, hooks',
     [
-        ('convnext/convnext-tiny_bvit-b25', 'convnext/convnext-tiny', None, ['EMAHook']),
-        ('convnext/convnext-small_bvit-b50', 'convnext/convnext-small', None, ['EMAHook']),
-        ('poolformer/poolformer-s12_bvit-b50', 'poolformer/poolformer-s12', dict(max_norm=5.0), []),
+        ('convnext/convnext-tiny_bvit-b25_32xb128', 4e-3, 20, None, ['EMAHook']),
+        ('convnext/convnext-small_bvit-b50_32xb128', 4e-3, 20, None, ['EMAHook']),
+        ('poolformer/poolformer-s12_bvit-b50_32xb128', 4e-3, 20, dict(max_norm=5.0), []),
+        ('t2t_vit/t2t-vit-t-14_bvit-b50_8xb64', 5e-4, 10, None, ['EMAHook']),
     ],
 )
-def test_recipe_is_mmpretrains(name, source, clip, hooks):
-    cfg = Config.fromfile(ROOT / f'configs/{name}_32xb128_in1k.py')
-    own = get_config(f'mmpretrain::{source}_32xb128_in1k.py')
+def test_recipe_is_mmpretrains(name, rate, warm_up_epochs, clip, hooks):
+    cfg = Config.fromfile(ROOT / f'configs/{name}_in1k.py')
+    own = get_config(f'mmpretrain::{re.sub("_bvit-b[0-9]+", "", name)}_in1k.py')
     optimizer, source_optimizer = (c.optim_wrapper.optimizer.to_dict() for c in (cfg, own))
-    assert (optimizer['lr'], optimizer['weight_decay']) == (4e-3, 0.05)
+    assert (optimizer['lr'], optimizer['weight_decay']) == (rate, 0.05)
     assert without_scope([optimizer]) == without_scope([source_optimizer])
     assert cfg.optim_wrapper.get('clip_grad') == clip
     assert [hook.type for hook in cfg.custom_hooks] == ['bvit_mm.StageSwitchHook', *hooks]
     for ours, theirs in zip(cfg.custom_hooks[1:], own.get('custom_hooks', []), strict=True):
         assert without_scope([ours]) == without_scope([theirs])
-    assert [s.end for s in cfg.param_scheduler[:1]] == [20]
-    kept = ('arch', 'drop_path_rate', 'init_cfg')
+    assert [s.end for s in cfg.param_scheduler[:1]] == [warm_up_epochs]
+    warm_up, cosine = cfg.param_scheduler
+    assert cosine.begin == warm_up_epochs
+    for ours, theirs in zip((warm_up, cosine), own.param_scheduler):
+        for key in ('type', 'start_factor', 'eta_min'):
+            assert ours.get(key) == theirs.get(key)
+    kept = ('arch', 'num_layers', 'layer_cfgs', 't2t_cfg', 'drop_path_rate', 'init_cfg')
     for key in kept:
         assert cfg.model.backbone.get(key) == own.model.backbone.get(key)
     assert cfg.model.head == own.model.head and cfg.model.get('neck') == own.model.get('neck')
@@ -228,6 +235,7 @@ def test_short_recipes():
         ('swin/swin-small_bvit-b100_16xb64', 'swin_transformer/swin-small_16xb64'),
         ('convnext/convnext-tiny_bvit-b100_32xb128', 'convnext/convnext-tiny_32xb128'),
         ('poolformer/poolformer-s12_bvit-b50_32xb128', 'poolformer/poolformer-s12_32xb128'),
+        ('t2t_vit/t2t-vit-t-14_bvit-b50_8xb64', 't2t_vit/t2t-vit-t-14_8xb64'),
     ],
 )
 def test_pipelines_are_mmpretrains_but_for_the_kernel(name, source):

@@ -18,7 +18,8 @@ EXPORTED = (
     'swin-padded',
     'cswin-base',
     'convnext-v2',
-    't2t',
+    't2t-base',
+    'riformer',
 )
 
 

@@ -7,7 +7,7 @@ Other tests compare what this code computes in two ways; these numbers show a dr
 import pytest
 from torch.nn.utils import parameters_to_vector
 
-from .support.cases import CASES, GOLDEN, ROUGH
+from .support.cases import CASES, GOLDEN
 from .support.files import assert_same_run, last_file
 from .support.trainings import resume, run
 from .support.variants import RECORD, SWITCH
@@ -39,6 +39,6 @@ def test_golden_run(tmp_path, name):
     runner, record = run(tmp_path / 'whole', **changes)
     norm = parameters_to_vector(runner.model.parameters()).norm().item()
     found = [float(f'{number:.6g}') for number in (*record.losses, norm)]
-    assert found == pytest.approx(GOLDEN.get(name, []), rel=ROUGH.get(name, CLOSE)), str(found)
+    assert found == pytest.approx(GOLDEN.get(name, []), rel=CLOSE), str(found)
     resumed = resume(tmp_path / 'resumed', tmp_path / 'whole', 4, changes)
     assert_same_run(resumed, last_file(tmp_path / 'whole'))

@@ -112,7 +112,7 @@ def test_budget_is_refused_and_the_advice_is_accepted(tmp_path, family, size):
     )
     refused(tmp_path / 'refused', f'^{re.escape(message)}$', **changes)
     if family == 't2t' and size[0] != size[1]:
-        return  # mmpretrain's T2T_ViT is built for square images only
+        return  # it is built for square images only, and says so: test_t2t_vit.py
     for name, advised in (
         ('planned', {'model.backbone.img_size': right, 'val_dataloader.dataset.size': size}),
         ('resized', sized(side, side, side=side)),

@@ -124,7 +124,7 @@ def test_a_broken_backbone_is_found(elastic, laws):
 
 
 def test_check_of_the_docs():
-    exec(added_backbone.CHECK, dict(T2T=added_backbone.T2T))
+    exec(added_backbone.CHECK, dict(RIFORMER=added_backbone.RIFORMER))
 
 
 def test_check_names_every_law_that_is_broken():

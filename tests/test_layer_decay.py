@@ -116,4 +116,4 @@ def test_names_that_are_not_of_the_backbone_are_of_the_last_layer():
 def test_a_plain_class_without_layers_is_refused_by_mmpretrain():
     """As docs/add_a_backbone.md says of its example."""
     with pytest.raises(NotImplementedError, match='get_layer_depth'):
-        groups(CASE['t2t'].build())
+        groups(CASE['riformer'].build())

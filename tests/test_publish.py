@@ -261,6 +261,15 @@ def test_tool(work_dirs, publish_here, capsys, tmp_path):
     timm.models.load_checkpoint(model, str(names[2]), strict=True)
 
 
+def test_tool_says_why_a_config_does_not_name_the_plain_class(
+    work_dirs, publish_here, capsys, tmp_path
+):
+    publish_here(work_dirs['deit3'] / 'epoch_3.pth', tmp_path / 'deit3')
+    _, why, *files = capsys.readouterr().out.splitlines()
+    assert why.startswith("its config names bvit_mm.ElasticDeiT3: mmpretrain's DeiT3 (1.2.0, and ")
+    assert len(files) == 2
+
+
 def damaged(kind, work_dirs, folder):
     """A file that cannot be published, and its arguments."""
     whole, stage = work_dirs['vit'] / 'epoch_3.pth', work_dirs['vit'] / 'stage_1.pth'

@@ -18,9 +18,11 @@ from mmpretrain.models.backbones import ConvNeXt, PoolFormer, SwinTransformer, V
 from bvit_mm import (
     ElasticConvNeXt,
     ElasticCSWin,
+    ElasticDeiT3,
     ElasticPoolFormer,
     ElasticPVTv2,
     ElasticSwinTransformer,
+    ElasticT2TViT,
     ElasticVisionTransformer,
 )
 from bvit_mm.cost import plan_of_config
@@ -31,7 +33,7 @@ from bvit_mm.resampling import resized_map, resizing_matrix, scaled_images
 from bvit_mm.testing.closeness import assert_near
 from bvit_mm.testing.laws import gradient
 
-from .support.cases import CASES, CONVNEXT, CSWIN, POOLFORMER, PVTV2, SWIN, VIT
+from .support.cases import CASES, CONVNEXT, CSWIN, DEIT3, POOLFORMER, PVTV2, SWIN, T2T, VIT
 from .support.tools import ROOT
 
 pytestmark = pytest.mark.laws
@@ -54,6 +56,18 @@ def plain_vit(weights, grid):
         [weights['pos_embed'][:, :1], smaller(weights['pos_embed'][0, 1:], 8, grid)[None]], dim=1
     )
     return plain, weights
+
+
+def plain_deit3(weights, grid):
+    """Its class token has no position."""
+    weights['pos_embed'] = smaller(weights['pos_embed'][0], 8, grid)[None]
+    return ElasticDeiT3(**{**DEIT3, 'img_size': 2 * grid}), weights
+
+
+def plain_t2t(weights, grid):
+    pos = weights['pos_embed']
+    weights['pos_embed'] = torch.cat([pos[:, :1], smaller(pos[0, 1:], 4, grid)[None]], dim=1)
+    return ElasticT2TViT(**{**T2T, 'img_size': 16 * grid}), weights
 
 
 def plain_pvtv2(weights, grid):
@@ -93,6 +107,8 @@ FAMILIES = {
         without_size(PoolFormer, POOLFORMER),
         dict(grid=9),
     ),
+    'deit3': (ElasticDeiT3, DEIT3, plain_deit3, dict(grid=5)),
+    't2t': (ElasticT2TViT, T2T, plain_t2t, dict(grid=3)),
 }
 
 
@@ -121,7 +137,7 @@ def test_equals_the_plain_class_built_at_the_small_size(family, dtype):
     assert_near(backbone(images)[-1], plain(small)[-1])
 
 
-@pytest.mark.parametrize('family', ['vit', 'swin'])
+@pytest.mark.parametrize('family', ['vit', 'swin', 'deit3'])
 def test_every_position_gets_a_gradient(family):
     backbone = scaled_backbone(family)
     images = torch.rand(4, 3, *backbone.img_size, dtype=torch.float64)
@@ -283,7 +299,8 @@ def test_a_crop_after_a_scaled_stage_reads_the_center():
 
 @pytest.mark.parametrize('case', rows('-scaled'), ids=lambda case: case.name)
 def test_records_without_a_view_are_of_crops(case):
-    cropped = dict(case.build().training_stages[0].as_dict(), view='crop', grid=6)
+    first, *_, whole = case.build().training_stages
+    cropped = dict(first.as_dict(), view='crop', grid=min(6, *(n - 2 for n in whole.grid)))
     backbone = case.build(training_stages=[cropped, {}])
     backbone.set_training_stage(0)
     weights = backbone.state_dict()

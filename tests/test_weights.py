@@ -106,7 +106,7 @@ def test_norms_of_other_levels_are_new(tmp_path):
 @pytest.mark.parametrize(
     'damage, message',
     [
-        ('missing', r'1 keys are missing .\S*\.bias'),
+        ('missing', r'1 keys are missing .\S*\.(?:bias|weight)'),
         ('shape', '1 do not fit .size mismatch for'),
         ('unknown', '1 keys are not known .extra.'),
         ('family', 'keys are missing'),

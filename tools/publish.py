@@ -48,6 +48,8 @@ def main() -> None:
         f'{len(plan["stages"])}: {about["gflops"]:.4g} GFLOPs an image, trained for '
         f'{about["spent"]:.4g} GFLOPs x epochs ({about["spent"] / full:.1%} of the full cost)'
     )
+    if published.backbone.plain_fault:
+        print(f'its config names bvit_mm.{about["backbone"]}: {published.backbone.plain_fault}')
     for each in files:
         print(f'{each} ({each.stat().st_size / 2**20:.2f} MB)')
 

@@ -118,7 +118,7 @@ FULL = Size(
     FOUR_BLOCKS,
     cases=tuple(
         f'{family}-{kind}'
-        for family in ('vit', 'pvtv2', 'swin', 'convnext', 'poolformer', 'cswin')
+        for family in ('vit', 'pvtv2', 'swin', 'convnext', 'poolformer', 'cswin', 't2t', 'deit3')
         for kind in ('base', 'scaled', 'mixed', 'oblong')
     ),
 )

@@ -3,16 +3,20 @@
 
 from .convnext import ElasticConvNeXt
 from .cswin import ElasticCSWin
+from .deit3 import ElasticDeiT3
 from .poolformer import ElasticPoolFormer
 from .pvtv2 import ElasticPVTv2
 from .swin import ElasticSwinTransformer
+from .t2t_vit import ElasticT2TViT
 from .vit import ElasticVisionTransformer
 
 __all__ = [
     'ElasticCSWin',
     'ElasticConvNeXt',
+    'ElasticDeiT3',
     'ElasticPVTv2',
     'ElasticPoolFormer',
     'ElasticSwinTransformer',
+    'ElasticT2TViT',
     'ElasticVisionTransformer',
 ]

@@ -1,26 +1,23 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
 """The ViT family (DeiT): mmpretrain's ``VisionTransformer``, elastic."""
 
-from collections.abc import Iterator
-
 import torch
 from mmpretrain.models.backbones import VisionTransformer
-from mmpretrain.models.utils import resize_pos_embed, to_2tuple
+from mmpretrain.models.utils import to_2tuple
 from torch import Tensor, nn
 
 from .. import flops
-from ..elastic import (
-    ElasticBackbone,
-    ElasticFFN,
-    ElasticModule,
-    ElasticMultiheadAttention,
-    center_crop,
-    elasticize_,
-    is_plain_ffn,
-)
+from ..elastic import ElasticBackbone
 from ..registry import MODELS
-from ..resampling import resized_map
 from ..training_stages import StagesSpec, TrainingStage
+from .transformer import (
+    Units,
+    check_layers,
+    elasticize_layers_,
+    flops_of_layers,
+    placed,
+    units_of_layers,
+)
 
 
 @MODELS.register_module()
@@ -49,13 +46,14 @@ class ElasticVisionTransformer(ElasticBackbone, VisionTransformer):
             split: layers that differ, an MLP other than two linear layers, frozen layers.
     """
 
-    plain_type = 'VisionTransformer'
+    plain_type: str | None = 'VisionTransformer'
     timm_names = (
         (r'backbone\.(cls_token|pos_embed)', r'\1'),
         (r'backbone\.patch_embed\.projection\.', 'patch_embed.proj.'),
         (r'backbone\.layers\.(\d+)\.ffn\.layers\.0\.0\.', r'blocks.\1.mlp.fc1.'),
         (r'backbone\.layers\.(\d+)\.ffn\.layers\.1\.', r'blocks.\1.mlp.fc2.'),
         (r'backbone\.layers\.(\d+)\.ln(\d)\.', r'blocks.\1.norm\2.'),
+        (r'backbone\.layers\.(\d+)\.(?:attn|ffn)\.gamma(\d)\.weight', r'blocks.\1.ls\2.gamma'),
         (r'backbone\.layers\.(\d+)\.attn\.', r'blocks.\1.attn.'),
         (r'backbone\.ln1\.', 'norm.'),
         (r'head\.layers\.head\.', 'head.'),
@@ -76,63 +74,22 @@ class ElasticVisionTransformer(ElasticBackbone, VisionTransformer):
             grid=tuple(map(int, self.patch_resolution)),
             view='whole',
         )
-        for layer in self.layers:
-            elasticize_(layer.attn, ElasticMultiheadAttention)
-            if is_plain_ffn(layer.ffn):
-                elasticize_(layer.ffn, ElasticFFN)
+        elasticize_layers_(self.layers)
         self.init_training_stages(training_stages, whole)
         if self.num_training_stages > 1:
-            self._check_divisible(whole)
+            frozen = f'frozen_stages={self.frozen_stages}' if self.frozen_stages > 0 else None
+            reason = frozen and f'{frozen} freezes weights that growing would write to'
+            check_layers(self.layers, self.embed_dims, whole, reason)
         if only_stage is not None:
             self.shrink_(only_stage)
 
-    def _check_divisible(self, whole: TrainingStage) -> None:
-        reason = None
-        if not all(is_plain_ffn(layer.ffn) for layer in self.layers):
-            reason = 'layer_cfgs set an MLP other than two linear layers (ffn_type, num_fcs)'
-        elif any(
-            (layer.attn.num_heads, layer.ffn.feedforward_channels) != (whole.heads, whole.hidden)
-            for layer in self.layers
-        ):
-            reason = 'layer_cfgs give the layers different heads or hidden units'
-        elif self.embed_dims % whole.heads:
-            reason = f'a width of {self.embed_dims} is no multiple of num_heads={whole.heads}'
-        elif self.frozen_stages > 0:
-            reason = (
-                f'frozen_stages={self.frozen_stages} freezes weights that growing would write to'
-            )
-        if reason:
-            raise ValueError(
-                f'training_stages split every layer alike, but {reason}; '
-                'drop that, or train the whole network only (training_stages=None)'
-            )
-
-    def units(self, k: int) -> Iterator[tuple[ElasticModule, str, int]]:
-        stage = self.training_stages[k]
-        is_whole = stage == self.whole  # then layers need not be alike
-        for layer in self.layers:
-            yield layer.attn, 'heads', layer.attn.total('heads') if is_whole else stage.heads
-            if isinstance(layer.ffn, ElasticFFN):
-                yield layer.ffn, 'hidden', layer.ffn.total('hidden') if is_whole else stage.hidden
+    def units(self, k: int) -> Units:
+        return units_of_layers(self.layers, self.training_stages[k], self.whole)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         if self.is_whole:
             return super().forward(x)
-        x, grid = self.patch_embed(self.seen(x))
-        extra_pos, pos = self.pos_embed.tensor_split([self.num_extra_tokens], dim=1)
-        if self.view(self.training_stage) == 'scale':
-            pos = resized_map(pos[0].unflatten(0, self.patch_resolution), grid)
-            x = x + pos.flatten(0, 1)
-        else:
-            whole = self.grid_of_all(grid)
-            pos = resize_pos_embed(pos, self.patch_resolution, whole, self.interpolate_mode, 0)
-            crop = self.active_grid(whole, self.training_stage)
-            x, grid = center_crop(x, grid, crop) + center_crop(pos, whole, crop), crop
-        if self.cls_token is not None:
-            cls_token = (self.cls_token + extra_pos).expand(x.shape[0], -1, -1)
-            x = torch.cat((cls_token, x), dim=1)
-        x = self.pre_norm(self.drop_after_pos(x))
-
+        x, grid = self._tokens(self.seen(x))
         outs = []
         for i, layer in enumerate(self.layers):
             x = layer(x)
@@ -141,6 +98,16 @@ class ElasticVisionTransformer(ElasticBackbone, VisionTransformer):
             if i in self.out_indices:
                 outs.append(self._format_output(x, grid))
         return tuple(outs)
+
+    def _tokens(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """What the first layer takes of a training stage, and the grid of its patch tokens."""
+        x, grid = self.patch_embed(images)
+        extra_pos, pos = self.pos_embed.tensor_split([self.num_extra_tokens], dim=1)
+        x, grid = placed(self, x, grid, pos)
+        if self.cls_token is not None:
+            cls_token = (self.cls_token + extra_pos).expand(x.shape[0], -1, -1)
+            x = torch.cat((cls_token, x), dim=1)
+        return self.pre_norm(self.drop_after_pos(x)), grid
 
     def patch_conv(self) -> nn.Conv2d:
         return self.patch_embed.projection
@@ -163,15 +130,7 @@ class ElasticVisionTransformer(ElasticBackbone, VisionTransformer):
             total += flops.norm(patches, width)
         if not isinstance(self.pre_norm, nn.Identity):
             total += flops.norm(tokens, width)
-        total += 2 * len(self.layers) * flops.norm(tokens, width)
-        for module, _, active in self.units(k):
-            if isinstance(module, ElasticMultiheadAttention):
-                total += flops.attention(tokens, tokens, width, active * module.head_dims)
-            else:
-                total += flops.mlp(tokens, width, active)
-        for layer in self.layers:
-            if not isinstance(layer.ffn, ElasticFFN):
-                total += flops.linears(layer.ffn, tokens)
+        total += flops_of_layers(self.layers, self.units(k), tokens, width)
         if self.final_norm:
             total += flops.norm(tokens, width)
         if self.out_type == 'avg_featmap':

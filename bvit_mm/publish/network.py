@@ -40,8 +40,9 @@ def publish(file: str, weights: str | None = None, stage: int | None = None) -> 
     """Makes the finished network of a training checkpoint, without what only training needs.
 
     Of a finished network the config has mmpretrain's own types, so that it runs without
-    bvit_mm; of PVTv2 and CSWin, which mmpretrain does not have, and of an earlier training
-    stage it has those of bvit_mm.
+    bvit_mm; of PVTv2 and CSWin, which mmpretrain does not have, of DeiT III and T2T-ViT,
+    which it computes otherwise (``plain_fault``), and of an earlier training stage it has those of
+    bvit_mm.
 
     Args:
         file: A checkpoint of ``BudgetedTrainLoop``.

@@ -10,4 +10,4 @@ CLASS, ROW, CHECK, CONFIG = re.findall(r'```python\n(.*?)```', PAGE.read_text(),
 names = {'__name__': __name__}
 for block in (CLASS, ROW):
     exec(compile(block, PAGE.name, 'exec'), names)
-T2T = names['T2T']
+RIFORMER = names['RIFORMER']

@@ -62,6 +62,8 @@ class PlainViT(nn.Module):
         extra = int(backbone.cls_token is not None)
         self.cls_token = weights['cls_token'] if extra else None
         pos = weights['pos_embed']
+        if pos.shape[1] == self.full_grid[0] * self.full_grid[1]:  # the class token of DeiT III
+            pos = torch.cat([pos.new_zeros(1, extra, width), pos], dim=1)
         if self.is_scaled:
             tokens = scaled_map(pos[0, extra:], self.full_grid, self.grid)
             pos = torch.cat([pos[:, :extra], tokens[None]], dim=1)
