@@ -6,6 +6,7 @@ from .cswin import ElasticCSWin
 from .poolformer import ElasticPoolFormer
 from .pvtv2 import ElasticPVTv2
 from .swin import ElasticSwinTransformer
+from .swinv2 import ElasticSwinTransformerV2
 from .vit import ElasticVisionTransformer
 
 __all__ = [
@@ -14,5 +15,6 @@ __all__ = [
     'ElasticPVTv2',
     'ElasticPoolFormer',
     'ElasticSwinTransformer',
+    'ElasticSwinTransformerV2',
     'ElasticVisionTransformer',
 ]

@@ -126,7 +126,9 @@ def same_seed_gives_the_plain_network(case: Case) -> None:
     for key in theirs:
         assert torch.equal(ours[key], theirs[key]), f'{key} is drawn otherwise'
     elastic.load_state_dict(theirs, strict=True)
-    plain.load_state_dict(ours, strict=True)
+    # Of its own weights a plain class may miss some: mmpretrain's Swin V2 deletes what it makes.
+    own = plain.load_state_dict(theirs, strict=False)
+    assert plain.load_state_dict(ours, strict=False) == own, 'the plain class takes other keys'
 
 
 @law(training=[False, True])

@@ -5,9 +5,16 @@ The first row of each class is also the network that tests train where any will 
 """
 
 import copy
+from functools import partial
 
 import torch
-from mmpretrain.models.backbones import ConvNeXt, PoolFormer, SwinTransformer, VisionTransformer
+from mmpretrain.models.backbones import (
+    ConvNeXt,
+    PoolFormer,
+    SwinTransformer,
+    SwinTransformerV2,
+    VisionTransformer,
+)
 
 from bvit_mm import (
     ElasticConvNeXt,
@@ -15,6 +22,7 @@ from bvit_mm import (
     ElasticPoolFormer,
     ElasticPVTv2,
     ElasticSwinTransformer,
+    ElasticSwinTransformerV2,
     ElasticVisionTransformer,
     testing,
 )
@@ -26,6 +34,7 @@ from .plain_cswin import PlainCSWin
 from .plain_poolformer import PlainPoolFormer
 from .plain_pvtv2 import PlainPVTv2
 from .plain_swin import PlainSwin
+from .plain_swinv2 import PlainSwinV2
 from .plain_vit import PlainViT
 
 
@@ -222,6 +231,22 @@ def cswin(name, stages=CSWIN_STAGES, **changes):
     )
 
 
+SWINV2 = dict(SWIN, arch=dict(SWIN['arch'], extra_norm_every_n_blocks=0))
+
+
+def swinv2(name, stages=SWIN_STAGES, batch=2, small=PlainSwinV2, **changes):
+    return Case(
+        f'swinv2-{name}',
+        ElasticSwinTransformerV2,
+        SwinTransformerV2,
+        small,
+        stages,
+        {**SWINV2, **changes},
+        tolerance=FLOAT64,
+        batch=batch,
+    )
+
+
 # No library of OpenMMLab has PVTv2 with these names: its plain class is itself without training
 # stages, and test_pvtv2.py compares it with mmdet's and timm's. CSWin is in none of them.
 # Networks of full size have one image at once: they take most of the time.
@@ -283,6 +308,14 @@ CASES = [
         arch=dict(layers=[1, 1], embed_dims=[16, 32], mlp_ratios=[4, 4]),
         img_size=16,
         out_indices=(2,),
+        drop_path_rate=0.2,
+    ),
+    swinv2(
+        'tiny',
+        stages=3,
+        arch=dict(embed_dims=16, depths=[2, 1], num_heads=[2, 4], extra_norm_every_n_blocks=0),
+        img_size=16,
+        out_indices=(1,),
         drop_path_rate=0.2,
     ),
     vit('base'),
@@ -500,6 +533,43 @@ CASES = [
             dict(),
         ],
     ),
+    swinv2('base'),
+    # norms of the main branch too, and windows that differ by level, as those of 16 tokens do
+    swinv2(
+        'outputs',
+        stages=2,
+        arch=dict(SWIN['arch'], extra_norm_every_n_blocks=2),
+        window_size=[4, 4, 3],
+        out_indices=(0, 1, 2),
+        stage_cfgs=dict(block_cfgs=dict(attn_cfgs=dict(qkv_bias=False))),
+    ),
+    # offsets spaced as in larger windows, and levels of an odd side
+    swinv2(
+        'oblong',
+        stages=[dict(grid=(12, 10), window=(3, 3, 2)), dict(grid=(18, 14), window=4), dict()],
+        img_size=(48, 32),
+        pretrained_window_sizes=[6, 6, 6],
+        small=partial(PlainSwinV2, pretrained=[6, 6, 6]),
+        pad_small_map=True,
+    ),
+    swinv2(
+        'scaled',
+        stages=[
+            dict(heads=(1, 4, 3), hidden=(24, 50, 100), grid=8, window=2, view='scale'),
+            dict(heads=(2, 5, 4), grid=13, window=3, view='scale'),
+            dict(),
+        ],
+    ),
+    swinv2(
+        'mixed',
+        stages=[
+            dict(heads=(1, 4, 3), grid=8, window=2, view='crop'),
+            dict(heads=(2, 5, 4), grid=9, window=(3, 2, 2), view='scale'),
+            dict(heads=(2, 5, 4), grid=12, window=3, view='crop'),
+            dict(),
+        ],
+        use_abs_pos_embed=True,
+    ),
     Case(**T2T),  # the worked example of docs/add_a_backbone.md
 ]
 
@@ -521,6 +591,17 @@ TIMM = dict(
             patch_size=2,
             embed_dim=16,
             depths=(2, 2),
+            num_heads=(2, 4),
+            window_size=4,
+        ),
+    ),
+    swinv2=(
+        'swin_transformer_v2.SwinTransformerV2',
+        dict(
+            img_size=16,
+            patch_size=2,
+            embed_dim=16,
+            depths=(2, 1),
             num_heads=(2, 4),
             window_size=4,
         ),
