@@ -131,25 +131,43 @@ def test_recipe_is_the_models_own(name, drop_path, warm_up_epochs, clip, sampler
 
 
 @pytest.mark.parametrize(
-    'name, source, clip, hooks',
+    'name, source, rate, clip, hooks',
     [
-        ('convnext/convnext-tiny_bvit-b25', 'convnext/convnext-tiny', None, ['EMAHook']),
-        ('convnext/convnext-small_bvit-b50', 'convnext/convnext-small', None, ['EMAHook']),
-        ('poolformer/poolformer-s12_bvit-b50', 'poolformer/poolformer-s12', dict(max_norm=5.0), []),
+        *(
+            (f'{name}_32xb128_in1k', f'{source}_32xb128_in1k', 4e-3, *others)
+            for name, source, *others in (
+                ('convnext/convnext-tiny_bvit-b25', 'convnext/convnext-tiny', None, ['EMAHook']),
+                ('convnext/convnext-small_bvit-b50', 'convnext/convnext-small', None, ['EMAHook']),
+                (
+                    'poolformer/poolformer-s12_bvit-b50',
+                    'poolformer/poolformer-s12',
+                    dict(max_norm=5.0),
+                    [],
+                ),
+            )
+        ),
+        *(
+            (
+                f'swinv2/swinv2-{network}_bvit-b{budget}_16xb64_in1k-256px',
+                f'swin_transformer_v2/swinv2-{network}_16xb64_in1k-256px',
+                *(1e-3, None, []),
+            )
+            for network, budget in (('tiny-w8', 75), ('small-w8', 50), ('tiny-w16', 50))
+        ),
     ],
 )
-def test_recipe_is_mmpretrains(name, source, clip, hooks):
-    cfg = Config.fromfile(ROOT / f'configs/{name}_32xb128_in1k.py')
-    own = get_config(f'mmpretrain::{source}_32xb128_in1k.py')
+def test_recipe_is_mmpretrains(name, source, rate, clip, hooks):
+    cfg = Config.fromfile(ROOT / f'configs/{name}.py')
+    own = get_config(f'mmpretrain::{source}.py')
     optimizer, source_optimizer = (c.optim_wrapper.optimizer.to_dict() for c in (cfg, own))
-    assert (optimizer['lr'], optimizer['weight_decay']) == (4e-3, 0.05)
+    assert (optimizer['lr'], optimizer['weight_decay']) == (rate, 0.05)
     assert without_scope([optimizer]) == without_scope([source_optimizer])
     assert cfg.optim_wrapper.get('clip_grad') == clip
     assert [hook.type for hook in cfg.custom_hooks] == ['bvit_mm.StageSwitchHook', *hooks]
     for ours, theirs in zip(cfg.custom_hooks[1:], own.get('custom_hooks', []), strict=True):
         assert without_scope([ours]) == without_scope([theirs])
     assert [s.end for s in cfg.param_scheduler[:1]] == [20]
-    kept = ('arch', 'drop_path_rate', 'init_cfg')
+    kept = ('arch', 'drop_path_rate', 'window_size', 'init_cfg')
     for key in kept:
         assert cfg.model.backbone.get(key) == own.model.backbone.get(key)
     assert cfg.model.head == own.model.head and cfg.model.get('neck') == own.model.get('neck')
@@ -228,11 +246,13 @@ def test_short_recipes():
         ('swin/swin-small_bvit-b100_16xb64', 'swin_transformer/swin-small_16xb64'),
         ('convnext/convnext-tiny_bvit-b100_32xb128', 'convnext/convnext-tiny_32xb128'),
         ('poolformer/poolformer-s12_bvit-b50_32xb128', 'poolformer/poolformer-s12_32xb128'),
+        ('swinv2/swinv2-tiny-w8_bvit-b50_16xb64', 'swin_transformer_v2/swinv2-tiny-w8_16xb64'),
     ],
 )
 def test_pipelines_are_mmpretrains_but_for_the_kernel(name, source):
-    cfg = Config.fromfile(ROOT / f'configs/{name}_in1k.py')
-    own = get_config(f'mmpretrain::{source}_in1k.py')
+    end = '_in1k-256px.py' if 'swinv2' in name else '_in1k.py'
+    cfg = Config.fromfile(ROOT / f'configs/{name}{end}')
+    own = get_config(f'mmpretrain::{source}{end}')
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         ours, theirs = (each[loader].dataset.pipeline for each in (cfg, own))
         (resize,) = (step for step in ours if 'Resize' in step.type)

@@ -260,8 +260,8 @@ class ElasticWindowMSAV2(ElasticModule, WindowMSAV2):
 
     def bias_flops(self, window: int, heads: int) -> int:
         """What makes position biases."""
-        first = self.cpb_mlp[0]
-        return (2 * window - 1) ** 2 * (first.weight.numel() + first.out_features * heads)
+        first = self.get_parameter('cpb_mlp.0.weight')
+        return (2 * window - 1) ** 2 * (first.numel() + len(first) * heads)
 
 
 def _lengths(x: Tensor) -> Tensor:

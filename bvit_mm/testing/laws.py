@@ -293,7 +293,7 @@ def growth_leaves_old_units_untouched(case: Case, init: str) -> None:
             copies = value[is_new]
             # noise is a share of what the copies differ by: one number alone has none
             spread = bool((copies != copies[:1]).any())
-            is_drawn = init == 'random' and is_new.any() or init == 'noise' and spread
+            is_drawn = (init == 'random' and is_new.any()) or (init == 'noise' and spread)
             assert not (same and is_drawn), f'{name}: new units are copies'
 
 

@@ -1,4 +1,4 @@
-"""Swin V2-T on ImageNet-1K at 256 pixels, in windows of 8 x 8 tokens, for the full cost of 300 epochs.
+"""Swin V2-T on ImageNet-1K at 256 pixels, in windows of 8, for the full cost of 300 epochs.
 
 Another budget: --cfg-options train_cfg.budget=0.6. The paper has no Swin V2: the stages are those
 that `training_stages=3` gives, as of its Swin. The recipe is Swin V2's own. Different from
