@@ -219,12 +219,15 @@ class ElasticWindowMSAV2(ElasticModule, WindowMSAV2):
             mask: Added to the attention of each window, (rows * columns, window^2, window^2).
         """
         packed = F.linear(x, self.active_parameter('qkv.weight'), self._qkv_bias())
-        q, k, v = heads_in_windows(packed, self.active['heads'])
+        q, k, v = heads_in_windows(packed, self.active['heads'], mask)
         scale = self.active_parameter('logit_scale').clamp(max=MOST).exp()  # (heads, 1, 1)
-        q = (q * (scale[..., None] / _lengths(q))).to(v.dtype)
+        if mask is not None:  # a window is as a head
+            scale = scale.repeat(mask.shape[0], 1, 1)
+        q = (q * (scale / _lengths(q))).to(v.dtype)
         k = (k / _lengths(k)).to(v.dtype)
         drop = self.attn_drop.p if self.training else 0.0
-        x = attention_in_windows(q, k, v, self._bias(x.shape[2]), mask, 1.0, drop)
+        bias = self._bias(x.shape[2])
+        x = attention_in_windows(q, k, v, bias, mask, 1.0, drop, x.shape)
         return self.proj_drop(self.active_linear('proj', x))
 
     def _qkv_bias(self) -> Tensor | None:

@@ -297,17 +297,23 @@ class ElasticShiftWindowMSA(ElasticModule, ShiftWindowMSA):
         return self.drop(x[:, : hw_shape[0], : hw_shape[1]].flatten(1, 2))
 
 
-def heads_in_windows(qkv: Tensor, heads: int) -> Tensor:
-    """q, k and v of a map of windows, by window and head, without moving them.
+def heads_in_windows(qkv: Tensor, heads: int, mask: Tensor | None) -> Tensor:
+    """q, k and v of a map by window and head; one permute does both.
 
     Args:
-        qkv: (B, rows, window, columns, window, 3 * heads * dims).
+        qkv: (B, rows, window, columns, window, 3 * heads * dims): so many rows and columns of
+            windows.
         heads: How many.
+        mask: Of each window, if there is one. A window with its mask is as a head with its bias.
 
     Returns:
-        (3, B, rows, columns, heads, window, window, dims).
+        (3, B * windows, heads, window^2, dims), or with a mask (3, B, windows * heads, ...).
     """
-    return qkv.unflatten(-1, (3, heads, -1)).permute(5, 0, 1, 3, 6, 2, 4, 7)
+    batch, rows, window, columns = qkv.shape[:4]
+    count = rows * columns
+    groups = (batch * count, heads) if mask is None else (batch, count * heads)
+    qkv = qkv.unflatten(-1, (3, heads, -1)).permute(5, 0, 1, 3, 6, 2, 4, 7)
+    return qkv.reshape(3, *groups, window**2, -1)
 
 
 def attention_in_windows(
@@ -318,33 +324,29 @@ def attention_in_windows(
     mask: Tensor | None,
     scale: float,
     drop: float,
+    shape: torch.Size,
 ) -> Tensor:
-    """Fused attention within each window of a map.
+    """Fused attention within each window of a map; one permute undoes ``heads_in_windows``.
 
     Args:
-        q: Queries, (B, rows, columns, heads, window, window, dims): so many rows and columns of
-            windows.
+        q: Queries, as ``heads_in_windows`` gives them.
         k: Keys.
         v: Values.
         bias: Added to the attention of each head, (heads, window^2, window^2).
-        mask: Added to that of each window, (rows * columns, window^2, window^2).
+        mask: Added to that of each window, (windows, window^2, window^2).
         scale: Of the products of queries and keys.
         drop: Drop-out of attention weights.
+        shape: Of the map, (B, rows, window, columns, window, C).
 
     Returns:
         A map (B, rows, window, columns, window, heads * dims).
     """
-    batch, rows, columns, heads, window = v.shape[:5]
-    count, area = rows * columns, window**2
-    if mask is None:
-        groups, bias = (batch * count, heads), bias[None]
-    else:  # a window with its mask is as a head with its bias
-        groups = batch, count * heads
-        bias = (bias + mask[:, None]).view(1, count * heads, area, area)
-    q, k, v = (x.reshape(*groups, area, -1) for x in (q, k, v))
+    heads = bias.shape[0]
+    bias = bias[None] if mask is None else (bias + mask[:, None]).flatten(0, 1)[None]
     x = F.scaled_dot_product_attention(
         q, k, v, attn_mask=bias.to(v.dtype), dropout_p=drop, scale=scale
     )
+    batch, rows, window, columns = shape[:4]
     x = x.reshape(batch, rows, columns, heads, window, window, -1)
     x = x.permute(0, 1, 4, 2, 5, 3, 6)
     if torch.onnx.is_in_onnx_export():  # it takes flatten for a view, which needs this layout
