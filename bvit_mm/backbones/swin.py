@@ -222,10 +222,11 @@ class ElasticWindowMSA(ElasticModule, WindowMSA):
             x: A map of (B, rows, window, columns, window, C): so many rows and columns of windows.
             mask: Added to the attention of each window, (rows * columns, window^2, window^2).
         """
-        qkv = heads_in_windows(self.active_linear('qkv', x), self.active['heads'], mask)
+        packed = self.active_linear('qkv', x)
+        q, k, v = heads_in_windows(packed, self.active['heads'], mask)
         bias = self._bias(self.active_parameter('relative_position_bias_table'), x.shape[2])
         drop = self.attn_drop.p if self.training else 0.0
-        x = attention_in_windows(*qkv, bias, mask, self.scale, drop, x.shape)
+        x = attention_in_windows(q, k, v, bias, mask, self.scale, drop, x.shape)
         return self.proj_drop(self.active_linear('proj', x))
 
     def _bias(self, table: Tensor, window: int) -> Tensor:
