@@ -19,7 +19,13 @@ from unittest import mock
 
 import torch
 import torch.nn.functional as F
-from mmpretrain.models.backbones import ConvNeXt, PoolFormer, SwinTransformer, VisionTransformer
+from mmpretrain.models.backbones import (
+    ConvNeXt,
+    PoolFormer,
+    SwinTransformer,
+    SwinTransformerV2,
+    VisionTransformer,
+)
 from torch import nn
 
 from bvit_mm import (
@@ -27,6 +33,7 @@ from bvit_mm import (
     ElasticPoolFormer,
     ElasticPVTv2,
     ElasticSwinTransformer,
+    ElasticSwinTransformerV2,
     ElasticVisionTransformer,
 )
 from bvit_mm.elastic import ElasticBackbone
@@ -41,6 +48,7 @@ def timm_pvtv2_b2_linear() -> nn.Module:
 
 DEIT = dict(arch='deit-small', img_size=224, patch_size=16, drop_path_rate=0.1)
 SWIN = dict(arch='small', drop_path_rate=0.3)
+SWINV2 = dict(arch='tiny', img_size=256, drop_path_rate=0.2)
 PVTV2 = dict(arch='b2', linear=True, drop_path_rate=0.1)
 PVTV2_STAGES = [
     dict(heads=(1, 1, 2, 2), hidden=(128, 256, 320, 512), grid=40),
@@ -57,6 +65,10 @@ NETWORKS = {  # the plain network, and the elastic one
     'swin-small': (
         lambda: SwinTransformer(**SWIN),
         lambda stages=3: ElasticSwinTransformer(**SWIN, training_stages=stages),
+    ),
+    'swinv2-tiny': (
+        lambda: SwinTransformerV2(**SWINV2),
+        lambda stages=3: ElasticSwinTransformerV2(**SWINV2, training_stages=stages),
     ),
     'pvtv2-b2-linear': (
         timm_pvtv2_b2_linear,
@@ -197,13 +209,13 @@ def stages(build: Callable[..., ElasticBackbone]) -> tuple[dict[str, nn.Module],
 def main() -> None:
     """Runs the benchmark."""
     args = parse_args()
-    images = torch.randn(args.batch, 3, 224, 224, device=args.device)
     build_plain, build = NETWORKS[args.network]
+    images = torch.randn(args.batch, 3, *build().img_size, device=args.device)
     options = dict(amp=args.amp, inference=args.inference, fused=args.fused)
     networks, shares = stages(build)
     networks['plain'] = build_plain()
     trainers = {name: Trainer(network, images, **options) for name, network in networks.items()}
-    if args.network == 'swin-small':  # the others call attention by names of their own
+    if args.network.startswith('swin'):  # the others call attention by names of their own
         trainers['no attention'] = WithoutAttention(build(), images, **options)
     times = times_in_turn(trainers, args.rounds)
 

@@ -132,17 +132,30 @@ def test_recipe_is_the_models_own(name, drop_path, warm_up_epochs, clip, sampler
 
 
 @pytest.mark.parametrize(
-    'name, rate, warm_up_epochs, clip, hooks',
+    'name, source, rate, warm_up_epochs, clip, hooks',
     [
-        ('convnext/convnext-tiny_bvit-b25_32xb128', 4e-3, 20, None, ['EMAHook']),
-        ('convnext/convnext-small_bvit-b50_32xb128', 4e-3, 20, None, ['EMAHook']),
-        ('poolformer/poolformer-s12_bvit-b50_32xb128', 4e-3, 20, dict(max_norm=5.0), []),
-        ('t2t_vit/t2t-vit-t-14_bvit-b50_8xb64', 5e-4, 10, None, ['EMAHook']),
+        *(
+            (f'{name}_in1k', f'{re.sub("_bvit-b[0-9]+", "", name)}_in1k', *others)
+            for name, *others in (
+                ('convnext/convnext-tiny_bvit-b25_32xb128', 4e-3, 20, None, ['EMAHook']),
+                ('convnext/convnext-small_bvit-b50_32xb128', 4e-3, 20, None, ['EMAHook']),
+                ('poolformer/poolformer-s12_bvit-b50_32xb128', 4e-3, 20, dict(max_norm=5.0), []),
+                ('t2t_vit/t2t-vit-t-14_bvit-b50_8xb64', 5e-4, 10, None, ['EMAHook']),
+            )
+        ),
+        *(
+            (
+                f'swinv2/swinv2-{network}_bvit-b{budget}_16xb64_in1k-256px',
+                f'swin_transformer_v2/swinv2-{network}_16xb64_in1k-256px',
+                *(1e-3, 20, None, []),
+            )
+            for network, budget in (('tiny-w8', 75), ('small-w8', 50), ('tiny-w16', 50))
+        ),
     ],
 )
-def test_recipe_is_mmpretrains(name, rate, warm_up_epochs, clip, hooks):
-    cfg = Config.fromfile(ROOT / f'configs/{name}_in1k.py')
-    own = get_config(f'mmpretrain::{re.sub("_bvit-b[0-9]+", "", name)}_in1k.py')
+def test_recipe_is_mmpretrains(name, source, rate, warm_up_epochs, clip, hooks):
+    cfg = Config.fromfile(ROOT / f'configs/{name}.py')
+    own = get_config(f'mmpretrain::{source}.py')
     optimizer, source_optimizer = (c.optim_wrapper.optimizer.to_dict() for c in (cfg, own))
     assert (optimizer['lr'], optimizer['weight_decay']) == (rate, 0.05)
     assert without_scope([optimizer]) == without_scope([source_optimizer])
@@ -156,7 +169,15 @@ def test_recipe_is_mmpretrains(name, rate, warm_up_epochs, clip, hooks):
     for ours, theirs in zip((warm_up, cosine), own.param_scheduler):
         for key in ('type', 'start_factor', 'eta_min'):
             assert ours.get(key) == theirs.get(key)
-    kept = ('arch', 'num_layers', 'layer_cfgs', 't2t_cfg', 'drop_path_rate', 'init_cfg')
+    kept = (
+        'arch',
+        'num_layers',
+        'layer_cfgs',
+        't2t_cfg',
+        'drop_path_rate',
+        'window_size',
+        'init_cfg',
+    )
     for key in kept:
         assert cfg.model.backbone.get(key) == own.model.backbone.get(key)
     assert cfg.model.head == own.model.head and cfg.model.get('neck') == own.model.get('neck')
@@ -236,11 +257,13 @@ def test_short_recipes():
         ('convnext/convnext-tiny_bvit-b100_32xb128', 'convnext/convnext-tiny_32xb128'),
         ('poolformer/poolformer-s12_bvit-b50_32xb128', 'poolformer/poolformer-s12_32xb128'),
         ('t2t_vit/t2t-vit-t-14_bvit-b50_8xb64', 't2t_vit/t2t-vit-t-14_8xb64'),
+        ('swinv2/swinv2-tiny-w8_bvit-b50_16xb64', 'swin_transformer_v2/swinv2-tiny-w8_16xb64'),
     ],
 )
 def test_pipelines_are_mmpretrains_but_for_the_kernel(name, source):
-    cfg = Config.fromfile(ROOT / f'configs/{name}_in1k.py')
-    own = get_config(f'mmpretrain::{source}_in1k.py')
+    end = '_in1k-256px.py' if 'swinv2' in name else '_in1k.py'
+    cfg = Config.fromfile(ROOT / f'configs/{name}{end}')
+    own = get_config(f'mmpretrain::{source}{end}')
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         ours, theirs = (each[loader].dataset.pipeline for each in (cfg, own))
         (resize,) = (step for step in ours if 'Resize' in step.type)

@@ -7,7 +7,7 @@ import torch
 from bvit_mm import ElasticPVTv2
 from bvit_mm.testing.laws import equal
 
-from .support.cases import CASES, PVTV2, cswin, pvtv2, swin
+from .support.cases import CASES, PVTV2, cswin, pvtv2, swin, swinv2
 
 DROPS = dict(drop_path_rate=0.3, drop_rate=0.2)
 CHECKPOINTED = [
@@ -16,6 +16,7 @@ CHECKPOINTED = [
     cswin('base', attn_drop_rate=0.2, **DROPS),
     swin('base', **DROPS),
     swin('position', use_abs_pos_embed=True, **DROPS),
+    swinv2('base', **DROPS),
 ]
 
 

@@ -16,6 +16,7 @@ EXPORTED = (
     'pvtv2-base',
     'pvtv2-linear',
     'swin-padded',
+    'swinv2-base',
     'cswin-base',
     'convnext-v2',
     't2t-base',

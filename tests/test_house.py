@@ -274,6 +274,7 @@ SURFACE = {
     'ElasticSwinTransformer': (
         "*args, training_stages=None, new_offsets='nearest', only_stage=None, **kwargs"
     ),
+    'ElasticSwinTransformerV2': '*args, training_stages=None, only_stage=None, **kwargs',
     'ElasticVisionTransformer': '*args, training_stages=None, only_stage=None, **kwargs',
     'LinearDecayLR': 'optimizer, *args, **kwargs',
     'LoadImageFromFile': '*args, **kwargs',

@@ -44,7 +44,25 @@ def pyramid_layers(backbone):
             yield LAST if level is backbone.levels[-1] else layer, level.norm
 
 
-LAYERS = dict(vit=vit_layers, swin=swin_layers, pvtv2=pyramid_layers, cswin=pyramid_layers)
+def swinv2_layers(backbone):
+    layer = 0
+    yield layer, backbone.patch_embed
+    for i, level in enumerate(backbone.stages):
+        if level.downsample is not None:
+            yield layer, level.downsample
+        for block in level.blocks:
+            layer += 1
+            yield layer, block
+        yield LAST if i == 2 else layer, getattr(backbone, f'norm{i}')
+
+
+LAYERS = dict(
+    vit=vit_layers,
+    swin=swin_layers,
+    swinv2=swinv2_layers,
+    pvtv2=pyramid_layers,
+    cswin=pyramid_layers,
+)
 
 
 def groups(backbone):
@@ -74,7 +92,9 @@ def groups(backbone):
     return found
 
 
-@pytest.mark.parametrize('name', ['vit-base', 'swin-base', 'pvtv2-base', 'cswin-outputs'])
+@pytest.mark.parametrize(
+    'name', ['vit-base', 'swin-base', 'swinv2-outputs', 'pvtv2-base', 'cswin-outputs']
+)
 @pytest.mark.parametrize('changes', [dict(), dict(only_stage=0)], ids=['whole', 'one stage'])
 def test_groups_follow_the_layers(name, changes):
     backbone = CASE[name].build(**changes)
@@ -105,7 +125,7 @@ def test_groups_are_those_of_the_plain_class(name):
 
 
 def test_names_that_are_not_of_the_backbone_are_of_the_last_layer():
-    for name in ('pvtv2-base', 'vit-base', 'swin-base', 'cswin-base'):
+    for name in ('pvtv2-base', 'vit-base', 'swin-base', 'swinv2-base', 'cswin-base'):
         backbone = CASE[name].build()
         _, count = backbone.get_layer_depth('head.fc.weight', 'backbone.')
         assert backbone.get_layer_depth('head.fc.weight', 'backbone.')[0] == count - 1

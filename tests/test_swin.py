@@ -9,7 +9,7 @@ from mmpretrain.models.utils import WindowMSA, WindowMSAV2
 from torch import nn
 
 from bvit_mm import ElasticSwinTransformer
-from bvit_mm.backbones.swin import _kept_mask, shift_mask
+from bvit_mm.backbones.windows import _kept_mask, shift_mask
 from bvit_mm.growth import grow_
 from bvit_mm.testing.closeness import assert_near
 from bvit_mm.testing.counting import counted

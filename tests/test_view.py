@@ -6,6 +6,7 @@ classes built at the small size, growth between views, costs, and wrong inputs.
 """
 
 import copy
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -13,7 +14,13 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from mmengine.config import Config
-from mmpretrain.models.backbones import ConvNeXt, PoolFormer, SwinTransformer, VisionTransformer
+from mmpretrain.models.backbones import (
+    ConvNeXt,
+    PoolFormer,
+    SwinTransformer,
+    SwinTransformerV2,
+    VisionTransformer,
+)
 
 from bvit_mm import (
     ElasticConvNeXt,
@@ -22,6 +29,7 @@ from bvit_mm import (
     ElasticPoolFormer,
     ElasticPVTv2,
     ElasticSwinTransformer,
+    ElasticSwinTransformerV2,
     ElasticT2TViT,
     ElasticVisionTransformer,
 )
@@ -33,7 +41,7 @@ from bvit_mm.resampling import resized_map, resizing_matrix, scaled_images
 from bvit_mm.testing.closeness import assert_near
 from bvit_mm.testing.laws import gradient
 
-from .support.cases import CASES, CONVNEXT, CSWIN, DEIT3, POOLFORMER, PVTV2, SWIN, T2T, VIT
+from .support.cases import CASES, CONVNEXT, CSWIN, DEIT3, POOLFORMER, PVTV2, SWIN, SWINV2, T2T, VIT
 from .support.tools import ROOT
 
 pytestmark = pytest.mark.laws
@@ -89,6 +97,13 @@ def plain_swin(weights, grid):
     return plain, weights
 
 
+def plain_swinv2(weights, grid):
+    plain = SwinTransformerV2(**{**SWINV2, 'img_size': 2 * grid, 'window_size': 3})
+    own = dict(plain.named_buffers())
+    plain._load_state_dict_pre_hooks.clear()  # which delete its own buffers
+    return plain, OrderedDict((name, own.get(name, value)) for name, value in weights.items())
+
+
 def without_size(plain, kwargs):
     """A class whose weights know nothing of the size of images."""
     given = {key: value for key, value in kwargs.items() if key != 'img_size'}
@@ -100,6 +115,7 @@ FAMILIES = {
     'pvtv2': (ElasticPVTv2, PVTV2, plain_pvtv2, dict(grid=9)),
     'cswin': (ElasticCSWin, CSWIN, plain_cswin, dict(grid=12)),
     'swin': (ElasticSwinTransformer, SWIN, plain_swin, dict(grid=12, window=3)),
+    'swinv2': (ElasticSwinTransformerV2, SWINV2, plain_swinv2, dict(grid=12, window=3)),
     'convnext': (ElasticConvNeXt, CONVNEXT, without_size(ConvNeXt, CONVNEXT), dict(grid=9)),
     'poolformer': (
         ElasticPoolFormer,
@@ -129,7 +145,7 @@ def test_equals_the_plain_class_built_at_the_small_size(family, dtype):
     _, kwargs, plain_of, stage = FAMILIES[family]
     side, size = kwargs['img_size'], backbone.seen_size(0)[0]
     plain, weights = plain_of(copy.deepcopy(backbone.state_dict()), stage['grid'])
-    del weights._metadata  # the training stage
+    vars(weights).pop('_metadata', None)  # the training stage
     plain.to(dtype).load_state_dict(weights, strict=True)
     plain.eval()
     images = torch.rand(2, 3, side, side, dtype=dtype)

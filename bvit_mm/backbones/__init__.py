@@ -7,6 +7,7 @@ from .deit3 import ElasticDeiT3
 from .poolformer import ElasticPoolFormer
 from .pvtv2 import ElasticPVTv2
 from .swin import ElasticSwinTransformer
+from .swinv2 import ElasticSwinTransformerV2
 from .t2t_vit import ElasticT2TViT
 from .vit import ElasticVisionTransformer
 
@@ -17,6 +18,7 @@ __all__ = [
     'ElasticPVTv2',
     'ElasticPoolFormer',
     'ElasticSwinTransformer',
+    'ElasticSwinTransformerV2',
     'ElasticT2TViT',
     'ElasticVisionTransformer',
 ]

@@ -2,35 +2,34 @@
 """The Swin family: mmpretrain's ``SwinTransformer``, elastic."""
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
 import torch
 import torch.nn.functional as F
 from mmpretrain.models.backbones import SwinTransformer
-from mmpretrain.models.backbones.swin_transformer import SwinBlock
-from mmpretrain.models.utils import ShiftWindowMSA, WindowMSA, resize_pos_embed, to_2tuple
+from mmpretrain.models.utils import WindowMSA
 from torch import Tensor
 
-from .. import flops
-from ..elastic import (
-    ElasticBackbone,
-    ElasticFFN,
-    ElasticModule,
-    Slot,
-    UnitSlot,
-    center_crop,
-    elasticize_,
-    is_plain_ffn,
-)
+from ..elastic import ElasticModule, Slot, UnitSlot
 from ..registry import MODELS
 from ..resampling import resized_map
-from ..training_stages import StagesSpec, TrainingStage, alike, per_level
+from ..training_stages import StagesSpec
+from .windows import (
+    Grid,
+    Maps,
+    WindowedBackbone,
+    attention_in_windows,
+    heads_in_windows,
+    merged_grid,
+    offset_index,
+    reversed_patches,
+)
 
 
 @MODELS.register_module()
-class ElasticSwinTransformer(ElasticBackbone, SwinTransformer):
+class ElasticSwinTransformer(WindowedBackbone, SwinTransformer):
     """mmpretrain's ``SwinTransformer`` with training stages (Section 4.2, Appendix A, Table 6).
 
     A training stage computes with the first ``heads`` of every attention and the first
@@ -69,6 +68,7 @@ class ElasticSwinTransformer(ElasticBackbone, SwinTransformer):
     """
 
     plain_type = 'SwinTransformer'
+    plain_attention = WindowMSA
     timm_names = (
         (r'backbone\.patch_embed\.projection\.', 'patch_embed.proj.'),
         (r'backbone\.patch_embed\.norm\.', 'patch_embed.norm.'),
@@ -97,123 +97,36 @@ class ElasticSwinTransformer(ElasticBackbone, SwinTransformer):
         **kwargs,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.img_size = self.patch_embed.init_input_size
         if new_offsets not in NEW_OFFSETS:
             raise ValueError(
                 f'new_offsets={new_offsets!r} is not known; give one of {tuple(NEW_OFFSETS)}'
             )
-        for level in self.stages:
-            for block in level.blocks:
-                if type(block.attn.w_msa) is WindowMSA:
-                    elasticize_(block.attn, ElasticShiftWindowMSA)
-                    elasticize_(block.attn.w_msa, NEW_OFFSETS[new_offsets])
-                if is_plain_ffn(block.ffn):
-                    elasticize_(block.ffn, ElasticFFN)
-        firsts = [level.blocks[0] for level in self.stages]
-        whole = TrainingStage(
-            heads=tuple(block.attn.w_msa.num_heads for block in firsts),
-            hidden=tuple(block.ffn.feedforward_channels for block in firsts),
-            grid=tuple(map(int, self.patch_resolution)),
-            view='whole',
-            window=alike(tuple(block.attn.window_size for block in firsts)),
-        )
-        self.init_training_stages(training_stages, whole)
-        if self.num_training_stages > 1:
-            self._check_divisible(whole)
-            self._check_windows()
+        self.init_levels(training_stages, NEW_OFFSETS[new_offsets])
         last = len(self.stages) - 1
         self._register_load_state_dict_pre_hook(functools.partial(_rename_old_keys, last=last))
         if only_stage is not None:
             self.shrink_(only_stage)
 
-    def _check_divisible(self, whole: TrainingStage) -> None:
-        reason = None
-        if self.frozen_stages >= 0:
-            reason = (
-                f'frozen_stages={self.frozen_stages} freezes weights that growing would write to'
-            )
-        windows = per_level(whole.window, len(self.stages))
-        of_levels = zip(windows, whole.heads, whole.hidden)
-        for i, (level, units) in enumerate(zip(self.stages, of_levels)):
-            for block in level.blocks:
-                reason = reason or _why_undivided(block, level.embed_dims, units, i + 1)
-        if reason:
-            raise ValueError(
-                f'training_stages split every block of a level alike, but {reason}; '
-                'drop that, or train the whole network only (training_stages=None)'
-            )
-
-    def _check_windows(self) -> None:
-        for k, stage in enumerate(self.training_stages, start=1):
-            advice = 'a smaller window, a larger grid'
-            if k == self.num_training_stages:
-                advice = 'a smaller window_size, a larger img_size'
-            windows = per_level(stage.window, len(self.stages))
-            grids = self._level_grids(stage.grid)
-            for i, (level, window, grid) in enumerate(zip(self.stages, windows, grids)):
-                if min(grid) < window and not level.blocks[0].attn.pad_small_map:
-                    raise ValueError(
-                        f'training stage {k}: window={stage.window} is larger than level {i + 1}, '
-                        f'which has {grid[0]}x{grid[1]} tokens; give {advice}, or '
-                        'pad_small_map=True'
-                    )
-
-    def new_in_transfer(self) -> set[str]:
-        """Norms: a classifier has that of the last level, this network those of ``out_indices``."""
-        levels = set(self.out_indices) ^ {len(self.stages) - 1}
-        return {f'norm{i}.{name}' for i in levels for name in ('weight', 'bias')}
-
     @staticmethod
     def timm_value(key: str, value: Tensor) -> Tensor:
-        """What reads four patches has mmpretrain's order of (channel, row, column), reversed."""
-        if '.downsample.' not in key:
-            return value
-        patches = value.unflatten(-1, (-1, 2, 2))
-        return patches.transpose(-1, -3).flatten(-3).contiguous()
+        return reversed_patches(value) if '.downsample.' in key else value
 
-    def units(self, k: int) -> Iterator[tuple[ElasticModule, str, int]]:
-        stage = self.training_stages[k]
-        is_whole = stage == self.whole  # then blocks need not be alike
-        windows, whole = (per_level(s.window, len(self.stages)) for s in (stage, self.whole))
-        # scaled images have trained all offsets
-        known = whole if 'scale' in map(self.view, range(k + 1)) else windows
-        for level, window, offsets, heads, hidden in zip(
-            self.stages, windows, known, stage.heads, stage.hidden
-        ):
-            for block in level.blocks:
-                for module, axis, active in (
-                    (block.attn, 'window', window),
-                    (block.attn.w_msa, 'window', offsets),
-                    (block.attn.w_msa, 'heads', heads),
-                    (block.ffn, 'hidden', hidden),
-                ):
-                    if isinstance(module, ElasticModule):
-                        yield module, axis, module.total(axis) if is_whole else active
+    @property
+    def widths(self) -> list[int]:
+        return [level.embed_dims for level in self.stages]
 
-    def set_training_stage(self, k: int) -> None:
-        super().set_training_stage(k)
+    def maps(self, first: Grid) -> list[Maps]:
+        found = []
         for level in self.stages:
-            for block in level.blocks:
-                block.attn.w_msa.reads_all_offsets = self.view(k) == 'scale'
+            merged = merged_grid(level, first)
+            found.append(Maps(first, merged, merged if self.out_after_downsample else first))
+            first = merged
+        return found
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         if self.is_whole:
             return super().forward(x)
-        x, grid = self.patch_embed(self.seen(x))
-        if self.view(self.training_stage) == 'scale':
-            if self.use_abs_pos_embed:
-                pos = self.absolute_pos_embed[0].unflatten(0, self.patch_resolution)
-                x = x + resized_map(pos, grid).flatten(0, 1)
-        else:
-            whole = self.grid_of_all(grid)
-            crop = self.active_grid(whole, self.training_stage)
-            x, grid = center_crop(x, grid, crop), crop
-            if self.use_abs_pos_embed:
-                pos = self.absolute_pos_embed
-                pos = resize_pos_embed(pos, self.patch_resolution, whole, self.interpolate_mode, 0)
-                x = x + center_crop(pos, whole, crop)
-        x = self.drop_after_pos(x)
-
+        x, grid = self.embedded(x)
         outs = []
         for i, level in enumerate(self.stages):
             x, grid = level(x, grid, do_downsample=self.out_after_downsample)
@@ -223,60 +136,6 @@ class ElasticSwinTransformer(ElasticBackbone, SwinTransformer):
             if level.downsample is not None and not self.out_after_downsample:
                 x, grid = level.downsample(x, grid)
         return tuple(outs)
-
-    def patch_conv(self) -> torch.nn.Conv2d:
-        return self.patch_embed.projection
-
-    def patch_grid(self, size: tuple[int, int]) -> tuple[int, int]:
-        return flops.patch_grid(self.patch_embed, size)
-
-    def flops(self, k: int, input_size: int | tuple[int, int] | None = None) -> int:
-        self._check_training_stage(k)
-        embed = self.patch_embed
-        size = embed.init_input_size if input_size is None else to_2tuple(input_size)
-        patches = self.patch_grid(size)
-        tokens = self.active_grid(patches, k)
-        if self.view(k) == 'scale':
-            patches = tokens
-        active = {(module, axis): units for module, axis, units in self.units(k)}
-        attentions = [block.attn for level in self.stages for block in level.blocks]
-        if not all((attention, 'window') in active for attention in attentions):
-            raise ValueError(
-                'ElasticSwinTransformer knows the cost of the window attention WindowMSA only; '
-                "drop the other one (stage_cfgs), or use type='mmpretrain.SwinTransformer'"
-            )
-        total = flops.conv(embed.projection, patches)
-        total += _norm_flops(embed.norm, patches, self.embed_dims)
-        grids = self._level_grids(tokens)
-        for i, (level, grid, merged) in enumerate(zip(self.stages, grids, grids[1:])):
-            width, count = level.embed_dims, grid[0] * grid[1]
-            for block in level.blocks:
-                window, w_msa = active[block.attn, 'window'], block.attn.w_msa
-                windows = -(-grid[0] // window) * -(-grid[1] // window)  # padded to whole ones
-                inner = active[w_msa, 'heads'] * (w_msa.proj.in_features // w_msa.num_heads)
-                total += windows * flops.attention(window**2, window**2, width, inner)
-                if (block.ffn, 'hidden') in active:
-                    total += flops.mlp(count, width, active[block.ffn, 'hidden'])
-                else:
-                    total += flops.linears(block.ffn, count)
-                total += _norm_flops(block.norm1, grid, width)
-                total += _norm_flops(block.norm2, grid, width)
-            merging = level.downsample
-            if merging is not None:
-                total += _norm_flops(merging.norm, merged, merging.reduction.in_features)
-                total += merged[0] * merged[1] * merging.reduction.weight.numel()
-            if i in self.out_indices:
-                after = merged if self.out_after_downsample else grid
-                total += _norm_flops(getattr(self, f'norm{i}'), after, self.num_features[i])
-        return total
-
-    def _level_grids(self, first: tuple[int, int]) -> list[tuple[int, int]]:
-        """Rows and columns of tokens of every level and after the last, from the first's."""
-        grids = [first]
-        for level in self.stages:
-            merging = level.downsample
-            grids.append(grids[-1] if merging is None else flops.patch_grid(merging, grids[-1]))
-        return grids
 
 
 @final
@@ -324,42 +183,6 @@ class OffsetSlot(Slot):
         return values[0].flatten(1).T[grown]
 
 
-class ElasticShiftWindowMSA(ElasticModule, ShiftWindowMSA):
-    """mmpretrain's window attention, in windows of fewer rows and columns."""
-
-    axes: ClassVar = dict(window='window_size')
-    window_size: int
-    shift_size: int
-
-    def shrink_(self) -> None:
-        super().shrink_()
-        if self.shift_size:
-            self.shift_size = self.window_size // 2
-
-    def forward(self, query: Tensor, hw_shape: tuple[int, int]) -> Tensor:
-        window, shift = self.active['window'], 0
-        if min(hw_shape) < window and not self.pad_small_map:
-            raise AssertionError(  # the class that mmpretrain raises
-                f'a map of {hw_shape[0]}x{hw_shape[1]} tokens is smaller than the window size '
-                f'({window}); give larger images or pad_small_map=True'
-            )
-        if self.shift_size > 0 and (self.pad_small_map or min(hw_shape) > window):
-            shift = self.shift_size if self.is_whole else window // 2
-        bottom, right = (-n % window for n in hw_shape)
-        x = query.unflatten(1, hw_shape)
-        if bottom or right:
-            x = F.pad(x, (0, 0, 0, right, 0, bottom))
-        mask = None
-        if shift:
-            mask = shift_mask(tuple(x.shape[1:3]), window, shift, x.device)
-            x = torch.roll(x, (-shift, -shift), dims=(1, 2))
-        x = x.unflatten(2, (-1, window)).unflatten(1, (-1, window))
-        x = self.w_msa(x, mask).flatten(3, 4).flatten(1, 2)
-        if shift:
-            x = torch.roll(x, (shift, shift), dims=(1, 2))
-        return self.drop(x[:, : hw_shape[0], : hw_shape[1]].flatten(1, 2))
-
-
 HEADS = (
     UnitSlot('qkv.weight', 0, 'heads', blocks=3),
     UnitSlot('qkv.bias', 0, 'heads', blocks=3),
@@ -390,41 +213,20 @@ class ElasticWindowMSA(ElasticModule, WindowMSA):
     @side.setter
     def side(self, side: int) -> None:
         self.window_size = side, side
-        self.relative_position_index = self._index(side).to(self.relative_position_index)
+        self.relative_position_index = offset_index(side, self.relative_position_index.device)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Attention within each window.
-
-        One permute groups windows and splits heads, and one undoes it.
 
         Args:
             x: A map of (B, rows, window, columns, window, C): so many rows and columns of windows.
             mask: Added to the attention of each window, (rows * columns, window^2, window^2).
         """
-        batch, rows, window, columns, _, _ = x.shape
-        count, heads, area = rows * columns, self.active['heads'], window**2
-        qkv = self.active_linear('qkv', x).unflatten(-1, (3, heads, -1))
-        qkv = qkv.permute(5, 0, 1, 3, 6, 2, 4, 7)  # 3, B, rows, columns, heads, window^2, dims
-        bias = self._bias(self.active_parameter('relative_position_bias_table'), window)
-        if mask is None:
-            qkv, bias = qkv.reshape(3, batch * count, heads, area, -1), bias[None]
-        else:  # a window with its mask is as a head with its bias
-            bias = (bias + mask[:, None]).view(1, count * heads, area, area)
-            qkv = qkv.reshape(3, batch, count * heads, area, -1)
-        q, k, v = qkv
-        x = F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=bias.to(qkv.dtype),
-            dropout_p=self.attn_drop.p if self.training else 0.0,
-            scale=self.scale,
-        )
-        x = x.reshape(batch, rows, columns, heads, window, window, -1)
-        x = x.permute(0, 1, 4, 2, 5, 3, 6)
-        if torch.onnx.is_in_onnx_export():  # it takes flatten for a view, which needs this layout
-            x = x.clone(memory_format=torch.contiguous_format)
-        x = x.flatten(5)
+        packed = self.active_linear('qkv', x)
+        q, k, v = heads_in_windows(packed, self.active['heads'], mask)
+        bias = self._bias(self.active_parameter('relative_position_bias_table'), x.shape[2])
+        drop = self.attn_drop.p if self.training else 0.0
+        x = attention_in_windows(q, k, v, bias, mask, self.scale, drop, x.shape)
         return self.proj_drop(self.active_linear('proj', x))
 
     def _bias(self, table: Tensor, window: int) -> Tensor:
@@ -433,17 +235,12 @@ class ElasticWindowMSA(ElasticModule, WindowMSA):
             offsets = 2 * window - 1
             full = table.unflatten(0, (2 * self.side - 1, -1))
             table = resized_map(full, (offsets, offsets)).flatten(0, 1)
-            index = self._index(window).to(table.device)
+            index = offset_index(window, table.device)
         else:  # that of a corner of the full one
             index = self.relative_position_index.unflatten(0, self.window_size)
             index = index.unflatten(2, self.window_size)[:window, :window, :window, :window]
             index = index.reshape(window**2, window**2)
         return table[index].permute(2, 0, 1).contiguous()
-
-    def _index(self, side: int) -> Tensor:
-        """Where in the table of a window lie the offsets of its tokens, as mmpretrain does it."""
-        index = self.double_step_seq(2 * side - 1, side, 1, side)
-        return (index + index.T).flip(1).contiguous()
 
 
 class BicubicOffsets(ElasticWindowMSA):
@@ -459,41 +256,6 @@ class InitialOffsets(ElasticWindowMSA):
 
 
 NEW_OFFSETS = dict(nearest=ElasticWindowMSA, bicubic=BicubicOffsets, initial=InitialOffsets)
-
-
-def shift_mask(grid: tuple[int, int], window: int, shift: int, device: torch.device) -> Tensor:
-    """mmpretrain's mask of shifted windows, made once for each shape: (windows, w^2, w^2)."""
-    mask = _kept_mask(grid, window, shift, device)
-    if type(mask) is not Tensor:  # made while the network was being exported
-        _kept_mask.cache_clear()
-    return mask
-
-
-@functools.lru_cache(maxsize=16)
-def _kept_mask(*args: Any) -> Tensor:
-    with torch.inference_mode(False):  # so that it may serve training too
-        return ShiftWindowMSA.get_attn_mask(*args)
-
-
-def _why_undivided(block: SwinBlock, width: int, units: tuple[int, ...], level: int) -> str | None:
-    """What keeps a block from training stages; ``units`` are window, heads and hidden units."""
-    attn, ffn, place = block.attn, block.ffn, f'level {level} of ElasticSwinTransformer has'
-    if not isinstance(attn, ElasticShiftWindowMSA):
-        return f'{place} the window attention {type(attn.w_msa).__name__}, not WindowMSA'
-    if not isinstance(ffn, ElasticFFN):
-        return f'{place} an MLP other than two linear layers'
-    window, heads, _ = units
-    if (attn.window_size, attn.w_msa.num_heads, ffn.feedforward_channels) != units:
-        return 'stage_cfgs give blocks different windows, heads or hidden units'
-    if width % heads:
-        return f'{place} a width of {width}, which is no multiple of num_heads={heads}'
-    if attn.shift_size not in (0, window // 2):
-        return 'stage_cfgs shift windows by other than half of their side'
-    return None
-
-
-def _norm_flops(norm: torch.nn.Module | None, grid: tuple[int, int], width: int) -> int:
-    return flops.norm(grid[0] * grid[1], width) if isinstance(norm, torch.nn.LayerNorm) else 0
 
 
 def _rename_old_keys(state_dict: dict[str, Tensor], prefix: str, *_: Any, last: int) -> None:

@@ -132,7 +132,9 @@ def same_seed_gives_the_plain_network(case: Case) -> None:
     for key in theirs:
         assert torch.equal(ours[key], theirs[key]), f'{key} is drawn otherwise'
     elastic.load_state_dict(theirs, strict=True)
-    plain.load_state_dict(ours, strict=True)
+    # Of its own weights a plain class may miss some: mmpretrain's Swin V2 deletes what it makes.
+    own = plain.load_state_dict(theirs, strict=False)
+    assert plain.load_state_dict(ours, strict=False) == own, 'the plain class takes other keys'
 
 
 @law(training=[False, True])
@@ -295,7 +297,10 @@ def growth_leaves_old_units_untouched(case: Case, init: str) -> None:
             assert torch.equal(param[~is_new], value[~is_new]), f'{name}: old units changed'
             same = torch.equal(param[is_new], value[is_new])
             assert same or init != 'copy', f'{name}: new units are no copies'
-            is_drawn = init in ('random', 'noise') and is_new.any()  # others may copy some
+            copies = value[is_new]
+            # noise is a share of what the copies differ by: one number alone has none
+            spread = bool((copies != copies[:1]).any())
+            is_drawn = (init == 'random' and is_new.any()) or (init == 'noise' and spread)
             assert not (same and is_drawn), f'{name}: new units are copies'
 
 

@@ -5,9 +5,16 @@ The first row of each class is also the network that tests train where any will 
 """
 
 import copy
+from functools import partial
 
 import torch
-from mmpretrain.models.backbones import ConvNeXt, PoolFormer, SwinTransformer, VisionTransformer
+from mmpretrain.models.backbones import (
+    ConvNeXt,
+    PoolFormer,
+    SwinTransformer,
+    SwinTransformerV2,
+    VisionTransformer,
+)
 
 from bvit_mm import (
     ElasticConvNeXt,
@@ -16,6 +23,7 @@ from bvit_mm import (
     ElasticPoolFormer,
     ElasticPVTv2,
     ElasticSwinTransformer,
+    ElasticSwinTransformerV2,
     ElasticT2TViT,
     ElasticVisionTransformer,
     testing,
@@ -28,6 +36,7 @@ from .plain_cswin import PlainCSWin
 from .plain_poolformer import PlainPoolFormer
 from .plain_pvtv2 import PlainPVTv2
 from .plain_swin import PlainSwin
+from .plain_swinv2 import PlainSwinV2
 from .plain_t2t_vit import PlainT2TViT
 from .plain_vit import PlainViT
 
@@ -254,6 +263,22 @@ def deit3(name, stages=3, **changes):
     return Case(f'deit3-{name}', ElasticDeiT3, ElasticDeiT3, PlainViT, stages, {**DEIT3, **changes})
 
 
+SWINV2 = dict(SWIN, arch=dict(SWIN['arch'], extra_norm_every_n_blocks=0))
+
+
+def swinv2(name, stages=SWIN_STAGES, batch=2, small=PlainSwinV2, **changes):
+    return Case(
+        f'swinv2-{name}',
+        ElasticSwinTransformerV2,
+        SwinTransformerV2,
+        small,
+        stages,
+        {**SWINV2, **changes},
+        tolerance=FLOAT64,
+        batch=batch,
+    )
+
+
 # No library of OpenMMLab has PVTv2 with these names: its plain class is itself without training
 # stages, and test_pvtv2.py compares it with mmdet's and timm's. CSWin is in none of them. DeiT
 # III and T2T-ViT of mmpretrain are faulty: test_faults.py compares ours with them, corrected.
@@ -316,6 +341,14 @@ CASES = [
         arch=dict(layers=[1, 1], embed_dims=[16, 32], mlp_ratios=[4, 4]),
         img_size=16,
         out_indices=(2,),
+        drop_path_rate=0.2,
+    ),
+    swinv2(
+        'tiny',
+        stages=3,
+        arch=dict(embed_dims=16, depths=[2, 1], num_heads=[2, 4], extra_norm_every_n_blocks=0),
+        img_size=16,
+        out_indices=(1,),
         drop_path_rate=0.2,
     ),
     vit('base'),
@@ -577,6 +610,43 @@ CASES = [
         with_cls_token=False,
         out_type='featmap',
     ),
+    swinv2('base'),
+    # norms of the main branch too, and windows that differ by level, as those of 16 tokens do
+    swinv2(
+        'outputs',
+        stages=2,
+        arch=dict(SWIN['arch'], extra_norm_every_n_blocks=2),
+        window_size=[4, 4, 3],
+        out_indices=(0, 1, 2),
+        stage_cfgs=dict(block_cfgs=dict(attn_cfgs=dict(qkv_bias=False))),
+    ),
+    # offsets spaced as in larger windows, and levels of an odd side
+    swinv2(
+        'oblong',
+        stages=[dict(grid=(12, 10), window=(3, 3, 2)), dict(grid=(18, 14), window=4), dict()],
+        img_size=(48, 32),
+        pretrained_window_sizes=[6, 6, 6],
+        small=partial(PlainSwinV2, pretrained=[6, 6, 6]),
+        pad_small_map=True,
+    ),
+    swinv2(
+        'scaled',
+        stages=[
+            dict(heads=(1, 4, 3), hidden=(24, 50, 100), grid=8, window=2, view='scale'),
+            dict(heads=(2, 5, 4), grid=13, window=3, view='scale'),
+            dict(),
+        ],
+    ),
+    swinv2(
+        'mixed',
+        stages=[
+            dict(heads=(1, 4, 3), grid=8, window=2, view='crop'),
+            dict(heads=(2, 5, 4), grid=9, window=(3, 2, 2), view='scale'),
+            dict(heads=(2, 5, 4), grid=12, window=3, view='crop'),
+            dict(),
+        ],
+        use_abs_pos_embed=True,
+    ),
     Case(**RIFORMER),  # the worked example of docs/add_a_backbone.md
 ]
 
@@ -598,6 +668,17 @@ TIMM = dict(
             patch_size=2,
             embed_dim=16,
             depths=(2, 2),
+            num_heads=(2, 4),
+            window_size=4,
+        ),
+    ),
+    swinv2=(
+        'swin_transformer_v2.SwinTransformerV2',
+        dict(
+            img_size=16,
+            patch_size=2,
+            embed_dim=16,
+            depths=(2, 1),
             num_heads=(2, 4),
             window_size=4,
         ),
@@ -706,4 +787,11 @@ GOLDEN = {
     'deit3-scaled': [1.38629, 1.4076, 1.39925, 1.42596, 1.37083, 1.43795, 17.5542],
     'deit3-mixed': [1.39604, 1.3789, 1.37881, 1.40632, 1.36227, 1.36182, 17.3094],
     'riformer': [1.37131, 1.43138, 1.37154, 1.32492, 1.31926, 1.53926, 18.9383],
+    'swinv2-tiny': [1.39271, 1.40852, 1.32786, 1.48308, 1.50116, 1.45688, 23.1561],
+    'swinv2-base': [1.37997, 1.45383, 1.27012, 2.22877, 1.24408, 2.13545, 56.029],
+    'swinv2-outputs': [1.38421, 1.44692, 1.44128, 1.99845, 57.0505],
+    'swinv2-oblong': [1.39159, 1.54528, 1.47145, 1.74667, 1.33947, 1.96801, 55.9046],
+    'swinv2-scaled': [1.39563, 1.47912, 1.39105, 2.11592, 1.28605, 2.18386, 56.0655],
+    'swinv2-mixed':
+    [1.41807, 1.43141, 1.39924, 1.85634, 1.19951, 2.62778, 2.2915, 1.18541, 56.2261],
 }  # fmt: skip
