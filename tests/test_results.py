@@ -150,6 +150,13 @@ def test_readme_has_the_numbers_of_images_with_detail(name, seeds, method):
     assert {len(each) for each in runs} == {seeds}  # as it says
 
 
+def test_readme_says_what_the_full_cost_buys():
+    settings = by_setting(read_records(ROOT / 'results' / 'photographs.jsonl'))
+    runs = [settings[method, 1.0].values() for method in ('recommended', 'etpp', 'rex')]
+    assert_says_together([accuracy(each) for each in runs])
+    assert {len(each) for each in runs} == {3}  # as it says
+
+
 def test_demo_says_what_its_records_say():
     """Of the config that make demo runs, and the docs say the same."""
     runs = by_setting(read_records(ROOT / 'results' / 'demo.jsonl'))
