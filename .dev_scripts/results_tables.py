@@ -353,8 +353,8 @@ def times_parts(records: Sequence[Record]) -> list[str]:
         return []
     return [
         '### At equal time',
-        'Wall time of one core, loading, validation and saving included; another run was on the '
-        'other core.',
+        'Wall time of one core, loading, validation and saving included; tests ran on the other '
+        'core.',
         markdown_tables(records, ours=CHOSEN).strip(),
     ]
 

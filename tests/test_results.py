@@ -2,12 +2,14 @@
 """The pages of results: tables are what their command writes, and the text says what they say."""
 
 import re
+from math import ceil
 from statistics import fmean
 
 import cv2
 import pytest
 
 from bvit_mm.compare import ABLATIONS, METHODS, by_setting, read_records
+from bvit_mm.compare.amounts import is_time, size_of
 from bvit_mm.compare.tables import OURS
 
 from .support import claims
@@ -67,9 +69,11 @@ def test_records_are_whole():
     assert RECORDS
     for file in RECORDS:
         for record in read_records(file):
-            assert 0 < record.cost <= record.budget * (1 + 1e-9)
+            allowed = 1.05 if is_time(record.budget) else 1 + 1e-9  # it ends a little late
+            spent = record.took if is_time(record.budget) else record.cost
+            assert 0 < spent <= size_of(record.budget) * allowed
             assert record.value == record.history[-1][1] and 0 <= record.value <= 100
-            assert record.history[-1][0] == sum(record.epochs)
+            assert record.history[-1][0] == ceil(sum(record.epochs) - 1e-9)
             assert record.seconds['training'] > 0
 
 
