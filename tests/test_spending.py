@@ -393,7 +393,7 @@ def test_groups_of_paramwise_cfg_are_made_plain(tmp_path):
             assert key == old_key and same
 
 
-@pytest.mark.parametrize('works', [0, 5, 18])
+@pytest.mark.parametrize('works', [0, 5, 16])  # the first step has 17 graphs
 def test_compilation_that_fails_goes_on_without(tmp_path, works):
     """At the first graph, after images were mixed, and after the gradient was computed."""
     compiled = []
