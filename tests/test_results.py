@@ -69,9 +69,10 @@ def test_records_are_whole():
     assert RECORDS
     for file in RECORDS:
         for record in read_records(file):
-            allowed = 1.05 if is_time(record.budget) else 1 + 1e-9  # it ends a little late
-            spent = record.took if is_time(record.budget) else record.cost
-            assert 0 < spent <= size_of(record.budget) * allowed
+            if is_time(record.budget):  # the last step and the last file may end after it
+                assert 0 < record.took <= size_of(record.budget) + 1
+            else:
+                assert 0 < record.cost <= record.budget * (1 + 1e-9)
             assert record.value == record.history[-1][1] and 0 <= record.value <= 100
             assert record.history[-1][0] == ceil(sum(record.epochs) - 1e-9)
             assert record.seconds['training'] > 0
