@@ -53,13 +53,16 @@ def main() -> None:
     parser.add_argument('--fused', action='store_true', help="with AdamW's fused step")
     args = parser.parse_args()
     build_plain, build = NETWORKS[args.network]
-    networks, share, last = {'mmpretrain': build_plain(), 'here': build()}, 1.0, 'difference'
-    if args.stage:
+    if args.stage is None and build_plain is None:
+        parser.error(f'there is no other {args.network} to compare with; give --stage')
+    if args.stage is None:
+        networks, share, last = {'mmpretrain': build_plain(), 'here': build()}, 1.0, 'difference'
+    else:
         ours, shares = stages(build)
         name = f'stage {args.stage}, scale'
         networks, share = {'whole': ours['whole'], name: ours[name]}, shares[name]
         last = 'beyond its share'
-    images = torch.randn(args.batch, 3, 224, 224)
+    images = torch.randn(args.batch, 3, *build().img_size)
     trainers = [Trainer(network, images, fused=args.fused) for network in networks.values()]
     rounds = [list(map(milliseconds, trainers)) for _ in range(args.rounds + 1)][1:]
     columns = [

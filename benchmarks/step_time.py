@@ -3,7 +3,7 @@
 
 Forward, backward and AdamW, on random images. All networks are timed in turn in one run, and
 the ratios are medians over rounds, so that a machine that slows down slows all of them. The
-plain class is mmpretrain's own; of PVTv2, which it does not have, timm's.
+plain class is mmpretrain's own; of PVTv2, which it does not have, timm's. CSWin is in neither.
 
 ``no attention`` is the whole network with every product of attention, every softmax, bias and
 mask left out: what no implementation of attention can beat.
@@ -21,19 +21,24 @@ import torch
 import torch.nn.functional as F
 from mmpretrain.models.backbones import (
     ConvNeXt,
+    DeiT3,
     PoolFormer,
     SwinTransformer,
     SwinTransformerV2,
+    T2T_ViT,
     VisionTransformer,
 )
 from torch import nn
 
 from bvit_mm import (
     ElasticConvNeXt,
+    ElasticCSWin,
+    ElasticDeiT3,
     ElasticPoolFormer,
     ElasticPVTv2,
     ElasticSwinTransformer,
     ElasticSwinTransformerV2,
+    ElasticT2TViT,
     ElasticVisionTransformer,
 )
 from bvit_mm.elastic import ElasticBackbone
@@ -57,7 +62,16 @@ PVTV2_STAGES = [
 ]
 CONVNEXT = dict(arch='tiny', drop_path_rate=0.1)
 POOLFORMER = dict(arch='s12', drop_path_rate=0.1, frozen_stages=-1)
-NETWORKS = {  # the plain network, and the elastic one
+CSWIN = dict(arch='tiny', drop_path_rate=0.2)
+T2T = dict(  # T2T-ViT_t-14
+    img_size=224,
+    embed_dims=384,
+    num_layers=14,
+    layer_cfgs=dict(num_heads=6, feedforward_channels=1152),
+    drop_path_rate=0.1,
+)
+DEIT3 = dict(arch='small', img_size=224, patch_size=16, drop_path_rate=0.05)
+NETWORKS = {  # the plain network, or None, and the elastic one
     'deit-small': (
         lambda: VisionTransformer(**DEIT),
         lambda stages=3: ElasticVisionTransformer(**DEIT, training_stages=stages),
@@ -81,6 +95,15 @@ NETWORKS = {  # the plain network, and the elastic one
     'poolformer-s12': (
         lambda: PoolFormer(**POOLFORMER),
         lambda stages=3: ElasticPoolFormer(**POOLFORMER, training_stages=stages),
+    ),
+    'cswin-tiny': (None, lambda stages=3: ElasticCSWin(**CSWIN, training_stages=stages)),
+    't2t-vit-t-14': (
+        lambda: T2T_ViT(**T2T),
+        lambda stages=3: ElasticT2TViT(**T2T, training_stages=stages),
+    ),
+    'deit3-small': (
+        lambda: DeiT3(**DEIT3),
+        lambda stages=3: ElasticDeiT3(**DEIT3, training_stages=stages),
     ),
 }
 
@@ -213,7 +236,8 @@ def main() -> None:
     images = torch.randn(args.batch, 3, *build().img_size, device=args.device)
     options = dict(amp=args.amp, inference=args.inference, fused=args.fused)
     networks, shares = stages(build)
-    networks['plain'] = build_plain()
+    if build_plain is not None:
+        networks['plain'] = build_plain()
     trainers = {name: Trainer(network, images, **options) for name, network in networks.items()}
     if args.network.startswith('swin'):  # the others call attention by names of their own
         trainers['no attention'] = WithoutAttention(build(), images, **options)
@@ -228,8 +252,8 @@ def main() -> None:
     )
     print('network         seconds  of plain  FLOPs share  time / (share x whole step)')
     for name, seconds in times.items():
-        of_plain = ratio(seconds, times['plain'])
-        row = f'{name:14}  {statistics.median(seconds):7.3f}  {of_plain:8.3f}'
+        of_plain = f'{ratio(seconds, times["plain"]):.3f}' if 'plain' in times else '-'
+        row = f'{name:14}  {statistics.median(seconds):7.3f}  {of_plain:>8}'
         if name in shares:
             share = shares[name]
             row += f'  {share:11.3f}  {ratio(seconds, times["whole"]) / share:27.3f}'
