@@ -34,6 +34,7 @@ from .training_stages import (
     parse_training_stages,
     stage_of_record,
 )
+from .widths import Widths, read_widths
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,13 @@ class UnitSlot(Slot):
         units = tensor.unflatten(self.dim, (self.blocks, total, -1))
         return units.narrow(self.dim + 1, 0, active).flatten(self.dim, self.dim + 2)
 
+    def scaled(self, tensor: Tensor, factors: Tensor) -> Tensor:
+        """What each unit has times its factor; ``factors`` are of all units that there are."""
+        units = tensor.unflatten(self.dim, (self.blocks, len(factors), -1))
+        shape = [1] * units.dim()
+        shape[self.dim + 1] = -1
+        return (units * factors.view(shape)).flatten(self.dim, self.dim + 2)
+
     def places(self, size: int, total: int, units: Sequence[int] | Tensor) -> Tensor:
         places = torch.arange(size).view(self.blocks, total, -1)
         return places[:, torch.as_tensor(units, dtype=torch.long)].flatten()
@@ -112,21 +120,27 @@ class ElasticModule:
     A subclass declares ``slots``, the only list of what follows the units: slicing, growth,
     moments, EMA and tests read it.
 
+    With ``add_gates_`` each unit that weights read has a gate: a factor of those weights, 1 at the
+    start. What the gates learn tells which units the network needs (``slim``).
+
     Attributes:
         slots: What of the module follows the units.
         axes: Along which axes the module has units, each with the name of the module's attribute
             that says how many there are.
         active: How many units along each axis are active.
+        gates_learn: Whether gates, if there are any, are trained; else they count as 1.
     """
 
     slots: ClassVar[tuple[Slot, ...]] = ()
     axes: ClassVar[dict[str, str]]
     active: dict[str, int]
+    gates_learn = True
 
     # Of the torch module that it is mixed into.
     named_parameters: Callable[..., Iterator[tuple[str, nn.Parameter]]]
     get_submodule: Callable[..., nn.Module]
     modules: Callable[..., Iterator[nn.Module]]
+    _parameters: dict[str, nn.Parameter | None]
 
     def total(self, axis: str) -> int:
         """The number of all units along an axis."""
@@ -137,12 +151,51 @@ class ElasticModule:
         """Whether all units are active."""
         return all(active == self.total(axis) for axis, active in self.active.items())
 
+    @property
+    def gate(self) -> nn.Parameter | None:
+        """The gates of its units, if there are any."""
+        return self._parameters.get('gate')
+
+    @property
+    def readers(self) -> tuple[UnitSlot, ...]:
+        """The weights that read units; all along one axis, that of the gates."""
+        return tuple(slot for slot in self.slots if slot.out and isinstance(slot, UnitSlot))
+
+    @property
+    def read_axis(self) -> str | None:
+        """The axis whose units weights of the module read; None if there is none."""
+        return self.readers[0].axis if self.readers else None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it computes what the class does that it extends."""
+        return self.is_whole and self.gate is None
+
+    def add_gates_(self) -> None:
+        """Gives each unit that weights read a gate of 1."""
+        slot = self.readers[0]
+        weight = dict(self.named_parameters())[slot.param]
+        gate = torch.ones(self.total(slot.axis), device=weight.device)
+        self._parameters['gate'] = nn.Parameter(gate)
+
+    @torch.no_grad()
+    def fold_gates_(self) -> None:
+        """Multiplies the weights by their gates, which become 1: the same function."""
+        if self.gate is None:
+            return
+        parameters = dict(self.named_parameters())
+        for slot in self.readers:
+            parameters[slot.param].copy_(slot.scaled(parameters[slot.param], self.gate))
+        self.gate.fill_(1.0)
+
     def elastic_parameters(self, axis: str) -> Iterator[tuple[Slot, nn.Parameter]]:
         """The slots along an axis whose parameter exists (a bias may be switched off), with it."""
         parameters = dict(self.named_parameters())
         for slot in self.slots:
             if slot.axis == axis and slot.param in parameters:
                 yield slot, parameters[slot.param]
+        if axis == self.read_axis and self.gate is not None:
+            yield UnitSlot('gate', 0, axis), self.gate
 
     def active_parameter(self, name: str) -> Tensor | Any:
         """The active part of a parameter that may follow the units; None if there is none.
@@ -153,6 +206,11 @@ class ElasticModule:
         param = getattr(self.get_submodule(module), attribute)
         for slot in self.slots:
             if slot.param == name and param is not None:
+                if self.gate is not None and slot.out and isinstance(slot, UnitSlot):
+                    # Scaled before it is cut, so that the strides, and with them the kernels, are
+                    # those without gates. Gates that rest are exactly 1, with gradients of 0.
+                    gates = self.gate if self.gates_learn else 1 + 0 * self.gate
+                    param = slot.scaled(param, gates)
                 param = slot.active(param, self.total(slot.axis), self.active[slot.axis])
         return param
 
@@ -161,9 +219,10 @@ class ElasticModule:
 
         It may be a convolution of 1 x 1, which is the same for a map (B, C, H, W).
         """
-        axes = [slot.axis for slot in self.slots if slot.param == f'{name}.weight']
+        slots = [slot for slot in self.slots if slot.param == f'{name}.weight']
         layer = self.get_submodule(name)
-        if all(self.active[axis] == self.total(axis) for axis in axes):
+        is_gated = self.gate is not None and any(slot.out for slot in slots)
+        if not is_gated and all(self.active[s.axis] == self.total(s.axis) for s in slots):
             return layer(x)
         compute = F.conv2d if isinstance(layer, nn.Conv2d) else F.linear
         return compute(
@@ -201,7 +260,7 @@ class ElasticMultiheadAttention(ElasticModule, MultiheadAttention):
         self.embed_dims = self.num_heads * self.head_dims  # of q, k and v
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.is_whole:
+        if self.is_plain:
             return super().forward(x)
         batch, tokens, _ = x.shape
         heads = self.active['heads']
@@ -224,7 +283,7 @@ class ElasticFFN(ElasticModule, FFN):
     axes: ClassVar = dict(hidden='feedforward_channels')
 
     def forward(self, x: Tensor, identity: Tensor | None = None) -> Tensor:
-        if self.is_whole:
+        if self.is_plain:
             return super().forward(x, identity=identity)
         (_, activation, hidden_drop), _, out_drop = self.layers
         out = hidden_drop(activation(self.active_linear('layers.0.0', x)))
@@ -248,6 +307,9 @@ def elasticize_(module: Any, elastic_class: type[ElasticModule]) -> None:
     """
     module.__class__ = elastic_class
     module.active = {axis: module.total(axis) for axis in module.axes}
+
+
+Units = Iterator[tuple[ElasticModule, str, int]]  # a module, an axis, units along it
 
 
 class ElasticBackbone(BaseModule):
@@ -285,7 +347,7 @@ class ElasticBackbone(BaseModule):
     @classmethod
     def own_arguments(cls) -> set[str]:
         """The arguments that the plain class does not have: those by keyword only."""
-        own = {'training_stages', 'only_stage'}
+        own = {'training_stages', 'only_stage', 'gates', 'widths'}
         if cls.plain_type is not None:
             parameters = inspect.signature(cls).parameters.values()
             own |= {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
@@ -359,7 +421,11 @@ class ElasticBackbone(BaseModule):
 
     @property
     def is_whole(self) -> bool:
-        return self.training_stages[self._training_stage] == self.whole
+        return self.is_whole_at(self._training_stage)
+
+    def is_whole_at(self, k: int) -> bool:
+        """Whether training stage ``k`` is the whole network."""
+        return self.training_stages[k] == self.whole
 
     def set_training_stage(self, k: int) -> None:
         """Activates training stage ``k`` (0-based). It only sets sizes; growing is ``grow_``'s.
@@ -368,7 +434,7 @@ class ElasticBackbone(BaseModule):
             ValueError: If there is no such stage.
         """
         self._check_training_stage(k)
-        for module, axis, active in self.units(k):
+        for module, axis, active in self.active_units(k):
             module.active[axis] = active
         self._training_stage = k
 
@@ -382,18 +448,91 @@ class ElasticBackbone(BaseModule):
             ValueError: If there is no such stage.
         """
         self.set_training_stage(k)
-        for module in dict.fromkeys(module for module, _, _ in self.units(k)):
+        for module in dict.fromkeys(module for module, _, _ in self.active_units(k)):
             module.shrink_()
         self.training_stages = (self.training_stages[k],)
         self._training_stage = 0
 
-    def units(self, k: int) -> Iterator[tuple[ElasticModule, str, int]]:
-        """The elastic modules with their active units in training stage ``k``.
+    def units(self, k: int) -> Units:
+        """The elastic modules with their units in training stage ``k``, as that says.
+
+        The whole network has all units of every module, whatever this says of it.
 
         Yields:
             A module, one of its axes, and how many of its units along that are active.
         """
         raise NotImplementedError
+
+    def active_units(self, k: int) -> Units:
+        """The elastic modules with their active units in training stage ``k``; see ``units``."""
+        stage = self.training_stages[k]
+        widths = {axis: iter(numbers) for axis, numbers in getattr(stage, 'widths', ())}
+        for module, axis, active in self.units(k):
+            if stage == self.whole or 'widths' in stage.keys:
+                active = module.total(axis)
+            if axis == module.read_axis and axis in widths:
+                active = next(widths[axis])
+            yield module, axis, active
+
+    def read_units(self) -> list[tuple[ElasticModule, str]]:
+        """The modules whose units weights read, each with the axis: those that may be slimmed."""
+        found = self.units(self.num_training_stages - 1)
+        return [(module, axis) for module, axis, _ in found if axis == module.read_axis]
+
+    def totals(self) -> Widths:
+        """All units that may be slimmed, by axis, one number a module."""
+        totals: dict[str, tuple[int, ...]] = {}
+        for module, axis in self.read_units():
+            totals[axis] = (*totals.get(axis, ()), module.total(axis))
+        return totals
+
+    def take_form_(
+        self, only_stage: int | None = None, gates: bool = False, widths: Any = None
+    ) -> None:
+        """Takes the arguments that change what modules have: at most one of them.
+
+        Args:
+            only_stage: Becomes the network of this training stage, 0-based, alone.
+            gates: Whether units have gates, which ``slim`` reads.
+            widths: How many units each module has; see ``read_widths``.
+
+        Raises:
+            ValueError: If they mean no such network.
+        """
+        given = dict(only_stage=only_stage, gates=gates or None, widths=widths)
+        stated = [f'{name}={value!r}' for name, value in given.items() if value is not None]
+        if not isinstance(gates, bool):
+            raise ValueError(f'gates={gates!r} must be True or False')
+        if len(stated) > 1:
+            raise ValueError(f'{" and ".join(stated)} are both given; give one of them')
+        if only_stage is not None:
+            self.shrink_(only_stage)
+        if gates:
+            self.check_gates()
+            for module, _ in self.read_units():
+                module.add_gates_()
+        if widths is not None:
+            self._become_slim_(widths)
+
+    def drop_gates_(self) -> None:
+        """Has no gates from now on: what they learned is in the weights."""
+        for module, _ in self.read_units():
+            module.fold_gates_()
+            module._parameters.pop('gate', None)
+
+    def check_gates(self) -> None:
+        """Raises ValueError if units of this network cannot have gates."""
+
+    def _become_slim_(self, widths: Any) -> None:
+        if self.num_training_stages > 1:
+            raise ValueError(
+                'widths are of a slimmed network, which has no training stages; drop '
+                'training_stages, or widths'
+            )
+        numbers = {axis: iter(n) for axis, n in read_widths(widths, self.totals()).items()}
+        for module, axis in self.read_units():
+            module.active[axis] = next(numbers[axis])
+            module.shrink_()
 
     def active_grid(self, grid: tuple[int, int], k: int) -> tuple[int, int]:
         """The tokens that training stage ``k`` keeps of a patch grid, rows and columns.
@@ -472,7 +611,8 @@ class ElasticBackbone(BaseModule):
         recorded = local_metadata.get('training_stage')
         if recorded is None:
             if any(key.startswith(prefix) for key in state_dict):
-                self.set_training_stage(self.num_training_stages - 1)
+                stages = range(self.num_training_stages)
+                self.set_training_stage(max(k for k in stages if self.is_whole_at(k)))
             return
         recorded = stage_of_record(recorded, self.whole)
         if recorded not in self.training_stages:

@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from .elastic import ElasticBackbone, Slot
+from .elastic import ElasticBackbone, ElasticModule, Slot
 from .mmengine_gaps import initialize_anew
 
 Model = TypeVar('Model', bound=nn.Module)
@@ -184,7 +184,7 @@ def grow_(
     names = {param: name for name, param in backbone.named_parameters()}
     fresh = functools.cache(fresh or functools.partial(_refuse_without_fresh, init))
     generator = torch.Generator().manual_seed(seed)
-    for module, axis, new in backbone.units(stage):
+    for module, axis, new in backbone.active_units(stage):
         old = module.active[axis]
         if new == old:
             continue
@@ -245,6 +245,8 @@ def drawn_anew(model: Model, seed: int) -> Model:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for module in fresh.modules():
+            if isinstance(module, ElasticModule) and module.gate is not None:
+                module.gate.data.fill_(1.0)
             if hasattr(module, 'reset_parameters'):
                 module.reset_parameters()
             initialize_anew(module)

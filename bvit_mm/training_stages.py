@@ -385,4 +385,11 @@ AXES: dict[str, Axis] = dict(
         grows=False,
     ),
     window=Axis(_read_window, _default_window, label='window'),
+    widths=Axis(  # of a slimmed network: how many units each module has, by axis
+        lambda name, given, whole: given[name],
+        lambda k, count, whole: (),
+        label='slimmed',
+        text=lambda widths: {axis: list(numbers) for axis, numbers in widths} or None,
+        grows=False,
+    ),
 )

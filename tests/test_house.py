@@ -263,19 +263,23 @@ SURFACE = {
         'schedule=None, accumulative_counts=None, **plan'
     ),
     'ClassCountHook': '',
-    'ElasticConvNeXt': ('*args, img_size=224, training_stages=None, only_stage=None, **kwargs'),
+    'ElasticConvNeXt': (
+        '*args, img_size=224, training_stages=None, only_stage=None, gates=False, widths=None, **kwargs'
+    ),
     'ElasticPVTv2': (
         "arch='b2', linear=False, img_size=224, in_channels=3, patch_sizes=(7, 3, 3, 3), "
         'strides=(4, 2, 2, 2), qkv_bias=True, drop_rate=0.0, attn_drop_rate=0.0, '
         'drop_path_rate=0.0, out_indices=(3,), with_cp=False, frozen_stages=-1, '
-        'training_stages=None, only_stage=None, init_cfg=None'
+        'training_stages=None, only_stage=None, gates=False, widths=None, init_cfg=None'
     ),
-    'ElasticPoolFormer': ('*args, img_size=224, training_stages=None, only_stage=None, **kwargs'),
+    'ElasticPoolFormer': (
+        '*args, img_size=224, training_stages=None, only_stage=None, gates=False, widths=None, **kwargs'
+    ),
     'ElasticSwinTransformer': (
-        "*args, training_stages=None, new_offsets='nearest', only_stage=None, **kwargs"
+        "*args, training_stages=None, new_offsets='nearest', only_stage=None, gates=False, widths=None, **kwargs"
     ),
-    'ElasticSwinTransformerV2': '*args, training_stages=None, only_stage=None, **kwargs',
-    'ElasticVisionTransformer': '*args, training_stages=None, only_stage=None, **kwargs',
+    'ElasticSwinTransformerV2': '*args, training_stages=None, only_stage=None, gates=False, widths=None, **kwargs',
+    'ElasticVisionTransformer': '*args, training_stages=None, only_stage=None, gates=False, widths=None, **kwargs',
     'LinearDecayLR': 'optimizer, *args, **kwargs',
     'LoadImageFromFile': '*args, **kwargs',
     'MuonAdamW': 'params, lr=0.001, weight_decay=0.01, momentum=0.95, betas=(0.9, 0.999), '

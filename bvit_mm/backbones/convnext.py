@@ -1,8 +1,7 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
 """The ConvNeXt family, V1 and V2: mmpretrain's ``ConvNeXt``, elastic."""
 
-from collections.abc import Iterator
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from mmcv.cnn.bricks import DropPath
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .. import flops
-from ..elastic import ElasticBackbone, ElasticModule, UnitSlot, center_crop_map, elasticize_
+from ..elastic import ElasticBackbone, ElasticModule, Units, UnitSlot, center_crop_map, elasticize_
 from ..registry import MODELS
 from ..training_stages import StagesSpec, TrainingStage
 
@@ -44,6 +43,9 @@ class ElasticConvNeXt(ElasticBackbone, ConvNeXt):
             ``training_stages=3``; see ``parse_training_stages``.
         only_stage: Builds the smaller network of this training stage alone (0-based), for
             weights that ``tools/publish.py --stage`` exported.
+        gates: Whether hidden units have gates, which ``bvit_mm.SlimHook`` trains.
+        widths: Of a slimmed network, as ``tools/slim.py`` writes it: how many hidden
+            units each module has (``read_widths``).
         **kwargs: Every argument of mmpretrain's ``ConvNeXt``.
 
     Raises:
@@ -77,6 +79,8 @@ class ElasticConvNeXt(ElasticBackbone, ConvNeXt):
         img_size: int | tuple[int, int] = 224,
         training_stages: StagesSpec = None,
         only_stage: int | None = None,
+        gates: bool = False,
+        widths: dict[str, Any] | None = None,
         **kwargs,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -100,8 +104,15 @@ class ElasticConvNeXt(ElasticBackbone, ConvNeXt):
                 'weights that growing would write to; drop that, or train the whole network only '
                 '(training_stages=None)'
             )
-        if only_stage is not None:
-            self.shrink_(only_stage)
+        self.take_form_(only_stage, gates, widths)
+
+    def check_gates(self) -> None:
+        if any(block.grn is not None for level in self.stages for block in level):
+            raise ValueError(
+                'gates=True of ElasticConvNeXt is not possible with use_grn=True: its response '
+                'norm compares every hidden unit with all others, so a network without some of '
+                'them is another one than with their gates at 0; drop gates, or use_grn'
+            )
 
     def _check_grids(self) -> None:
         for k, stage in enumerate(self.training_stages, start=1):
@@ -120,7 +131,7 @@ class ElasticConvNeXt(ElasticBackbone, ConvNeXt):
         levels = set(self.out_indices) ^ {len(self.stages) - 1}
         return {f'norm{i}.{name}' for i in levels for name in ('weight', 'bias')}
 
-    def units(self, k: int) -> Iterator[tuple[ElasticModule, str, int]]:
+    def units(self, k: int) -> Units:
         for level, hidden in zip(self.stages, self.training_stages[k].hidden):
             for block in level:
                 yield block, 'hidden', hidden
@@ -156,15 +167,16 @@ class ElasticConvNeXt(ElasticBackbone, ConvNeXt):
             patches = grids[0]
         total = flops.conv(self.patch_conv(), patches)
         total += flops.norm(patches[0] * patches[1], self.channels[0])
-        for i, hidden in enumerate(self.training_stages[k].hidden):
+        active = {module: n for module, _, n in self.active_units(k)}
+        for i, level in enumerate(self.stages):
             tokens, width = grids[i][0] * grids[i][1], self.channels[i]
             if i > 0:
                 norm, conv = self.downsample_layers[i]
                 total += flops.norm(grids[i - 1][0] * grids[i - 1][1], norm.num_channels)
                 total += flops.conv(conv, grids[i])
-            for block in self.stages[i]:
+            for block in level:
                 total += flops.conv(block.depthwise_conv, grids[i])
-                total += flops.norm(tokens, width) + flops.mlp(tokens, width, hidden)
+                total += flops.norm(tokens, width) + flops.mlp(tokens, width, active[block])
             if i in self.out_indices:
                 total += flops.norm(1 if self.gap_before_final_norm else tokens, width)
         return total

@@ -2,7 +2,7 @@
 """The CSWin family: attention in vertical and in horizontal stripes, elastic."""
 
 import re
-from collections.abc import Iterator, MutableSequence, Sequence
+from collections.abc import MutableSequence, Sequence
 from fractions import Fraction
 from itertools import product
 from math import prod
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .. import flops
-from ..elastic import ElasticBackbone, ElasticModule, UnitSlot, center_crop
+from ..elastic import ElasticBackbone, ElasticModule, Units, UnitSlot, center_crop
 from ..registry import MODELS
 from ..training_stages import (
     StagesSpec,
@@ -119,6 +119,9 @@ class ElasticCSWin(ElasticBackbone, BaseModule):
             see ``parse_training_stages``.
         only_stage: Builds the smaller network of this training stage alone (0-based), for
             weights that ``tools/publish.py --stage`` exported.
+        gates: Whether heads and hidden units have gates, which ``bvit_mm.SlimHook`` trains.
+        widths: Of a slimmed network, as ``tools/slim.py`` writes it: how many heads and hidden
+            units each module has (``read_widths``). Levels with stripes count pairs of heads.
         init_cfg: Replaces the official initialization.
 
     Raises:
@@ -144,6 +147,8 @@ class ElasticCSWin(ElasticBackbone, BaseModule):
         with_cp: bool = False,
         training_stages: StagesSpec = None,
         only_stage: int | None = None,
+        gates: bool = False,
+        widths: dict[str, Any] | None = None,
         init_cfg: dict | list | None = None,
     ) -> None:
         super().__init__(init_cfg)
@@ -152,20 +157,20 @@ class ElasticCSWin(ElasticBackbone, BaseModule):
             OF, drop_rate=drop_rate, attn_drop_rate=attn_drop_rate, drop_path_rate=drop_path_rate
         )
         self.arch_settings = parse_arch(OF, arch, ARCHS)
-        widths, depths, heads, ratios = self.arch_settings.values()
+        embed_dims, depths, heads, ratios = self.arch_settings.values()
         _check_pairs(f'num_heads={heads}', heads)
-        patch_sizes = whole_numbers(OF, 'patch_sizes', patch_sizes, len(widths))
-        strides = whole_numbers(OF, 'strides', strides, len(widths))
-        window = whole_numbers(OF, 'window', window, len(widths))
+        patch_sizes = whole_numbers(OF, 'patch_sizes', patch_sizes, len(embed_dims))
+        strides = whole_numbers(OF, 'strides', strides, len(embed_dims))
+        window = whole_numbers(OF, 'window', window, len(embed_dims))
         (in_channels,) = whole_numbers(OF, 'in_channels', [in_channels], 1)
         self.img_size = parse_size(OF, img_size)
-        self.embed_dims = widths
-        self.out_indices = parse_out_indices(OF, out_indices, len(widths))
-        hidden = tuple(ratio * width for ratio, width in zip(ratios, widths))
+        self.embed_dims = embed_dims
+        self.out_indices = parse_out_indices(OF, out_indices, len(embed_dims))
+        hidden = tuple(ratio * width for ratio, width in zip(ratios, embed_dims))
         drop_paths = iter(torch.linspace(0, drop_path_rate, sum(depths), device='cpu').tolist())
         self.levels: MutableSequence[Level] = nn.ModuleList()  # type: ignore[assignment]  # items have no type
-        for i, (channels, width) in enumerate(zip((in_channels, *widths), widths)):
-            attention = StripeAttention if i < len(widths) - 1 else WholeAttention
+        for i, (channels, width) in enumerate(zip((in_channels, *embed_dims), embed_dims)):
+            attention = StripeAttention if i < len(embed_dims) - 1 else WholeAttention
             blocks = [
                 Block(
                     attention(width, heads[i], window[i], attn_drop_rate),
@@ -186,8 +191,7 @@ class ElasticCSWin(ElasticBackbone, BaseModule):
         self.init_training_stages(spec, whole, free=['window'])
         self._check_stages()
         self._register_load_state_dict_pre_hook(_rename_official_keys)
-        if only_stage is not None:
-            self.shrink_(only_stage)
+        self.take_form_(only_stage, gates, widths)
 
     def init_weights(self) -> None:
         """Draws the weights as the official implementation does, unless ``init_cfg`` is given."""
@@ -209,7 +213,7 @@ class ElasticCSWin(ElasticBackbone, BaseModule):
         """The layer of a parameter, and the number of layers; see ``layer_depth``."""
         return layer_depth(param_name, prefix, [len(level.blocks) for level in self.levels])
 
-    def units(self, k: int) -> Iterator[tuple[ElasticModule, str, int]]:
+    def units(self, k: int) -> Units:
         stage = self.training_stages[k]
         windows = per_level(stage.window, len(self.levels))
         for level, heads, hidden, window in zip(self.levels, stage.heads, stage.hidden, windows):
@@ -243,16 +247,17 @@ class ElasticCSWin(ElasticBackbone, BaseModule):
         embedded = list(grids)
         if self.view(k) == 'crop':  # the first level is cropped after its embedding
             embedded[0] = patches
-        stage, total = self.training_stages[k], 0
-        windows = per_level(stage.window, len(self.levels))
+        total = 0
+        active = {(module, axis): n for module, axis, n in self.active_units(k)}
+        windows = per_level(self.training_stages[k].window, len(self.levels))
         for i, (level, before, grid, window) in enumerate(
             zip(self.levels, embedded, grids, windows)
         ):
             conv, tokens, width = level.embed.proj, prod(grid), self.embed_dims[i]
             total += flops.conv(conv, before) + flops.norm(prod(before), width)
             for block in level.blocks:
-                total += block.attn.flops(grid, window, stage.heads[i])
-                total += flops.mlp(tokens, width, stage.hidden[i])
+                total += block.attn.flops(grid, window, active[block.attn, 'heads'])
+                total += flops.mlp(tokens, width, active[block.mlp, 'hidden'])
                 total += 2 * flops.norm(tokens, width)
             if i in self.out_indices:
                 total += flops.norm(tokens, width)
@@ -483,8 +488,8 @@ class StripeAttention(ElasticModule, BaseModule):
         return self.active_linear('proj', torch.cat(outs, dim=-1))
 
     def flops(self, grid: Grid, window: int, heads: int) -> int:
-        """Of a map of this size, with so many of all heads."""
-        inner, width = heads * self.head_dims, self.proj.out_features
+        """Of a map of this size, with so many heads of each branch."""
+        inner, width = self.branches * heads * self.head_dims, self.proj.out_features
         total = 4 * prod(grid) * width * inner
         for stripe in self.stripes(grid, window):
             padded = prod(-(-n // side) * side for n, side in zip(grid, stripe))

@@ -2,7 +2,7 @@
 """The PoolFormer family: mmpretrain's ``PoolFormer``, elastic."""
 
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from mmcv.cnn.bricks import DropPath
 from mmpretrain.models.backbones import PoolFormer
@@ -11,7 +11,7 @@ from mmpretrain.models.utils import to_2tuple
 from torch import Tensor, nn
 
 from .. import flops
-from ..elastic import ElasticBackbone, ElasticModule, UnitSlot, center_crop_map, elasticize_
+from ..elastic import ElasticBackbone, ElasticModule, Units, UnitSlot, center_crop_map, elasticize_
 from ..registry import MODELS
 from ..training_stages import StagesSpec, TrainingStage
 
@@ -44,6 +44,9 @@ class ElasticPoolFormer(ElasticBackbone, PoolFormer):
             ``parse_training_stages``.
         only_stage: Builds the smaller network of this training stage alone (0-based), for
             weights that ``tools/publish.py --stage`` exported.
+        gates: Whether hidden units have gates, which ``bvit_mm.SlimHook`` trains.
+        widths: Of a slimmed network, as ``tools/slim.py`` writes it: how many hidden
+            units each module has (``read_widths``).
         **kwargs: Every argument of mmpretrain's ``PoolFormer``.
 
     Raises:
@@ -60,6 +63,8 @@ class ElasticPoolFormer(ElasticBackbone, PoolFormer):
         img_size: int | tuple[int, int] = 224,
         training_stages: StagesSpec = None,
         only_stage: int | None = None,
+        gates: bool = False,
+        widths: dict[str, Any] | None = None,
         **kwargs,
     ) -> None:
         super().__init__(*args, **{'frozen_stages': -1, **kwargs})
@@ -81,8 +86,7 @@ class ElasticPoolFormer(ElasticBackbone, PoolFormer):
                 'the patch embedding, and so many parts after it; give frozen_stages=-1, or train '
                 'the whole network only (training_stages=None)'
             )
-        if only_stage is not None:
-            self.shrink_(only_stage)
+        self.take_form_(only_stage, gates, widths)
 
     def _blocks(self) -> Iterator[PoolFormerBlock]:
         for part in self.network:
@@ -94,7 +98,7 @@ class ElasticPoolFormer(ElasticBackbone, PoolFormer):
         parts = set(self.out_indices) ^ {len(self.network) - 1}
         return {f'norm{i}.{name}' for i in parts for name in ('weight', 'bias')}
 
-    def units(self, k: int) -> Iterator[tuple[ElasticModule, str, int]]:
+    def units(self, k: int) -> Units:
         hidden = iter(self.training_stages[k].hidden)
         for part in filter(_is_level, self.network):
             active = next(hidden)
@@ -118,13 +122,14 @@ class ElasticPoolFormer(ElasticBackbone, PoolFormer):
         patches = self.patch_grid(size)
         grid = self.active_grid(patches, k)
         total = flops.conv(self.patch_conv(), grid if self.view(k) == 'scale' else patches)
-        hidden = iter(self.training_stages[k].hidden)
+        active = {module: n for module, _, n in self.active_units(k)}
         width = self.patch_conv().out_channels
         for i, part in enumerate(self.network):
             if _is_level(part):
-                tokens, active = grid[0] * grid[1], next(hidden)
-                block = 2 * flops.norm(tokens, width) + flops.mlp(tokens, width, active)
-                total += len(part) * block
+                tokens = grid[0] * grid[1]
+                for block in part:
+                    total += 2 * flops.norm(tokens, width)
+                    total += flops.mlp(tokens, width, active[block.mlp])
             else:
                 grid, width = flops.conv_grid(part.proj, grid), part.proj.out_channels
                 total += flops.conv(part.proj, grid)

@@ -2,7 +2,7 @@
 """The PVTv2 family, with ordinary and with linear spatial-reduction attention, elastic."""
 
 import re
-from collections.abc import Iterator, MutableSequence, Sequence
+from collections.abc import MutableSequence, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .. import flops
-from ..elastic import ElasticBackbone, ElasticModule, UnitSlot, center_crop
+from ..elastic import ElasticBackbone, ElasticModule, Units, UnitSlot, center_crop
 from ..options import is_whole_number
 from ..registry import MODELS
 from ..training_stages import StagesSpec, TrainingStage
@@ -99,6 +99,9 @@ class ElasticPVTv2(ElasticBackbone, BaseModule):
             see ``parse_training_stages``.
         only_stage: Builds the smaller network of this training stage alone (0-based), for
             weights that ``tools/publish.py --stage`` exported.
+        gates: Whether heads and hidden units have gates, which ``bvit_mm.SlimHook`` trains.
+        widths: Of a slimmed network, as ``tools/slim.py`` writes it: how many heads and hidden
+            units each module has (``read_widths``).
         init_cfg: Replaces the official initialization.
 
     Raises:
@@ -132,6 +135,8 @@ class ElasticPVTv2(ElasticBackbone, BaseModule):
         frozen_stages: int = -1,
         training_stages: StagesSpec = None,
         only_stage: int | None = None,
+        gates: bool = False,
+        widths: dict[str, Any] | None = None,
         init_cfg: dict | list | None = None,
     ) -> None:
         super().__init__(init_cfg)
@@ -140,18 +145,18 @@ class ElasticPVTv2(ElasticBackbone, BaseModule):
             OF, drop_rate=drop_rate, attn_drop_rate=attn_drop_rate, drop_path_rate=drop_path_rate
         )
         self.arch_settings = parse_arch(OF, arch, ARCHS)
-        widths, depths, heads, ratios, sr_ratios = self.arch_settings.values()
-        patch_sizes = whole_numbers(OF, 'patch_sizes', patch_sizes, len(widths))
-        strides = whole_numbers(OF, 'strides', strides, len(widths))
+        embed_dims, depths, heads, ratios, sr_ratios = self.arch_settings.values()
+        patch_sizes = whole_numbers(OF, 'patch_sizes', patch_sizes, len(embed_dims))
+        strides = whole_numbers(OF, 'strides', strides, len(embed_dims))
         (in_channels,) = whole_numbers(OF, 'in_channels', [in_channels], 1)
         self.img_size = parse_size(OF, img_size)
-        self.embed_dims = widths
-        self.out_indices = parse_out_indices(OF, out_indices, len(widths))
-        self.frozen_stages = _parse_frozen_stages(frozen_stages, len(widths))
-        hidden = tuple(ratio * width for ratio, width in zip(ratios, widths))
+        self.embed_dims = embed_dims
+        self.out_indices = parse_out_indices(OF, out_indices, len(embed_dims))
+        self.frozen_stages = _parse_frozen_stages(frozen_stages, len(embed_dims))
+        hidden = tuple(ratio * width for ratio, width in zip(ratios, embed_dims))
         drop_paths = iter(torch.linspace(0, drop_path_rate, sum(depths), device='cpu').tolist())
         self.levels: MutableSequence[Level] = nn.ModuleList()  # type: ignore[assignment]  # items have no type
-        for i, (channels, width) in enumerate(zip((in_channels, *widths), widths)):
+        for i, (channels, width) in enumerate(zip((in_channels, *embed_dims), embed_dims)):
             blocks = [
                 Block(
                     SpatialReductionAttention(
@@ -171,8 +176,7 @@ class ElasticPVTv2(ElasticBackbone, BaseModule):
         self._check_reductions()
         self._freeze()
         self._register_load_state_dict_pre_hook(_rename_official_keys)
-        if only_stage is not None:
-            self.shrink_(only_stage)
+        self.take_form_(only_stage, gates, widths)
 
     def _check_frozen(self) -> None:
         if self.num_training_stages > 1 and self.frozen_stages >= 0:
@@ -213,7 +217,7 @@ class ElasticPVTv2(ElasticBackbone, BaseModule):
         """The layer of a parameter, and the number of layers; see ``layer_depth``."""
         return layer_depth(param_name, prefix, [len(level.blocks) for level in self.levels])
 
-    def units(self, k: int) -> Iterator[tuple[ElasticModule, str, int]]:
+    def units(self, k: int) -> Units:
         stage = self.training_stages[k]
         for level, heads, hidden in zip(self.levels, stage.heads, stage.hidden):
             for block in level.blocks:
@@ -240,17 +244,16 @@ class ElasticPVTv2(ElasticBackbone, BaseModule):
         size = self.img_size if input_size is None else input_size
         patches = self.patch_grid(to_2tuple(size))
         grids = self._level_grids(self.active_grid(patches, k))
-        stage, total = self.training_stages[k], 0
+        active, total = {module: n for module, _, n in self.active_units(k)}, 0
         embedded = list(grids)
         if self.view(k) == 'crop':  # the first level is cropped after its embedding
             embedded[0] = patches
-        for level, before, grid, heads, hidden in zip(
-            self.levels, embedded, grids, stage.heads, stage.hidden
-        ):
+        for level, before, grid in zip(self.levels, embedded, grids):
             conv, width, tokens = level.patch_embed.proj, level.width, grid[0] * grid[1]
             total += flops.conv(conv, before) + flops.norm(before[0] * before[1], width)
             for block in level.blocks:
-                attention, inner = block.attn, heads * block.attn.head_dims
+                attention, hidden = block.attn, active[block.mlp]
+                inner = active[attention] * attention.head_dims
                 total += 2 * flops.norm(tokens, width)
                 keys = attention.reduced_grid(grid)
                 if attention.linear:

@@ -59,6 +59,9 @@ class ElasticSwinTransformer(WindowedBackbone, SwinTransformer):
             table has none, as in Swin's recipe).
         only_stage: Builds the smaller network of this training stage alone (0-based), for
             weights that ``tools/publish.py --stage`` exported.
+        gates: Whether heads and hidden units have gates, which ``bvit_mm.SlimHook`` trains.
+        widths: Of a slimmed network, as ``tools/slim.py`` writes it: how many heads and hidden
+            units each module has (``read_widths``).
         **kwargs: Every argument of mmpretrain's ``SwinTransformer``.
 
     Raises:
@@ -94,6 +97,8 @@ class ElasticSwinTransformer(WindowedBackbone, SwinTransformer):
         training_stages: StagesSpec = None,
         new_offsets: str = 'nearest',
         only_stage: int | None = None,
+        gates: bool = False,
+        widths: dict[str, Any] | None = None,
         **kwargs,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -104,15 +109,14 @@ class ElasticSwinTransformer(WindowedBackbone, SwinTransformer):
         self.init_levels(training_stages, NEW_OFFSETS[new_offsets])
         last = len(self.stages) - 1
         self._register_load_state_dict_pre_hook(functools.partial(_rename_old_keys, last=last))
-        if only_stage is not None:
-            self.shrink_(only_stage)
+        self.take_form_(only_stage, gates, widths)
 
     @staticmethod
     def timm_value(key: str, value: Tensor) -> Tensor:
         return reversed_patches(value) if '.downsample.' in key else value
 
     @property
-    def widths(self) -> list[int]:
+    def block_dims(self) -> list[int]:
         return [level.embed_dims for level in self.stages]
 
     def maps(self, first: Grid) -> list[Maps]:

@@ -66,6 +66,9 @@ class ElasticSwinTransformerV2(WindowedBackbone, SwinTransformerV2):
             ``training_stages=3``; see ``parse_training_stages``.
         only_stage: Builds the smaller network of this training stage alone (0-based), for
             weights that ``tools/publish.py --stage`` exported.
+        gates: Whether heads and hidden units have gates, which ``bvit_mm.SlimHook`` trains.
+        widths: Of a slimmed network, as ``tools/slim.py`` writes it: how many heads and hidden
+            units each module has (``read_widths``).
         **kwargs: Every argument of mmpretrain's ``SwinTransformerV2``.
 
     Raises:
@@ -100,6 +103,8 @@ class ElasticSwinTransformerV2(WindowedBackbone, SwinTransformerV2):
         *args,
         training_stages: StagesSpec = None,
         only_stage: int | None = None,
+        gates: bool = False,
+        widths: dict[str, Any] | None = None,
         **kwargs,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -111,8 +116,7 @@ class ElasticSwinTransformerV2(WindowedBackbone, SwinTransformerV2):
         self.init_levels(training_stages, ElasticWindowMSAV2)
         self._check_scaled_windows()
         self._register_load_state_dict_pre_hook(_keep_own_buffers, with_module=True)
-        if only_stage is not None:
-            self.shrink_(only_stage)
+        self.take_form_(only_stage, gates, widths)
 
     def _check_scaled_windows(self) -> None:
         for k, stage in enumerate(self.training_stages, start=1):
@@ -138,7 +142,7 @@ class ElasticSwinTransformerV2(WindowedBackbone, SwinTransformerV2):
         return layer_depth(param_name, prefix, self.depths)
 
     @property
-    def widths(self) -> list[int]:
+    def block_dims(self) -> list[int]:
         return [level.out_channels for level in self.stages]
 
     def maps(self, first: Grid) -> list[Maps]:
@@ -165,8 +169,8 @@ class ElasticSwinTransformerV2(WindowedBackbone, SwinTransformerV2):
 
         It runs once for each batch, so with more images at once it costs less than that.
         """
-        windows = {module: n for module, axis, n in self.units(k) if axis == 'window'}
-        heads = {module: n for module, axis, n in self.units(k) if axis == 'heads'}
+        windows = {module: n for module, axis, n in self.active_units(k) if axis == 'window'}
+        heads = {module: n for module, axis, n in self.active_units(k) if axis == 'heads'}
         biases = (
             block.attn.w_msa.bias_flops(windows[block.attn], heads[block.attn.w_msa])
             for level in self.stages

@@ -2,6 +2,7 @@
 """The T2T-ViT family: mmpretrain's ``T2T_ViT``, put right and elastic."""
 
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,12 +11,11 @@ from mmpretrain.models.utils import to_2tuple
 from torch import Tensor, nn
 
 from .. import flops
-from ..elastic import ElasticBackbone
+from ..elastic import ElasticBackbone, Units
 from ..options import is_whole_number
 from ..registry import MODELS
 from ..training_stages import StagesSpec, TrainingStage
 from .transformer import (
-    Units,
     check_layers,
     elasticize_layers_,
     flops_of_layers,
@@ -53,6 +53,9 @@ class ElasticT2TViT(ElasticBackbone, T2T_ViT):
             ``parse_training_stages``.
         only_stage: Builds the smaller network of this training stage alone (0-based), for
             weights that ``tools/publish.py --stage`` exported.
+        gates: Whether heads and hidden units have gates, which ``bvit_mm.SlimHook`` trains.
+        widths: Of a slimmed network, as ``tools/slim.py`` writes it: how many heads and hidden
+            units each module has (``read_widths``).
         **kwargs: Every argument of mmpretrain's ``T2T_ViT``.
 
     Raises:
@@ -78,6 +81,8 @@ class ElasticT2TViT(ElasticBackbone, T2T_ViT):
         *args,
         training_stages: StagesSpec = None,
         only_stage: int | None = None,
+        gates: bool = False,
+        widths: dict[str, Any] | None = None,
         **kwargs,
     ) -> None:
         if not is_whole_number(img_size) or img_size < PATCH:
@@ -109,11 +114,10 @@ class ElasticT2TViT(ElasticBackbone, T2T_ViT):
             elif img_size % PATCH:
                 reason = f'img_size={img_size} is no multiple of {PATCH} pixels, a whole token'
             check_layers(self.encoder, first.attn.input_dims, whole, reason)
-        if only_stage is not None:
-            self.shrink_(only_stage)
+        self.take_form_(only_stage, gates, widths)
 
     def units(self, k: int) -> Units:
-        return units_of_layers(self.encoder, self.training_stages[k], self.whole)
+        return units_of_layers(self.encoder, self.training_stages[k])
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         if self.is_whole:
@@ -160,7 +164,7 @@ class ElasticT2TViT(ElasticBackbone, T2T_ViT):
             size = self.size_of_grid((rows, columns))
         tokens, width = rows * columns + self.num_extra_tokens, self.encoder[0].attn.input_dims
         total = self._stem_flops(size)
-        total += flops_of_layers(self.encoder, self.units(k), tokens, width)
+        total += flops_of_layers(self.encoder, self.active_units(k), tokens, width)
         return total + (flops.norm(tokens, width) if self.final_norm else 0)
 
     def _stem_flops(self, size: tuple[int, int]) -> int:

@@ -4,7 +4,7 @@
 The layers are those of mmpretrain's ``VisionTransformer`` and ``T2T_ViT``.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 from mmpretrain.models.utils import resize_pos_embed
@@ -13,16 +13,14 @@ from torch import Tensor
 from .. import flops
 from ..elastic import (
     ElasticFFN,
-    ElasticModule,
     ElasticMultiheadAttention,
+    Units,
     center_crop,
     elasticize_,
     is_plain_ffn,
 )
 from ..resampling import resized_map
 from ..training_stages import TrainingStage
-
-Units = Iterator[tuple[ElasticModule, str, int]]
 
 
 def elasticize_layers_(layers: Iterable[Any]) -> None:
@@ -63,13 +61,12 @@ def check_layers(
         )
 
 
-def units_of_layers(layers: Iterable[Any], stage: TrainingStage, whole: TrainingStage) -> Units:
-    """The elastic modules of layers, with their active units in a training stage."""
-    is_whole = stage == whole  # then layers need not be alike
+def units_of_layers(layers: Iterable[Any], stage: TrainingStage) -> Units:
+    """The elastic modules of layers, with their units in a training stage."""
     for layer in layers:
-        yield layer.attn, 'heads', layer.attn.total('heads') if is_whole else stage.heads
+        yield layer.attn, 'heads', stage.heads
         if isinstance(layer.ffn, ElasticFFN):
-            yield layer.ffn, 'hidden', layer.ffn.total('hidden') if is_whole else stage.hidden
+            yield layer.ffn, 'hidden', stage.hidden
 
 
 def flops_of_layers(layers: Iterable[Any], units: Units, tokens: int, width: int) -> int:

@@ -1,17 +1,18 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
 """The ViT family (DeiT): mmpretrain's ``VisionTransformer``, elastic."""
 
+from typing import Any
+
 import torch
 from mmpretrain.models.backbones import VisionTransformer
 from mmpretrain.models.utils import to_2tuple
 from torch import Tensor, nn
 
 from .. import flops
-from ..elastic import ElasticBackbone
+from ..elastic import ElasticBackbone, Units
 from ..registry import MODELS
 from ..training_stages import StagesSpec, TrainingStage
 from .transformer import (
-    Units,
     check_layers,
     elasticize_layers_,
     flops_of_layers,
@@ -39,6 +40,9 @@ class ElasticVisionTransformer(ElasticBackbone, VisionTransformer):
             dict(heads=6, hidden=1536, grid=14)]`` for DeiT-S; see ``parse_training_stages``.
         only_stage: Builds the smaller network of this training stage alone (0-based), for
             weights that ``tools/publish.py --stage`` exported.
+        gates: Whether heads and hidden units have gates, which ``bvit_mm.SlimHook`` trains.
+        widths: Of a slimmed network, as ``tools/slim.py`` writes it: how many heads and hidden
+            units each module has (``read_widths``).
         **kwargs: Every argument of mmpretrain's ``VisionTransformer``.
 
     Raises:
@@ -64,6 +68,8 @@ class ElasticVisionTransformer(ElasticBackbone, VisionTransformer):
         *args,
         training_stages: StagesSpec = None,
         only_stage: int | None = None,
+        gates: bool = False,
+        widths: dict[str, Any] | None = None,
         **kwargs,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -80,11 +86,10 @@ class ElasticVisionTransformer(ElasticBackbone, VisionTransformer):
             frozen = f'frozen_stages={self.frozen_stages}' if self.frozen_stages > 0 else None
             reason = frozen and f'{frozen} freezes weights that growing would write to'
             check_layers(self.layers, self.embed_dims, whole, reason)
-        if only_stage is not None:
-            self.shrink_(only_stage)
+        self.take_form_(only_stage, gates, widths)
 
     def units(self, k: int) -> Units:
-        return units_of_layers(self.layers, self.training_stages[k], self.whole)
+        return units_of_layers(self.layers, self.training_stages[k])
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         if self.is_whole:
@@ -130,7 +135,7 @@ class ElasticVisionTransformer(ElasticBackbone, VisionTransformer):
             total += flops.norm(patches, width)
         if not isinstance(self.pre_norm, nn.Identity):
             total += flops.norm(tokens, width)
-        total += flops_of_layers(self.layers, self.units(k), tokens, width)
+        total += flops_of_layers(self.layers, self.active_units(k), tokens, width)
         if self.final_norm:
             total += flops.norm(tokens, width)
         if self.out_type == 'avg_featmap':

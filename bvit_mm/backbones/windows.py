@@ -2,7 +2,6 @@
 """What both Swin families share: levels of blocks with attention within shifted windows."""
 
 import functools
-from collections.abc import Iterator
 from math import prod
 from typing import Any, ClassVar, NamedTuple
 
@@ -16,6 +15,7 @@ from ..elastic import (
     ElasticBackbone,
     ElasticFFN,
     ElasticModule,
+    Units,
     center_crop,
     elasticize_,
     is_plain_ffn,
@@ -37,7 +37,7 @@ class Maps(NamedTuple):
 class WindowedBackbone(ElasticBackbone):
     """Mixin of a Swin of mmpretrain, once its own ``__init__`` has called ``init_levels``.
 
-    A subclass says how wide blocks are (``widths``) and which ``maps`` its levels have, and
+    A subclass says how wide blocks are (``block_dims``) and which ``maps`` its levels have, and
     computes its levels from ``embedded(images)``.
     """
 
@@ -54,7 +54,7 @@ class WindowedBackbone(ElasticBackbone):
     out_indices: tuple[int, ...]
 
     @property
-    def widths(self) -> list[int]:
+    def block_dims(self) -> list[int]:
         """Channels of the blocks of each level."""
         raise NotImplementedError
 
@@ -102,7 +102,7 @@ class WindowedBackbone(ElasticBackbone):
             )
         windows = per_level(whole.window, len(self.stages))
         of_levels = zip(windows, whole.heads, whole.hidden)
-        for i, (level, width, units) in enumerate(zip(self.stages, self.widths, of_levels)):
+        for i, (level, width, units) in enumerate(zip(self.stages, self.block_dims, of_levels)):
             for block in level.blocks:
                 reason = reason or self._why_undivided(block, width, units, i + 1)
         if reason:
@@ -152,9 +152,8 @@ class WindowedBackbone(ElasticBackbone):
         levels = set(self.out_indices) ^ {len(self.stages) - 1}
         return {f'norm{i}.{name}' for i in levels for name in ('weight', 'bias')}
 
-    def units(self, k: int) -> Iterator[tuple[ElasticModule, str, int]]:
+    def units(self, k: int) -> Units:
         stage = self.training_stages[k]
-        is_whole = stage == self.whole  # then blocks need not be alike
         windows, whole = (per_level(s.window, len(self.stages)) for s in (stage, self.whole))
         # scaled images have trained all offsets
         known = whole if 'scale' in map(self.view, range(k + 1)) else windows
@@ -169,7 +168,7 @@ class WindowedBackbone(ElasticBackbone):
                     (block.ffn, 'hidden', hidden),
                 ):
                     if isinstance(module, ElasticModule):
-                        yield module, axis, module.total(axis) if is_whole else active
+                        yield module, axis, active
 
     def set_training_stage(self, k: int) -> None:
         super().set_training_stage(k)
@@ -207,7 +206,7 @@ class WindowedBackbone(ElasticBackbone):
         tokens = self.active_grid(patches, k)
         if self.view(k) == 'scale':
             patches = tokens
-        active = {(module, axis): units for module, axis, units in self.units(k)}
+        active = {(module, axis): units for module, axis, units in self.active_units(k)}
         attentions = [block.attn for level in self.stages for block in level.blocks]
         if not all((attention, 'window') in active for attention in attentions):
             raise ValueError(
@@ -216,7 +215,7 @@ class WindowedBackbone(ElasticBackbone):
                 f"type='mmpretrain.{self.plain_type}'"
             )
         total = flops.conv(self.patch_conv(), patches) + norm_flops(self.patch_embed.norm, patches)
-        levels = zip(self.stages, self.widths, self.maps(tokens))
+        levels = zip(self.stages, self.block_dims, self.maps(tokens))
         for i, (level, width, maps) in enumerate(levels):
             for block in level.blocks:
                 total += _block_flops(block, maps.blocks, width, active)

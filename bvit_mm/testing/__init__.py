@@ -5,6 +5,7 @@
 suites that report them one by one.
 """
 
+from . import slim_laws as slim_laws
 from .case import Case
 from .laws import LAWS, broken_laws, check_backbone
 

@@ -202,7 +202,7 @@ def stage_shrinks_to_a_network_of_its_own(case: Case) -> None:
         whole = sum(p.numel() for p in backbone.parameters())
         fewer_units = any(
             active < module.total(axis) and any(module.elastic_parameters(axis))
-            for module, axis, active in backbone.units(k)
+            for module, axis, active in backbone.active_units(k)
         )
         backbone.shrink_(k)
         shrunk = sum(p.numel() for p in backbone.parameters())
@@ -233,7 +233,7 @@ def inactive_units_get_exactly_zero_gradients(case: Case) -> None:
         torch.autograd.backward([out.square().sum() for out in outputs])
         for name, param in backbone.named_parameters():
             assert param.grad is not None and param.grad.shape == param.shape, name
-        for module, axis, active in backbone.units(k):
+        for module, axis, active in backbone.active_units(k):
             for slot, param in module.elastic_parameters(axis):
                 total = module.total(axis)
                 rest = of_units(slot, gradient(param), total, range(active, total))
@@ -283,7 +283,7 @@ def growth_leaves_old_units_untouched(case: Case, init: str) -> None:
         pairs = zip(backbone.parameters(), before.parameters())
         expected: dict[nn.Parameter, Tensor] = {p: old.detach().clone() for p, old in pairs}
         new = {p: torch.zeros_like(p, dtype=torch.bool) for p in expected}
-        pairs = zip(backbone.units(stage), before.units(stage))
+        pairs = zip(backbone.active_units(stage), before.active_units(stage))
         for (module, axis, now), (old_module, *_) in pairs:
             old, total = old_module.active[axis], module.total(axis)
             assert module.active[axis] == now

@@ -1,0 +1,161 @@
+# Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
+"""From a network whose gates were trained to a smaller one: scores, costs, and the cut itself.
+
+Functions on a backbone; ``choice`` decides. A cut network is not masked. Its units are sorted, so
+that those that stay are the first ones, and computed as a training stage computes its first units.
+"""
+
+import copy
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..elastic import ElasticBackbone, ElasticModule
+from ..training_stages import TrainingStage
+from ..widths import Widths, by_level
+from .choice import Units, choose
+
+
+def slim_stage(backbone: ElasticBackbone, widths: Widths) -> TrainingStage:
+    """What a slimmed network is: all of the whole one but units."""
+    return TrainingStage(**backbone.whole.as_dict(), widths=tuple(widths.items()))
+
+
+def flops_of(backbone: ElasticBackbone, widths: Widths) -> int:
+    """Forward multiply-adds of one image with so many units, without classifier."""
+    sketch = copy.copy(backbone)  # shares the modules, which counting leaves as they are
+    sketch.training_stages = (slim_stage(backbone, widths),)
+    return sketch.flops(0)
+
+
+def unit_costs(backbone: ElasticBackbone) -> list[int]:
+    """Multiply-adds of one image that a unit of each module takes; each costs the same."""
+    totals = backbone.totals()
+    whole, costs, seen = flops_of(backbone, totals), [], dict.fromkeys(totals, 0)
+    for _, axis in backbone.read_units():
+        fewer, i = list(totals[axis]), seen[axis]
+        fewer[i] -= 1
+        costs.append(whole - flops_of(backbone, {**totals, axis: tuple(fewer)}))
+        seen[axis] += 1
+    return costs
+
+
+@torch.no_grad()
+def scores(module: ElasticModule) -> Tensor:
+    """How important each unit of a module is: its gate, times the norm of what reads it.
+
+    Weights times c with the gate over c are the same network, and have the same score. Without
+    gates it is the norm alone.
+    """
+    parameters, squares = dict(module.named_parameters()), torch.zeros(())
+    total = module.total(module.readers[0].axis)
+    for slot in module.readers:
+        weight = parameters[slot.param].detach().cpu().double()
+        units = weight.unflatten(slot.dim, (slot.blocks, total, -1)).movedim(slot.dim + 1, 0)
+        squares = squares + units.flatten(1).square().sum(1)
+    gate = 1.0 if module.gate is None else module.gate.detach().cpu().double().abs()
+    return squares.sqrt() * gate
+
+
+def units_of(backbone: ElasticBackbone, of_modules: Iterable[Sequence[float]]) -> list[Units]:
+    """The units of each module, with what they cost and such scores."""
+    axes = [axis for _, axis in backbone.read_units()]
+    rows = zip(axes, unit_costs(backbone), of_modules, strict=True)
+    return [Units(axis, cost, tuple(each)) for axis, cost, each in rows]
+
+
+def chosen(
+    backbone: ElasticBackbone, units: Sequence[Units], classifier: int, budget: int, **options: Any
+) -> list[tuple[int, ...]]:
+    """The units that each module keeps, best first (``choice.choose``).
+
+    Args:
+        backbone: Of the units.
+        units: Of each module.
+        classifier: Multiply-adds of one image in the classifier.
+        budget: Multiply-adds of one image that the slimmed network may take.
+        **options: Of ``choose``.
+    """
+    whole = flops_of(backbone, backbone.totals()) + classifier
+    fixed = whole - sum(each.cost * len(each.scores) for each in units)
+    return choose(units, fixed, budget, **options)
+
+
+def widths_of(backbone: ElasticBackbone, kept: Sequence[Sequence[int]]) -> Widths:
+    """How many units each module keeps, by axis."""
+    widths: Widths = {}
+    for (_, axis), units in zip(backbone.read_units(), kept, strict=True):
+        widths[axis] = (*widths.get(axis, ()), len(units))
+    return widths
+
+
+def widths_argument(backbone: ElasticBackbone, widths: Widths) -> dict[str, Any]:
+    """The backbone's argument ``widths``; of a pyramid with a list for each level."""
+    levels: dict[str, list[int]] = {}
+    names = {module: name for name, module in backbone.named_modules()}
+    for module, axis in backbone.read_units():
+        level = re.search(r'\d+', names[module])
+        levels.setdefault(axis, []).append(int(level[0]) if level else 0)
+    is_pyramid = isinstance(backbone.whole.hidden, tuple)
+    return {
+        axis: by_level(numbers, levels[axis]) if is_pyramid else list(numbers)
+        for axis, numbers in widths.items()
+    }
+
+
+@torch.no_grad()
+def sort_units_(
+    backbone: ElasticBackbone,
+    first: Sequence[Sequence[int]],
+    states: Mapping[Tensor, dict[str, Any]] | None = None,
+    twins: Sequence[ElasticBackbone] = (),
+) -> None:
+    """Puts some units of each module before the others, in place: the same function.
+
+    Args:
+        backbone: The backbone that is trained.
+        first: The units of each module that come first, in their order.
+        states: The optimizer's state of each parameter, which follows.
+        twins: Backbones that follow this one, such as its exponential moving average.
+    """
+    names = {param: name for name, param in backbone.named_parameters()}
+    for (module, axis), units in zip(backbone.read_units(), first, strict=True):
+        total = module.total(axis)
+        order = [*units, *sorted(set(range(total)) - set(units))]
+        for slot, param in module.elastic_parameters(axis):
+            places = slot.places(param.shape[slot.dim], total, order).to(param.device)
+            state = (states or {}).get(param, {})
+            followers = [twin.get_parameter(names[param]) for twin in twins]
+            followers += [v for v in state.values() if _is_like(v, param)]
+            for tensor in (param, param.grad, *followers):
+                if tensor is not None:
+                    tensor.copy_(tensor.index_select(slot.dim, places))
+            births = state.get('births', {})  # of moments='corrected'
+            if slot.dim in births:
+                births[slot.dim] = births[slot.dim][places]
+
+
+def _is_like(value: Any, param: Tensor) -> bool:
+    return isinstance(value, Tensor) and value.shape == param.shape
+
+
+def slim_(backbone: ElasticBackbone, kept: Sequence[Sequence[int]]) -> Widths:
+    """Becomes the network of some units for good, in place: its gates are folded and gone.
+
+    Args:
+        backbone: The whole network.
+        kept: The units that each module keeps.
+
+    Returns:
+        How many those are.
+    """
+    widths = widths_of(backbone, kept)
+    sort_units_(backbone, kept)
+    backbone.drop_gates_()
+    for (module, axis), units in zip(backbone.read_units(), kept):
+        module.active[axis] = len(units)
+        module.shrink_()
+    return widths
