@@ -15,8 +15,7 @@ from typing import Any
 from .hours import Pace, stage_lengths
 from .ledger import Ledger
 from .meter import METERS, Meter
-from .plan import Plan, make_plan, proportions_of
-from .shares import read_shares
+from .plan import Plan, budget_parts, make_plan, proportions_of
 
 RECENT = 5  # times that say how long a thing takes
 LENGTHS = ('alpha', 'seed', 'family')  # options of how long stages are
@@ -187,7 +186,9 @@ class MeteredBudget(Budget):
             )
         whole = make_plan(gflops, **{**options, 'budget': 1.0})
         k, lengths = len(whole.gflops), {name: options.get(name) for name in LENGTHS}
-        shares = read_shares(options.get('shares'), k)
+        slim = options.get('slim')
+        grown = whole.gflops[: -len(slim)] if slim else whole.gflops
+        shares = budget_parts(grown, options.get('shares'), slim, **lengths)
         proportions = shares or proportions_of(k, **lengths)
         found = cls(budget, proportions, meter=meter, are_shares=shares is not None)
         return found, replace(whole, budget=None)

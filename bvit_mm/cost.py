@@ -20,6 +20,7 @@ from .elastic import ElasticBackbone, find_backbone
 from .plan import Charge, Plan, make_plan
 from .registry import DATA_SAMPLERS, HOOKS, LOOPS
 from .run_hook import RunHook
+from .slim.phases import PHASES, add_phases_, read_slimming
 from .training_stages import TrainingStage, check_distinct
 from .wrapped import unwrapped
 
@@ -70,18 +71,30 @@ def budget_for(
                 f'train_cfg has {name}={value!r}, which is not known; give {", ".join(known)} or '
                 f'{", ".join(loop_options())}'
             )
-    stages = find_backbone(model).training_stages
+    backbone = find_backbone(model)
+    slimming, most = read_slimming(options.pop('slim', None)), None
+    if slimming is not None:
+        most = add_phases_(backbone, slimming, classifier_flops(unwrapped(model)))
+        options['slim'] = slimming.shares
+    stages = grown_stages(backbone)
     recipes = [hook.recipes for hook in hooks if isinstance(hook, RunHook) and hook.recipes]
     check_distinct(stages, *(each.of_stages(len(stages)) for each in recipes[:1]))
     gflops = stage_gflops(model)
     _check_rising(gflops, stages)
+    if most is not None:  # what the slimmed network may cost; which units it has is not known
+        gflops = (*gflops[:-1], most / 1e9)
     of_data = dict(epoch_share=epoch_share(dataloader), charges=charges_of(hooks))
     return read_budget(gflops, **of_data, **options)
 
 
+def grown_stages(backbone: ElasticBackbone) -> tuple[TrainingStage, ...]:
+    """The training stages that configs state: without those of searching and retraining."""
+    return backbone.training_stages[: -len(PHASES) if backbone.has_phases else None]
+
+
 def _check_rising(gflops: Sequence[float], stages: Sequence[TrainingStage]) -> None:
     """Raises ValueError if a training stage costs less than the one before it."""
-    for k, (before, now) in enumerate(pairwise(gflops), start=2):
+    for k, (before, now) in enumerate(pairwise(gflops[: len(stages)]), start=2):
         if now < before:
             raise ValueError(
                 f'training stage {k} ({stages[k - 1]}) costs {now:.4g} GFLOPs, less than '

@@ -427,6 +427,25 @@ class ElasticBackbone(BaseModule):
         """Whether training stage ``k`` is the whole network."""
         return self.training_stages[k] == self.whole
 
+    @property
+    def whole_stage(self) -> int:
+        """The last training stage that is the whole network; only a slimmed one may follow."""
+        last = self.num_training_stages - 1
+        return max((k for k in range(last + 1) if self.is_whole_at(k)), default=last)
+
+    @property
+    def has_phases(self) -> bool:
+        """Whether it is searched and slimmed after it has grown (``slim.phases``)."""
+        return 'widths' in self.training_stages[-1].keys
+
+    def add_phases_(self, slimmed: TrainingStage) -> None:
+        """Has two more training stages: the whole network, whose gates learn, and a slimmed one.
+
+        Where there are such stages, the slimmed one becomes another.
+        """
+        grown = self.training_stages[: -2 if self.has_phases else None]
+        self.training_stages = (*grown, self.whole, slimmed)
+
     def set_training_stage(self, k: int) -> None:
         """Activates training stage ``k`` (0-based). It only sets sizes; growing is ``grow_``'s.
 
@@ -436,6 +455,7 @@ class ElasticBackbone(BaseModule):
         self._check_training_stage(k)
         for module, axis, active in self.active_units(k):
             module.active[axis] = active
+            module.gates_learn = not self.has_phases or k == self.num_training_stages - 2
         self._training_stage = k
 
     def shrink_(self, k: int) -> None:
@@ -611,10 +631,13 @@ class ElasticBackbone(BaseModule):
         recorded = local_metadata.get('training_stage')
         if recorded is None:
             if any(key.startswith(prefix) for key in state_dict):
-                stages = range(self.num_training_stages)
-                self.set_training_stage(max(k for k in stages if self.is_whole_at(k)))
+                self.set_training_stage(self.whole_stage)
             return
         recorded = stage_of_record(recorded, self.whole)
+        widths = getattr(recorded, 'widths', None)
+        if widths and recorded == TrainingStage(**self.whole.as_dict(), widths=widths):
+            read_widths(dict(widths), self.totals())
+            self.add_phases_(recorded)
         if recorded not in self.training_stages:
             raise ValueError(
                 f'these weights are of an unfinished run, at a training stage with {recorded}; '

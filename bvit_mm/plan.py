@@ -178,11 +178,13 @@ def make_plan(
     epoch_share: float = 1.0,
     charges: Sequence[Charge] = (),
     shares: Sequence[float] | None = None,
+    slim: Sequence[float] | None = None,
 ) -> Plan:
     """Turns a budget into epochs per training stage, or prices stated epochs.
 
     Args:
-        gflops: Forward GFLOPs of each training stage, classifier included; none falls.
+        gflops: Forward GFLOPs of each training stage, classifier included; none falls, but that of
+            a slimmed network.
         budget: A share of the full cost up to 1; a cost above 1, or text: ``'691.2 GFLOPs'``.
         full_epochs: Epochs of the whole network that are the full cost.
         alpha, seed, family: Of the lengths of the stages (``proportions_of``).
@@ -191,19 +193,22 @@ def make_plan(
         epoch_share: What an epoch costs, as a share of one on all data, as the full cost is.
         charges: Costs besides training; epochs must be stated then.
         shares: Of the budget, of each stage, instead of ``alpha``, ``seed`` and ``family``.
+        slim: Shares of the budget of the last two stages, which search the whole network and
+            train a slimmed one; the others get what is left, as if there were no others.
 
     Raises:
         ValueError: If the inputs mean no plan; the text says what would.
     """
     gflops = tuple(float(g) for g in gflops)
-    if not gflops or min(gflops) <= 0 or any(b < a for a, b in pairwise(gflops)):
+    grown = gflops[: -len(slim)] if slim else gflops
+    if not grown or min(gflops) <= 0 or any(b < a for a, b in pairwise(grown)):
         raise ValueError(f'gflops={gflops} of the training stages must be positive and rising')
     check_epochs('full_epochs', full_epochs)
     if max_epochs is not None:  # stated epochs may leave out stages; a plan trains each of them
         check_epochs('max_epochs', max_epochs, 1 if budget is None else len(gflops))
-    full_cost = full_epochs * gflops[-1]
+    full_cost = full_epochs * grown[-1]
     lengths: dict[str, Any] = dict(alpha=alpha, seed=seed, family=family)
-    parts = read_shares(shares, len(gflops), epochs=epochs, **lengths)
+    parts = budget_parts(grown, shares, slim, epochs, **lengths)
     if epochs is not None:
         if budget is not None:
             raise ValueError(
@@ -226,6 +231,35 @@ def make_plan(
         spends = shared_epochs(gflops, parts, whole)
         _check_cap(spends, max_epochs, shares)
     return Plan(gflops, spends, full_cost, cost, epoch_share)
+
+
+def budget_parts(
+    gflops: Sequence[float],
+    shares: Sequence[float] | None,
+    slim: Sequence[float] | None,
+    epochs: Sequence[int] | None = None,
+    **lengths: Any,
+) -> tuple[float, ...] | None:
+    """The share of the budget that each training stage gets; None if their lengths say so instead.
+
+    Args:
+        gflops: Of the stages that grow.
+        shares: Of what these get, as a config states them.
+        slim: Shares of the budget of the stages that follow.
+        epochs: Those that are stated instead.
+        **lengths: Of ``proportions_of``; None where it is not given.
+
+    Raises:
+        ValueError: If they are no such shares.
+    """
+    parts = read_shares(shares, len(gflops), epochs=epochs, **lengths)
+    if slim is None or epochs is not None:
+        return parts
+    if parts is None:
+        costs = [c * t for c, t in zip(gflops, proportions_of(len(gflops), **lengths))]
+        parts = tuple(cost / math.fsum(costs) for cost in costs)
+    grow = 1 - math.fsum(slim)
+    return (*(part * grow for part in parts), *slim)
 
 
 def parse_budget(budget: float | str, full_cost: float, full_epochs: int) -> float:

@@ -98,7 +98,9 @@ class Recipes:
         self.apply(runner, None)  # a runner may train again
         self._own, self._stages = {}, []
         stages = [self._read_stage(runner, k, each) for k, each in enumerate(self._built, start=1)]
-        stages = stages or [{} for _ in find_backbone(runner.model).training_stages]
+        count = find_backbone(runner.model).num_training_stages
+        stages = stages or [{}]
+        stages += stages[-1:] * (count - len(stages))  # what slims trains as the last one does
         self._own.update(load_views(runner, stages, self._own))
         for write, value in self._own.items():
             write(runner, value)
@@ -161,7 +163,7 @@ class Recipes:
         """The names of what is trained otherwise in training stage ``new`` than in ``old``."""
         if not self.given:
             return []
-        before, now = self.given[old], self.given[new]
+        before, now = (self.given[min(k, len(self.given) - 1)] for k in (old, new))
         lacks = object()
         return [name for name in SETTERS if before.get(name, lacks) != now.get(name, lacks)]
 

@@ -25,7 +25,8 @@ def plan_table(plan: Plan, stages: Sequence[TrainingStage]) -> str:
         zip(stages, plan.gflops, plan.epochs, plan.costs), start=1
     ):
         share = f'{cost / plan.cost:.1%}'
-        rows.append((k, *_sizes(stage, keys), f'{gflops:.4g}', epochs, f'{cost:.4g}', share))
+        name = f'{k}{_phase(k, stages)}'
+        rows.append((name, *_sizes(stage, keys), f'{gflops:.4g}', epochs, f'{cost:.4g}', share))
     blank = [''] * (len(names) + 1)
     for name, cost in plan.charged.items():
         if cost:
@@ -131,13 +132,25 @@ def _is_told(key: str, stages: Sequence[TrainingStage]) -> bool:
     return any(AXES[key].text(getattr(stage, key)) is not None for stage in stages)
 
 
+def _phase(k: int, stages: Sequence[TrainingStage]) -> str:
+    """What a training stage (1-based) is for, where that is not to grow."""
+    last = stages[-1]
+    if 'widths' not in last.keys or k < len(stages) - 1:
+        return ''
+    return ' retrain' if k == len(stages) else ' search'
+
+
 def _share(part: float, whole: float) -> str:
     return f'{part / whole:.0%}' if whole else '-'
 
 
 def _sizes(stage: TrainingStage, keys: Sequence[str]) -> list[str]:
-    """What a training stage sets, such as heads, hidden units and tokens."""
-    cells = (AXES[name].cell(getattr(stage, name)) for name in keys)
+    """What a training stage sets, such as heads, hidden units and tokens.
+
+    Of a slimmed network the sum of what its modules have, which are not alike.
+    """
+    slimmed = {axis: f'{sum(numbers)} in all' for axis, numbers in getattr(stage, 'widths', ())}
+    cells = (slimmed.get(name) or AXES[name].cell(getattr(stage, name)) for name in keys)
     return [','.join(map(str, cell)) if isinstance(cell, tuple) else str(cell) for cell in cells]
 
 

@@ -10,6 +10,7 @@ from mmengine.hooks import EMAHook
 from mmengine.runner import Runner
 from torch import Tensor
 
+from .cost import classifier_flops
 from .elastic import ElasticBackbone, find_backbone, images_of_training
 from .growth import check_growth, check_moments, correct_bias_, drawn_anew, grow_
 from .mmengine_gaps import has_loaded, has_train_loop, is_to_resume, load_from, run_forward
@@ -22,6 +23,7 @@ from .running.optimizer_probe import OptimizerTraits, forget_, probe_optimizer
 from .running.processes import shared_seed
 from .running.randomness import kept_random_state
 from .running.snapshot import lasting_iterators, unchanged
+from .slim.phases import cut_, units_to_keep
 from .training_stages import AXES
 from .wrapped import optimizers, unwrapped
 
@@ -94,6 +96,7 @@ class StageSwitchHook(RunHook):
                 'will overwrite the others; give epochs=[0, ..., n] to train all from the start'
             )
         for each in (backbone, *_twins(runner)):
+            each.training_stages = backbone.training_stages  # loaded ones know what was cut
             each.set_training_stage(stage)
 
     def check_optimizers(self, runner: Runner) -> None:
@@ -117,7 +120,7 @@ class StageSwitchHook(RunHook):
 
     def before_test(self, runner: Runner) -> None:
         backbone = find_backbone(runner.model)
-        if not backbone.is_whole and backbone.num_training_stages > 1:
+        if backbone.training_stage < backbone.whole_stage:
             k = backbone.training_stage
             runner.logger.warning(
                 f'the checkpoint is of an unfinished run: this is the network of training stage '
@@ -135,22 +138,26 @@ class StageSwitchHook(RunHook):
             states.update(optimizer.state)
             averages.update(dict.fromkeys(optimizer.state, traits.averages))
         before = _loss(runner, data_batch)
-        grow_(
-            backbone,
-            stage,
-            init=self.init,
-            moments=self.moments,
-            states=states,
-            averages=averages,
-            twins=list(_twins(runner)),
-            fresh=lambda: find_backbone(drawn_anew(model, seed)),
-            seed=seed,
-        )
-        if self.moments == 'drop_all':
-            for optimizer, traits in self._traits.items():
-                forget_(optimizer, traits.counters)
+        loop, twins = runner.train_loop, list(_twins(runner))
+        if stage > backbone.whole_stage:
+            kept = units_to_keep(backbone, loop.slimming, classifier_flops(model))
+            cut_(backbone, kept, states, twins)
+        else:
+            grow_(
+                backbone,
+                stage,
+                init=self.init,
+                moments=self.moments,
+                states=states,
+                averages=averages,
+                twins=twins,
+                fresh=lambda: find_backbone(drawn_anew(model, seed)),
+                seed=seed,
+            )
+            if self.moments == 'drop_all':
+                for optimizer, traits in self._traits.items():
+                    forget_(optimizer, traits.counters)
         after = _loss(runner, data_batch)
-        loop = runner.train_loop
         runner.logger.info(
             f'training stage {stage + 1} of {backbone.num_training_stages} begins: '
             f'{_what_changed(backbone, self.recipes, old, stage)}, '
@@ -213,6 +220,12 @@ def _loss(runner: Runner, data_batch: Any) -> float | None:
 
 def _what_changed(backbone: ElasticBackbone, recipes: Recipes, old: int, new: int) -> str:
     before, now = backbone.training_stages[old], backbone.training_stages[new]
+    if new > backbone.whole_stage:
+        totals = backbone.totals()
+        cut = (f'{axis} {sum(totals[axis])} -> {sum(n)} in all' for axis, n in now.widths)
+        return ', '.join(cut)
+    if backbone.has_phases and new == backbone.whole_stage:
+        return 'gates learn'
     pairs = ((key, getattr(before, key), getattr(now, key)) for key in now.keys)
     grew = [f'{key} {a} -> {b}' for key, a, b in pairs if AXES[key].text(a) != AXES[key].text(b)]
     return ', '.join([*grew, *(f'another {name}' for name in recipes.changed(old, new))])

@@ -256,12 +256,18 @@ def draw(plan: Plan, stages: Sequence[TrainingStage], file: Path, run: Path | No
 
 def active_shares(stages: Sequence[TrainingStage]) -> dict[str, list[float]]:
     """By what a stage sets: how much of the whole network's it has, in each stage."""
+    grown = [stage for stage in stages if 'widths' not in stage.keys]
     sizes = {
-        axis.label: [np.sum(axis.cell(getattr(stage, key))) for stage in stages]
-        for key, axis in ((key, AXES[key]) for key in stages[-1].keys)
+        axis.label: [np.sum(axis.cell(getattr(stage, key))) for stage in grown]
+        for key, axis in ((key, AXES[key]) for key in grown[-1].keys)
         if axis.grows
     }
-    return {label: [size / each[-1] for size in each] for label, each in sizes.items()}
+    shares = {label: [size / each[-1] for size in each] for label, each in sizes.items()}
+    for stage in stages[len(grown) :]:  # slimmed: no module has what another has
+        cut = [AXES[axis].label for axis, _ in stage.widths]
+        for label, each in shares.items():
+            each.append(np.nan if label in cut else 1.0)
+    return shares
 
 
 def draw_shares(
@@ -271,7 +277,7 @@ def draw_shares(
     for i, (name, shares) in enumerate(active_shares(stages).items()):
         ls = LINES[i % len(LINES)]
         axis.stairs(shares, edges, baseline=None, label=name, ls=ls, lw=2, color=f'C{i}', zorder=2)
-    flops = [g / plan.gflops[-1] for g in plan.gflops]
+    flops = [g / max(plan.gflops) for g in plan.gflops]
     axis.stairs(flops, edges, baseline=None, label='FLOPs', lw=4, color='0.75', zorder=1)
     axis.set(ylabel='active share', ylim=(0, 1.05))
     # Above, where no line is: with many stages they are everywhere.

@@ -70,6 +70,15 @@ def extra_gflops(backbone: ElasticBackbone, stage: int, size: Size | None) -> fl
     return (backbone.flops(stage, size) - backbone.flops(stage)) / 1e9
 
 
+def saved_gflops(backbone: ElasticBackbone, plan: Plan) -> float:
+    """Forward GFLOPs of an image beyond the plan's, which knows a slimmed network's budget only."""
+    stage, whole = backbone.training_stage, backbone.whole_stage
+    if stage <= whole:
+        return 0.0
+    saved = (backbone.flops(stage) - backbone.flops(whole)) / 1e9
+    return saved - (plan.gflops[stage] - plan.gflops[whole])
+
+
 def differs(backbone: ElasticBackbone, plan: Plan, stage: int, sizes: Sequence[Size]) -> str | None:
     """What is to be said of images whose cost is not the plan's; None if it nearly is.
 
@@ -106,7 +115,7 @@ class SizeLedger:
 
     def check(self, plan: Plan, budget: Budget, tried: SeenSize, is_new: bool) -> None:
         """Looks at the images with which the last stage was tried (``check_image_size``)."""
-        size = tried.of_stage.get(self.backbone.num_training_stages - 1)
+        size = tried.of_stage.get(self.backbone.whole_stage)
         sizes = [each for each in all_gather_object(size) if each is not None]
         if sizes:  # else nothing was tried
             self._warn(check_image_size(self.backbone, plan, budget, sizes, is_new))
@@ -120,7 +129,7 @@ class SizeLedger:
             self._warn(
                 problem and f'in epoch {epoch + 1}, {problem}. The ledger books what is trained'
             )
-        return self.agree.mean(extra)
+        return self.agree.mean(extra) + saved_gflops(self.backbone, plan)
 
     def _warn(self, warning: str | None) -> None:
         if warning:
@@ -143,7 +152,7 @@ def check_image_size(
     Raises:
         ValueError: If a new run has a budget in GFLOPs, which such images would not keep.
     """
-    problem = differs(backbone, plan, backbone.num_training_stages - 1, sizes)
+    problem = differs(backbone, plan, backbone.whole_stage, sizes)
     if problem is None:
         return None
     if not is_new:  # with another plan it could not go on

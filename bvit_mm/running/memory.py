@@ -61,7 +61,7 @@ def find_parts(
         )
         return tuple(parts)
     divides = not isinstance(runner.optim_wrapper, OptimWrapperDict)
-    last = len(parts) - 1
+    last = find_backbone(runner.model).whole_stage  # the largest
     batch = _batch(runner, last)
     size = count_samples(batch)
 
@@ -78,10 +78,11 @@ def find_parts(
     needed = fewest(last, batch)
     if needed == parts[last] and not may_change:
         return tuple(parts)
-    fitting = (*(fewest(k, _batch(runner, k)) for k in range(last)), needed)
+    others = {k: fewest(k, _batch(runner, k)) for k in range(len(parts)) if k != last}
+    fitting = tuple({**others, last: needed}[k] for k in range(len(parts)))
     if needed == NEVER or not may_change:
         raise MemoryError(
-            f'training stage {last + 1} of {last + 1} does not fit into memory with a batch '
+            f'training stage {last + 1} of {len(parts)} does not fit into memory with a batch '
             f'of {size} images in {parts[last]} parts: {_advice(fitting, divides)}'
         )
     if max(fitting) > 1:
@@ -100,9 +101,9 @@ def _batch(runner: Runner, stage: int) -> Any:
 
 def _advice(fitting: Sequence[int], divides: bool) -> str:
     """What to give where a batch does not fit, by the parts in which each stage's would."""
-    if fitting[-1] == NEVER and not divides:
+    if max(fitting) == NEVER and not divides:
         return 'give a smaller train_dataloader.batch_size'
-    if fitting[-1] == NEVER:
+    if max(fitting) == NEVER:
         return 'not even one of them does; give a smaller model or image'
     return (
         f'train_cfg.accumulative_counts={list(fitting)} divides the batches and fits, '

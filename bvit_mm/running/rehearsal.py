@@ -169,7 +169,7 @@ def measure_validation(runner: Runner, allowed: float, meter: Meter, agree: Agre
     if runner.val_loop is None:
         return 0.0
     backbone, loader = find_backbone(runner.model), runner.val_loop.dataloader
-    backbone.set_training_stage(backbone.num_training_stages - 1)
+    backbone.set_training_stage(backbone.whole_stage)
     runner.model.eval()
     start, n = _read(meter), 0
     for batch in loader:
