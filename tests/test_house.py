@@ -256,6 +256,7 @@ def test_no_test_imports_another():
                 assert not (node.module or '').split('.')[-1].startswith('test_'), path
 
 
+FORMS = 'only_stage=None, gates=False, widths=None'
 SURFACE = {
     'REXLR': 'optimizer, *args, **kwargs',
     'BudgetedTrainLoop': (
@@ -263,23 +264,19 @@ SURFACE = {
         'schedule=None, accumulative_counts=None, **plan'
     ),
     'ClassCountHook': '',
-    'ElasticConvNeXt': (
-        '*args, img_size=224, training_stages=None, only_stage=None, gates=False, widths=None, **kwargs'
-    ),
+    'ElasticConvNeXt': (f'*args, img_size=224, training_stages=None, {FORMS}, **kwargs'),
     'ElasticPVTv2': (
         "arch='b2', linear=False, img_size=224, in_channels=3, patch_sizes=(7, 3, 3, 3), "
         'strides=(4, 2, 2, 2), qkv_bias=True, drop_rate=0.0, attn_drop_rate=0.0, '
         'drop_path_rate=0.0, out_indices=(3,), with_cp=False, frozen_stages=-1, '
-        'training_stages=None, only_stage=None, gates=False, widths=None, init_cfg=None'
+        f'training_stages=None, {FORMS}, init_cfg=None'
     ),
-    'ElasticPoolFormer': (
-        '*args, img_size=224, training_stages=None, only_stage=None, gates=False, widths=None, **kwargs'
-    ),
+    'ElasticPoolFormer': (f'*args, img_size=224, training_stages=None, {FORMS}, **kwargs'),
     'ElasticSwinTransformer': (
-        "*args, training_stages=None, new_offsets='nearest', only_stage=None, gates=False, widths=None, **kwargs"
+        f"*args, training_stages=None, new_offsets='nearest', {FORMS}, **kwargs"
     ),
-    'ElasticSwinTransformerV2': '*args, training_stages=None, only_stage=None, gates=False, widths=None, **kwargs',
-    'ElasticVisionTransformer': '*args, training_stages=None, only_stage=None, gates=False, widths=None, **kwargs',
+    'ElasticSwinTransformerV2': f'*args, training_stages=None, {FORMS}, **kwargs',
+    'ElasticVisionTransformer': f'*args, training_stages=None, {FORMS}, **kwargs',
     'LinearDecayLR': 'optimizer, *args, **kwargs',
     'LoadImageFromFile': '*args, **kwargs',
     'MuonAdamW': 'params, lr=0.001, weight_decay=0.01, momentum=0.95, betas=(0.9, 0.999), '

@@ -8,7 +8,6 @@ so optimizers, averages, processes and checkpoints see no change.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from numbers import Real
 from typing import Any
 
 import torch
@@ -83,7 +82,7 @@ def read_slimming(given: Any) -> Slimming | None:
     found = Slimming(**given)
     for name in PHASES:
         share = getattr(found, name)
-        if isinstance(share, bool) or not isinstance(share, Real) or not 0 < share < 1:
+        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share < 1:
             raise ValueError(
                 f'train_cfg.slim: {name}={share!r} must be a share of the budget, above 0 and '
                 'below 1'
