@@ -149,15 +149,15 @@ def cut_network_equals_small_network(case: Case) -> None:
     backbone = gated(case)
     if backbone is None:
         return
-    backbone.double()
+    for module, _ in backbone.read_units():
+        module.fold_gates_()
+    backbone.double()  # now, so that networks built in float32 take its weights as they are
     first, whole = backbone.training_stages[0], backbone.whole
     sizes: dict[str, Any] = {
         name: getattr(first, name) for name in ('heads', 'hidden') if name in first.keys
     }
     stage = TrainingStage(**{**whole.as_dict(), **sizes})
     kept = [range(n) for module, axis, n in backbone.active_units(0) if axis == module.read_axis]
-    for module, _ in backbone.read_units():
-        module.fold_gates_()
     small = case.small(backbone, stage).double()
     slim_(backbone, kept)
     images = case.images().double()
