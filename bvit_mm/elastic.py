@@ -436,7 +436,7 @@ class ElasticBackbone(BaseModule):
     @property
     def has_phases(self) -> bool:
         """Whether it is searched and slimmed after it has grown (``slim.phases``)."""
-        return 'widths' in self.training_stages[-1].keys
+        return self.num_training_stages > 1 and 'widths' in self.training_stages[-1].keys
 
     def add_phases_(self, slimmed: TrainingStage) -> None:
         """Has two more training stages: the whole network, whose gates learn, and a slimmed one.
@@ -549,10 +549,13 @@ class ElasticBackbone(BaseModule):
                 'widths are of a slimmed network, which has no training stages; drop '
                 'training_stages, or widths'
             )
-        numbers = {axis: iter(n) for axis, n in read_widths(widths, self.totals()).items()}
+        found = read_widths(widths, self.totals())
+        numbers = {axis: iter(n) for axis, n in found.items()}
         for module, axis in self.read_units():
             module.active[axis] = next(numbers[axis])
             module.shrink_()
+        self.whole = TrainingStage(**self.whole.as_dict(), widths=tuple(found.items()))
+        self.training_stages = (self.whole,)
 
     def active_grid(self, grid: tuple[int, int], k: int) -> tuple[int, int]:
         """The tokens that training stage ``k`` keeps of a patch grid, rows and columns.

@@ -39,6 +39,7 @@ from .running.spending_log_hook import SpendingLogHook
 from .running.stopwatch import EpochTimer, Stopwatch
 from .running.train_in_parts import count_samples
 from .running.training_step import TrainingStep
+from .slim.hook import search_
 from .slim.phases import read_slimming
 from .stage_switch_hook import find_switch_hook
 
@@ -93,6 +94,8 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
         self.budget, self.plan = budget_for(model, dataloader, runner.hooks, **plan)
         self._stages = find_backbone(model).training_stages
         self.slimming = read_slimming(plan.get('slim'))
+        if self.slimming:
+            search_(runner, self.slimming)
         self._stopwatch.use(self.budget.meter)
         self.parts = Parts(accumulative_counts, len(self._stages))
         self._schedule = Schedule(runner, schedule, self.plan, self.budget)

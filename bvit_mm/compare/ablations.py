@@ -13,6 +13,7 @@ from ..elastic import find_backbone
 from ..registry import OPTIMIZERS
 from .changes import Changes, MakesChanges, grown, shared, together, whole_network
 from .methods import METHODS, Method, methods_of, with_schedule
+from .slimming import SLIMMING
 
 
 def growing(*keys: str) -> MakesChanges:
@@ -193,4 +194,5 @@ ABLATIONS: dict[str, Method] = {
     **SHARED,
     **BY_BUDGET,
     **RATES,
+    **SLIMMING,
 }

@@ -1,0 +1,61 @@
+# Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
+"""Methods that end with a network of half the FLOPs: slimmed ones, and what they must beat."""
+
+import copy
+import math
+from typing import Any
+
+from mmengine.config import Config
+
+from ..building import build_to_count
+from ..cost import classifier_flops, stage_gflops
+from ..elastic import find_backbone
+from ..slim.cutting import widths_argument
+from ..slim.phases import Slimming, add_phases_
+from .changes import Changes, MakesChanges, whole_network
+from .methods import methods_of
+
+FLOPS = 0.5  # of the whole network, that all of them end with
+
+
+def slimmed(**options: Any) -> MakesChanges:
+    """Grows, searches, cuts and retrains within the budget (``slim.phases.Slimming``)."""
+
+    def changes(cfg: Config, share: Any) -> Changes:
+        return {
+            'model.backbone.gates': True,
+            'optim_wrapper.paramwise_cfg.custom_keys.gate': dict(decay_mult=0.0),
+            'train_cfg.slim': dict(flops=FLOPS, **options),
+        }
+
+    return changes
+
+
+def uniform(cfg: Config, share: Any) -> Changes:
+    """The small network with equally many units in all layers, trained for the whole budget."""
+    model = copy.deepcopy(cfg.model)
+    model.backbone.update(gates=True, training_stages=None)
+    built = build_to_count(model)
+    backbone = find_backbone(built)
+    whole = stage_gflops(built)[-1]
+    add_phases_(backbone, Slimming(FLOPS), classifier_flops(built))
+    widths = dict(backbone.training_stages[-1].widths)
+    epochs = cfg.train_cfg.get('full_epochs', 300) * whole / stage_gflops(built)[-1]
+    return {
+        **whole_network(cfg),
+        'model.backbone.widths': widths_argument(backbone, widths),
+        'train_cfg.full_epochs': math.ceil(epochs),
+    }
+
+
+# Cut by gates; by random numbers; by the norms of weights; by gates, and retrained for a tenth of
+# the budget only; and the small network from the start.
+SLIMMING = methods_of(
+    {
+        'slim': slimmed(),
+        'slim-random': slimmed(scores='random'),
+        'slim-magnitude': slimmed(scores='weights'),
+        'slim-fine-tuning': slimmed(retrain=0.1),
+        'uniform': uniform,
+    }
+)
