@@ -347,11 +347,10 @@ class ElasticBackbone(BaseModule):
     @classmethod
     def own_arguments(cls) -> set[str]:
         """The arguments that the plain class does not have: those by keyword only."""
-        own = {'training_stages', 'only_stage', 'gates', 'widths'}
-        if cls.plain_type is not None:
-            parameters = inspect.signature(cls).parameters.values()
-            own |= {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
-        return own
+        parameters = inspect.signature(cls).parameters
+        if cls.plain_type is None:
+            return {'training_stages', 'only_stage', 'gates', 'widths'} & set(parameters)
+        return {p.name for p in parameters.values() if p.kind is p.KEYWORD_ONLY}
 
     def init_training_stages(
         self, spec: StagesSpec, whole: TrainingStage, free: Collection[str] = ()

@@ -39,8 +39,7 @@ from .running.spending_log_hook import SpendingLogHook
 from .running.stopwatch import EpochTimer, Stopwatch
 from .running.train_in_parts import count_samples
 from .running.training_step import TrainingStep
-from .slim.hook import search_
-from .slim.phases import read_slimming
+from .slim.run import Slimmer
 from .stage_switch_hook import find_switch_hook
 
 
@@ -64,8 +63,8 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
         accumulative_counts: Parts of a batch in each training stage, to save memory, such as
             ``[1, 1, 4]``; or ``'auto'``, the fewest that fit. The optimizer's is over batches.
         **plan: What ``make_plan`` takes: ``budget`` with ``full_epochs``, ``max_epochs``, and
-            ``shares`` or ``alpha``, ``seed`` (not of training) and ``family``; or ``epochs``; and
-            ``slim``, what ``slim.phases.Slimming`` has, to search and retrain a smaller network.
+            ``shares`` or ``alpha``, ``seed`` (not of training) and ``family``; or ``epochs``;
+            and ``slim``, a dict of what ``slim.phases.Slimming`` has.
 
     Raises:
         ValueError: Before any data is read, if there is no such plan, the model, hooks, strategy
@@ -93,9 +92,7 @@ class BudgetedTrainLoop(EpochBasedTrainLoop):
         model = model_of(runner)
         self.budget, self.plan = budget_for(model, dataloader, runner.hooks, **plan)
         self._stages = find_backbone(model).training_stages
-        self.slimming = read_slimming(plan.get('slim'))
-        if self.slimming:
-            search_(runner, self.slimming)
+        self.slimmer = Slimmer(runner, plan.get('slim'))
         self._stopwatch.use(self.budget.meter)
         self.parts = Parts(accumulative_counts, len(self._stages))
         self._schedule = Schedule(runner, schedule, self.plan, self.budget)

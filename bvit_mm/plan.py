@@ -200,9 +200,7 @@ def make_plan(
         ValueError: If the inputs mean no plan; the text says what would.
     """
     gflops = tuple(float(g) for g in gflops)
-    grown = gflops[: -len(slim)] if slim else gflops
-    if not grown or min(gflops) <= 0 or any(b < a for a, b in pairwise(grown)):
-        raise ValueError(f'gflops={gflops} of the training stages must be positive and rising')
+    grown = _grown(gflops, slim)
     check_epochs('full_epochs', full_epochs)
     if max_epochs is not None:  # stated epochs may leave out stages; a plan trains each of them
         check_epochs('max_epochs', max_epochs, 1 if budget is None else len(gflops))
@@ -231,6 +229,18 @@ def make_plan(
         spends = shared_epochs(gflops, parts, whole)
         _check_cap(spends, max_epochs, shares)
     return Plan(gflops, spends, full_cost, cost, epoch_share)
+
+
+def _grown(gflops: tuple[float, ...], slim: Sequence[float] | None) -> tuple[float, ...]:
+    """The costs of the stages that grow.
+
+    Raises:
+        ValueError: If one falls, or is none.
+    """
+    grown = gflops[: -len(slim)] if slim else gflops
+    if not grown or min(gflops) <= 0 or any(b < a for a, b in pairwise(grown)):
+        raise ValueError(f'gflops={gflops} of the training stages must be positive and rising')
+    return grown
 
 
 def budget_parts(

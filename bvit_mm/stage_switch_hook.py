@@ -10,7 +10,6 @@ from mmengine.hooks import EMAHook
 from mmengine.runner import Runner
 from torch import Tensor
 
-from .cost import classifier_flops
 from .elastic import ElasticBackbone, find_backbone, images_of_training
 from .growth import check_growth, check_moments, correct_bias_, drawn_anew, grow_
 from .mmengine_gaps import has_loaded, has_train_loop, is_to_resume, load_from, run_forward
@@ -23,7 +22,7 @@ from .running.optimizer_probe import OptimizerTraits, forget_, probe_optimizer
 from .running.processes import shared_seed
 from .running.randomness import kept_random_state
 from .running.snapshot import lasting_iterators, unchanged
-from .slim.phases import cut_, units_to_keep
+from .slim.phases import cut_
 from .training_stages import AXES
 from .wrapped import optimizers, unwrapped
 
@@ -140,8 +139,7 @@ class StageSwitchHook(RunHook):
         before = _loss(runner, data_batch)
         loop, twins = runner.train_loop, list(_twins(runner))
         if stage > backbone.whole_stage:
-            kept = units_to_keep(backbone, loop.slimming, classifier_flops(model))
-            cut_(backbone, kept, states, twins)
+            cut_(backbone, loop.slimmer.units_to_keep(backbone), states, twins)
         else:
             grow_(
                 backbone,

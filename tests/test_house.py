@@ -19,15 +19,15 @@ PACKAGE = ROOT / 'bvit_mm'
 # Modules that import no tensors, directly or through others: what they compute is checked by hand.
 PURE = {
     'plan', 'shares', 'budget', 'hours', 'meter', 'ledger', 'report', 'training_stages', 'options',
-    'share', 'waiting',
+    'share', 'waiting', 'widths', 'choice',
 }  # fmt: skip
 HEAVY = {'torch', 'torchvision', 'numpy', 'mmengine', 'mmcv', 'mmpretrain'}
 # The core: files at the top and rooms of the loop's servants. Satellites: files and rooms.
-CORE_ROOMS = {'running', 'reading', 'backbones', 'loading'}
+CORE_ROOMS = {'running', 'reading', 'backbones', 'loading', 'slim'}
 SATELLITES = {'analysis', 'compare', 'publish', 'subsets', 'testing'}
 # The door, which names everything, and the one file that knows what others keep private.
 DOOR, GAPS = '__init__', 'mmengine_gaps'
-LINES_OF_A_FUNCTION, LINES_OF_THE_LOOP = 60, 330
+LINES_OF_A_FUNCTION, LINES_OF_THE_LOOP = 60, 335
 # Named tuples, whose methods begin with an underscore lest they clash with fields.
 NAMED_TUPLES = {'_asdict'}
 # What torch gives no public name: what its reader of weights allows.
@@ -299,7 +299,7 @@ SURFACE = {
     'SubsetSampler': 'dataset, share, seed=None',
     'make_plan': (
         'gflops, budget=None, full_epochs=300, alpha=None, seed=None, epochs=None, '
-        'max_epochs=None, family=None, epoch_share=1.0, charges=(), shares=None'
+        'max_epochs=None, family=None, epoch_share=1.0, charges=(), shares=None, slim=None'
     ),
     'subset_share': 'budget, full_epochs=300, interval=20, count_selection=True',
 }

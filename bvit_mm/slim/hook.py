@@ -22,7 +22,6 @@ from ..run_hook import RunHook
 from ..wrapped import optimizers, unwrapped
 from .choice import Units, read_flops
 from .cutting import chosen, flops_of, scores, units_of, widths_of
-from .phases import Slimming
 
 if TYPE_CHECKING:
     from ..loop import BudgetedTrainLoop
@@ -95,13 +94,6 @@ class SlimHook(RunHook):
         if self._handle is not None:
             self._handle.remove()
             self._handle = None
-
-
-def search_(runner: Runner, slimming: Slimming) -> None:
-    """Lets a run that slims its network search with gates, unless it has a hook for that."""
-    has_hook = any(isinstance(hook, SlimHook) for hook in runner.hooks)
-    if slimming.scores == 'gates' and not has_hook:
-        runner.register_hook(SlimHook(slimming.heads, slimming.hidden))
 
 
 def learning_gates(backbone: ElasticBackbone) -> dict[str, list[nn.Parameter]]:
