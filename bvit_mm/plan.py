@@ -183,8 +183,7 @@ def make_plan(
     """Turns a budget into epochs per training stage, or prices stated epochs.
 
     Args:
-        gflops: Forward GFLOPs of each training stage, classifier included; none falls, but that of
-            a slimmed network.
+        gflops: Forward GFLOPs of each training stage, classifier included; none that grows falls.
         budget: A share of the full cost up to 1; a cost above 1, or text: ``'691.2 GFLOPs'``.
         full_epochs: Epochs of the whole network that are the full cost.
         alpha, seed, family: Of the lengths of the stages (``proportions_of``).
@@ -193,16 +192,14 @@ def make_plan(
         epoch_share: What an epoch costs, as a share of one on all data, as the full cost is.
         charges: Costs besides training; epochs must be stated then.
         shares: Of the budget, of each stage, instead of ``alpha``, ``seed`` and ``family``.
-        slim: Shares of the budget of the last two stages, which search the whole network and
-            train a slimmed one; the others get what is left, as if there were no others.
+        slim: Shares of the budget of the last two stages, which search and retrain.
 
     Raises:
         ValueError: If the inputs mean no plan; the text says what would.
     """
-    gflops = tuple(float(g) for g in gflops)
-    grown = _grown(gflops, slim)
+    gflops, grown = _costs(gflops, slim)
     check_epochs('full_epochs', full_epochs)
-    if max_epochs is not None:  # stated epochs may leave out stages; a plan trains each of them
+    if max_epochs is not None:  # stated epochs may leave out stages
         check_epochs('max_epochs', max_epochs, 1 if budget is None else len(gflops))
     full_cost = full_epochs * grown[-1]
     lengths: dict[str, Any] = dict(alpha=alpha, seed=seed, family=family)
@@ -231,16 +228,19 @@ def make_plan(
     return Plan(gflops, spends, full_cost, cost, epoch_share)
 
 
-def _grown(gflops: tuple[float, ...], slim: Sequence[float] | None) -> tuple[float, ...]:
-    """The costs of the stages that grow.
+def _costs(
+    gflops: Sequence[float], slim: Sequence[float] | None
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The costs of all stages, and of those that grow.
 
     Raises:
-        ValueError: If one falls, or is none.
+        ValueError: If one that grows falls, or any is no cost.
     """
-    grown = gflops[: -len(slim)] if slim else gflops
-    if not grown or min(gflops) <= 0 or any(b < a for a, b in pairwise(grown)):
-        raise ValueError(f'gflops={gflops} of the training stages must be positive and rising')
-    return grown
+    costs = tuple(float(g) for g in gflops)
+    grown = costs[: -len(slim)] if slim else costs
+    if not grown or min(costs) <= 0 or any(b < a for a, b in pairwise(grown)):
+        raise ValueError(f'gflops={costs} of the training stages must be positive and rising')
+    return costs, grown
 
 
 def budget_parts(

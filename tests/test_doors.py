@@ -157,7 +157,7 @@ def test_a_network_without_heads_trains(tmp_path):
 )
 def test_laws_ask_nothing_of_heads(name):
     """Nor of a plain class what only the elastic one has."""
-    assert ToyStack.own_arguments() == {'training_stages', 'img_size', 'only_stage'}
+    assert ToyStack.own_arguments() == {'training_stages', 'img_size'}
     LAWS[name](Case('toy', ToyStack, PlainToy, None, stages=3, kwargs=dict(img_size=16)))
 
 
