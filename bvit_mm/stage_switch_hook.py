@@ -22,7 +22,7 @@ from .running.optimizer_probe import OptimizerTraits, forget_, probe_optimizer
 from .running.processes import shared_seed
 from .running.randomness import kept_random_state
 from .running.snapshot import lasting_iterators, unchanged
-from .slim.phases import cut_
+from .slim.phases import begin_search_, cut_
 from .training_stages import AXES
 from .wrapped import optimizers, unwrapped
 
@@ -140,6 +140,8 @@ class StageSwitchHook(RunHook):
         loop, twins = runner.train_loop, list(_twins(runner))
         if stage > backbone.whole_stage:
             cut_(backbone, loop.slimmer.units_to_keep(backbone), states, twins)
+        elif backbone.has_phases and stage == backbone.whole_stage:
+            begin_search_(backbone, states, twins)
         else:
             grow_(
                 backbone,

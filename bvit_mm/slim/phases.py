@@ -150,6 +150,30 @@ def _important(backbone: ElasticBackbone, slimming: Slimming) -> list[Units]:
 
 
 @torch.no_grad()
+def begin_search_(
+    backbone: ElasticBackbone,
+    states: Mapping[Tensor, dict[str, Any]],
+    twins: Sequence[ElasticBackbone] = (),
+) -> None:
+    """Lets gates begin at 1, whatever rested in them, and with no steps behind them.
+
+    Adam counts steps. For gates that join after many it would take moments that begin for settled
+    ones, and their first steps would be three to six times the learning rate.
+
+    Args:
+        backbone: The backbone that is trained.
+        states: The optimizer's state of each parameter.
+        twins: Backbones that follow this one, such as its exponential moving average.
+    """
+    for each in (backbone, *twins):
+        for module, _ in each.read_units():
+            if module.gate is not None:
+                module.gate.fill_(1.0)
+                states.get(module.gate, {}).clear()
+        each.set_training_stage(each.whole_stage)
+
+
+@torch.no_grad()
 def cut_(
     backbone: ElasticBackbone,
     kept: Sequence[Sequence[int]],
