@@ -22,7 +22,7 @@ from .running.optimizer_probe import OptimizerTraits, forget_, probe_optimizer
 from .running.processes import shared_seed
 from .running.randomness import kept_random_state
 from .running.snapshot import lasting_iterators, unchanged
-from .slim.phases import begin_search_, cut_
+from .slim.phases import PENALTY, begin_search_, cut_
 from .training_stages import AXES
 from .wrapped import optimizers, unwrapped
 
@@ -138,25 +138,24 @@ class StageSwitchHook(RunHook):
             averages.update(dict.fromkeys(optimizer.state, traits.averages))
         before = _loss(runner, data_batch)
         loop, twins = runner.train_loop, list(_twins(runner))
+        grow_(
+            backbone,
+            min(stage, backbone.whole_stage),
+            init=self.init,
+            moments=self.moments,
+            states=states,
+            averages=averages,
+            twins=twins,
+            fresh=lambda: find_backbone(drawn_anew(model, seed)),
+            seed=seed,
+        )
+        if self.moments == 'drop_all':
+            for optimizer, traits in self._traits.items():
+                forget_(optimizer, traits.counters)
         if stage > backbone.whole_stage:
             cut_(backbone, loop.slimmer.units_to_keep(backbone), states, twins)
         elif backbone.has_phases and stage == backbone.whole_stage:
             begin_search_(backbone, states, twins)
-        else:
-            grow_(
-                backbone,
-                stage,
-                init=self.init,
-                moments=self.moments,
-                states=states,
-                averages=averages,
-                twins=twins,
-                fresh=lambda: find_backbone(drawn_anew(model, seed)),
-                seed=seed,
-            )
-            if self.moments == 'drop_all':
-                for optimizer, traits in self._traits.items():
-                    forget_(optimizer, traits.counters)
         after = _loss(runner, data_batch)
         runner.logger.info(
             f'training stage {stage + 1} of {backbone.num_training_stages} begins: '
@@ -214,7 +213,9 @@ def _loss(runner: Runner, data_batch: Any) -> float | None:
         data = model.data_preprocessor(copy.deepcopy(data_batch), True)
         model.eval()
         with images_of_training(model):
-            loss, _ = model.parse_losses(run_forward(model, data))
+            losses = run_forward(model, data)
+            losses.pop(PENALTY, None)  # which is none of the batch
+            loss, _ = model.parse_losses(losses)
         return loss.item()
 
 

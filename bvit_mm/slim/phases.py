@@ -18,6 +18,7 @@ from .choice import Units, read_flops
 from .cutting import chosen, flops_of, scores, slim_stage, sort_units_, units_of, widths_of
 
 PHASES = ('search', 'retrain')
+PENALTY = 'loss_slim'  # what the losses have of gates
 SCORES = ('gates', 'weights', 'random')
 
 

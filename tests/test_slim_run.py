@@ -1,0 +1,157 @@
+# Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
+"""One budget for growing, searching and retraining, in real runs."""
+
+import re
+
+import pytest
+import torch
+from mmengine.hooks import EMAHook
+
+from bvit_mm.elastic import find_backbone
+from bvit_mm.plan import make_plan
+from bvit_mm.report import ledger_table, plan_table
+from bvit_mm.slim.cutting import flops_of
+from bvit_mm.slim.phases import Slimming, read_slimming
+
+from .support.files import assert_same_run, last_file
+from .support.runs import BATCHES, FAMILIES, build
+from .support.trainings import log_of, resume
+from .support.variants import EMA, EVERY_ITERATION, SWITCH
+
+SLIM = {
+    'model.backbone.gates': True,
+    'train_cfg.epochs': [1, 1, 1, 1, 2],
+    'train_cfg.slim': dict(flops=0.6),
+    'optim_wrapper.paramwise_cfg': dict(custom_keys=dict(gate=dict(decay_mult=0.0))),
+    'custom_hooks': [SWITCH, EMA],
+}
+SEARCH, RETRAIN = 3 * BATCHES, 4 * BATCHES  # iterations before them
+
+
+def of_family(family):
+    """The tiny T2T-ViT is mostly the network that makes its tokens, which is not cut."""
+    changes = {**FAMILIES[family], **SLIM}
+    return {**changes, 'train_cfg.slim': dict(flops=0.9 if family == 't2t' else 0.6)}
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    """A run with a checkpoint after each iteration, and its runner."""
+    folder = tmp_path_factory.mktemp('slim')
+    runner = build(folder, **SLIM, **EVERY_ITERATION)
+    runner.train()
+    return runner, folder
+
+
+def test_it_grows_searches_cuts_and_retrains(trained):
+    runner, _ = trained
+    loop, backbone = runner.train_loop, find_backbone(runner.model)
+    begun = re.findall(r'training stage (\d) of 5 begins: (.*?), GFLOPs', log_of(runner))
+    assert [stage for stage, _ in begun] == ['2', '3', '4', '5']
+    assert begun[2][1] == 'gates learn'
+    assert re.fullmatch(r'heads 6 -> \d in all, hidden 96 -> \d+ in all', begun[3][1])
+    assert backbone.training_stage == 4 and not backbone.is_whole
+    widths = dict(backbone.training_stages[-1].widths)
+    cost, whole = flops_of(backbone, widths), backbone.flops(backbone.whole_stage)
+    head = 24 * 4
+    assert 0.6 * (whole + head) - 2 * 65 * 24 < cost + head <= 0.6 * (whole + head)
+    # the ledger charges what was trained: the budget of the cut less what it left
+    ledger = loop.ledger
+    assert ledger.iterations == [BATCHES, BATCHES, BATCHES, BATCHES, 2 * BATCHES]
+    assert ledger.costs[-1] == pytest.approx(2 * (cost + head) / 1e9, rel=1e-12)
+    assert loop.plan.costs[-1] == pytest.approx(2 * int(0.6 * (whole + head)) / 1e9, rel=1e-12)
+    assert '4 search' in plan_table(loop.plan, backbone.training_stages)
+    assert ledger_table(loop.plan, ledger, loop.budget)
+
+
+def test_gates_rest_until_they_are_searched_and_after(trained):
+    """Until then the run is the one without gates, bit for bit; after it they are folded."""
+    _, folder = trained
+
+    def gates(name):
+        weights = torch.load(folder / name, weights_only=False)['ema_state_dict']
+        return torch.cat([v for k, v in weights.items() if k.endswith('.gate')])
+
+    assert torch.equal(gates(f'iter_{SEARCH}.pth'), torch.ones(102))
+    assert not torch.equal(gates(f'iter_{RETRAIN}.pth'), torch.ones(102))
+    assert torch.equal(gates(f'iter_{RETRAIN + 1}.pth'), torch.ones(102))
+    plain = {**SLIM, **EVERY_ITERATION, 'model.backbone.gates': False, 'train_cfg.slim': None}
+    plain['train_cfg.epochs'] = [1, 1, 4]  # as many, so that learning rates are the same
+    build(folder / 'plain', **plain).train()
+    ours, theirs = (
+        torch.load(each / f'iter_{SEARCH}.pth', weights_only=False)['ema_state_dict']
+        for each in (folder, folder / 'plain')
+    )
+    assert all(torch.equal(value, ours[key]) for key, value in theirs.items())
+
+
+def test_the_average_is_cut_as_the_network_is(trained):
+    runner, _ = trained
+    (twin,) = (find_backbone(h.ema_model.module) for h in runner.hooks if isinstance(h, EMAHook))
+    assert twin.training_stages == find_backbone(runner.model).training_stages
+    assert twin.training_stage == 4
+
+
+@pytest.mark.parametrize('at', [SEARCH - 1, SEARCH, SEARCH + 2, RETRAIN, RETRAIN + 1, RETRAIN + 6])
+def test_stopped_and_resumed(trained, tmp_path, at):
+    """Before, at and after each switch; law 8."""
+    _, folder = trained
+    resumed = resume(tmp_path, folder, at, {**SLIM, **EVERY_ITERATION})
+    assert_same_run(resumed, last_file(folder))
+
+
+@pytest.mark.parametrize('family', list(FAMILIES)[1:])
+def test_other_families(tmp_path, family):
+    """They are cut too, and resumed in the last stage they go on as they would have."""
+    changes = {**of_family(family), **EVERY_ITERATION}
+    build(tmp_path / 'whole', **changes).train()
+    resumed = resume(tmp_path / 'resumed', tmp_path / 'whole', RETRAIN + 3, changes)
+    assert_same_run(resumed, last_file(tmp_path / 'whole'))
+
+
+def test_a_budget_pays_for_all_of_it():
+    plan = make_plan([1.0, 2.0, 4.0, 4.0, 2.0], 0.5, 100, slim=(0.05, 0.45))
+    assert plan.cost <= 200 < plan.cost + 1
+    assert plan.costs[3] == pytest.approx(10, abs=4) and plan.costs[4] == pytest.approx(90, abs=2)
+    grown = make_plan([1.0, 2.0, 4.0], 0.25, 100)
+    assert plan.epochs[:3] == pytest.approx(grown.epochs, abs=2)
+    shared = make_plan([1.0, 4.0, 4.0, 2.0], 0.5, 100, shares=[0.5, 0.5], slim=(0.1, 0.4))
+    assert shared.costs == pytest.approx((50, 50, 20, 80), abs=4)
+
+
+@pytest.mark.parametrize(
+    'slim, message',
+    [
+        (0.7, 'train_cfg.slim=0.7 must be a dict with flops, such as dict'),
+        (dict(search=0.1), 'must be a dict with flops'),
+        (dict(flops=0.7, epochs=3), 'must be a dict with flops'),
+        (dict(flops=0.7, search=0.0), 'search=0.0 must be a share of the budget, above 0'),
+        (dict(flops=0.7, retrain='half'), "retrain='half' must be a share of the budget"),
+        (dict(flops=0.7, search=0.5, retrain=0.5), 'leave nothing of the budget'),
+        (dict(flops=0.7, scores='taylor'), "scores='taylor' is not known; give one of"),
+    ],
+)
+def test_wrong_options(slim, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        read_slimming(slim)
+
+
+@pytest.mark.parametrize(
+    'changes, message',
+    [
+        ({'model.backbone.gates': False}, 'the backbone does not have; give it gates=True'),
+        ({'train_cfg.slim': dict(flops=0.01)}, 'is less than the smallest choice costs'),
+        ({'train_cfg.slim': dict(flops=1.2)}, 'no more than the whole network costs'),
+        ({'train_cfg.slim': dict(flops=0.6, by='size')}, "by='size' is not known"),
+        ({'train_cfg.epochs': [1, 1, 1]}, 'must be a list of 5 numbers'),
+    ],
+)
+def test_wrong_runs(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        build(tmp_path, **{**SLIM, **changes}).train()
+
+
+def test_read_slimming():
+    assert read_slimming(None) is None
+    assert read_slimming(dict(flops=0.7)) == Slimming(0.7)
+    assert read_slimming(dict(flops='2.8 GFLOPs', by='cost')).options['by'] == 'cost'
