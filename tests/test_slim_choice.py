@@ -250,6 +250,11 @@ def test_read_flops(value, flops):
     assert read_flops(value, 4608338304) == flops
 
 
+def test_decimals_are_exact():
+    """In floats 0.29 * 100 is 28.999999999999996, not enough for 29."""
+    assert read_flops(0.29, 100) == read_flops('0.29', 100) == 29
+
+
 @pytest.mark.parametrize('value', ['much', None, True, 'nan', float('inf'), '', 'GFLOPs', '8h'])
 def test_flops_that_are_no_number(value):
     with pytest.raises(ValueError, match=r'is not a budget; give a share of the whole network'):
