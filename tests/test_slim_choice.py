@@ -263,7 +263,7 @@ def test_flops_that_are_no_number(value):
 
 @pytest.mark.parametrize('value', [0, -0.5, 2.8, 1.0001, '4.608338305 GFLOPs', '1e999999', '-1'])
 def test_flops_out_of_range(value):
-    with pytest.raises(ValueError, match=r"must be above 0.* up to '4\.608338304 GFLOPs'"):
+    with pytest.raises(ValueError, match=r"above 0 and up to .* up to '4\.608338304 GFLOPs'"):
         read_flops(value, 4608338304)
 
 
