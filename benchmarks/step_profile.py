@@ -14,6 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 
 PARTS = {
     'matrix products of linear layers': ('aten::mm', 'aten::addmm'),
+    'convolutions': ('aten::mkldnn_convolution', 'aten::convolution_backward'),
     'copies': ('aten::copy_', 'aten::cat', 'aten::clone'),
     'GELU': ('aten::gelu', 'aten::gelu_backward'),
     'products of attention': ('aten::bmm',),

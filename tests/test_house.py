@@ -19,7 +19,7 @@ PACKAGE = ROOT / 'bvit_mm'
 # Modules that import no tensors, directly or through others: what they compute is checked by hand.
 PURE = {
     'plan', 'shares', 'budget', 'hours', 'meter', 'ledger', 'report', 'training_stages', 'options',
-    'share', 'waiting', 'widths', 'choice',
+    'share', 'waiting', 'choice',
 }  # fmt: skip
 HEAVY = {'torch', 'torchvision', 'numpy', 'mmengine', 'mmcv', 'mmpretrain'}
 # The core: files at the top and rooms of the loop's servants. Satellites: files and rooms.

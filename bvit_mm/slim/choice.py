@@ -49,7 +49,7 @@ def read_flops(value: float | str, whole: int) -> int:
     text = str(value).strip().lower()
     absolute = text.endswith('gflops')
     allowed = (
-        'give a share of the whole network up to 1, or GFLOPs of one image up to '
+        'give a share of the whole network up to 1, or GFLOPs of one image, as text, up to '
         f"'{whole / 1e9!r} GFLOPs'"
     )
     try:
@@ -58,10 +58,10 @@ def read_flops(value: float | str, whole: int) -> int:
         number = Decimal('nan')
     if not number.is_finite():
         raise ValueError(f'flops={value!r} is not a budget; {allowed}')
-    unit = 10**9 if absolute else whole
+    kind, unit = ('cost', 10**9) if absolute else ('share', whole)
     if not 0 < number <= Decimal(whole) / unit:
         raise ValueError(
-            f'flops={value!r} must be above 0, and no more than the whole network costs; {allowed}'
+            f'flops={value!r} must be a {kind} above 0 and up to {whole / unit!r}; {allowed}'
         )
     return int(number * unit)
 
