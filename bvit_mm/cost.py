@@ -45,6 +45,12 @@ def stage_gflops(model: nn.Module) -> tuple[float, ...]:
     )
 
 
+def present_gflops(model: nn.Module) -> float:
+    """Forward GFLOPs of one image in the training stage that the network is at, with classifier."""
+    backbone = find_backbone(model)
+    return (backbone.flops(backbone.training_stage) + classifier_flops(model)) / 1e9
+
+
 def budget_for(
     model: nn.Module,
     dataloader: DataLoader | dict | None = None,

@@ -34,7 +34,10 @@ from .training_stages import (
     parse_training_stages,
     stage_of_record,
 )
-from .widths import Widths, read_widths
+from .widths import Widths, of_cut_axes, read_widths
+
+# The arguments of every elastic backbone that say which of its networks it is.
+FORM = ('training_stages', 'only_stage', 'gates', 'widths')
 
 
 @dataclass(frozen=True)
@@ -184,7 +187,7 @@ class ElasticModule:
         if self.gate is None:
             return
         parameters = dict(self.named_parameters())
-        for slot in self.readers:
+        for slot in self.readers if self.gates_learn else ():
             parameters[slot.param].copy_(slot.scaled(parameters[slot.param], self.gate))
         self.gate.fill_(1.0)
 
@@ -341,6 +344,8 @@ class ElasticBackbone(BaseModule):
     # whether such images come now (``images_of_training``).
     loads_views = False
     gets_views = False
+    # Of a slimmed network: how many units each module has, of the axes along which some are gone.
+    widths: Widths | None = None
     training_stages: tuple[TrainingStage, ...]
     init_cfg: dict[str, Any] | list[dict[str, Any]] | None
 
@@ -349,7 +354,7 @@ class ElasticBackbone(BaseModule):
         """The arguments that the plain class does not have: those by keyword only."""
         parameters = inspect.signature(cls).parameters
         if cls.plain_type is None:
-            return {'training_stages', 'only_stage', 'gates', 'widths'} & set(parameters)
+            return set(FORM) & set(parameters)
         return {p.name for p in parameters.values() if p.kind is p.KEYWORD_ONLY}
 
     def init_training_stages(
@@ -548,13 +553,26 @@ class ElasticBackbone(BaseModule):
                 'widths are of a slimmed network, which has no training stages; drop '
                 'training_stages, or widths'
             )
-        found = read_widths(widths, self.totals())
+        totals = self.totals()
+        found = read_widths(widths, totals)
         numbers = {axis: iter(n) for axis, n in found.items()}
         for module, axis in self.read_units():
             module.active[axis] = next(numbers[axis])
             module.shrink_()
+        self.widths = of_cut_axes(found, totals)
         self.whole = TrainingStage(**self.whole.as_dict(), widths=tuple(found.items()))
         self.training_stages = (self.whole,)
+
+    def plain_widths(self, given: dict[str, Any]) -> dict[str, Any] | None:
+        """What makes the plain class this slimmed network; None if its arguments cannot say it.
+
+        Args:
+            given: The arguments of the network that was slimmed.
+
+        Returns:
+            Arguments of the plain class that replace some of them.
+        """
+        return None
 
     def active_grid(self, grid: tuple[int, int], k: int) -> tuple[int, int]:
         """The tokens that training stage ``k`` keeps of a patch grid, rows and columns.

@@ -32,7 +32,7 @@ def plan_table(plan: Plan, stages: Sequence[TrainingStage]) -> str:
         if cost:
             rows.append((name, *blank, '', f'{cost:.4g}', f'{cost / plan.cost:.1%}'))
     rows.append(('total', *blank, plan.total_epochs, f'{plan.cost:.4g}', '100.0%'))
-    lines = [*_aligned(rows), summary(plan)]
+    lines = [*aligned(rows), summary(plan)]
     if plan.epoch_share < 1:
         lines.append(f'an epoch reads {plan.epoch_share:.4g} of the data')
     return '\n'.join(lines)
@@ -65,7 +65,7 @@ def ledger_table(plan: Plan, ledger: Ledger, budget: Budget) -> str:
     rows.append(('total', *total, sum(ledger.samples), *times))
     other = ', '.join(f'{name} {seconds:.1f} s' for name, seconds in ledger.other.items())
     line = f'and {other}; in all {ledger.elapsed:.1f} s{budget.used_text(ledger)}'
-    return '\n'.join([*_aligned(rows), line])
+    return '\n'.join([*aligned(rows), line])
 
 
 def measurement_table(
@@ -100,7 +100,7 @@ def measurement_table(
         f'training takes {budget.meter.text(total)} of {budget.meter.text(budget.amount)}; the '
         'rest is for validation, saving and timing the stages'
     )
-    return '\n'.join([*_aligned(rows), line])
+    return '\n'.join([*aligned(rows), line])
 
 
 def waiting_line(
@@ -121,7 +121,8 @@ def waiting_line(
     return waiting_text('training', waiting, seconds, loading)
 
 
-def _aligned(rows: Iterable[Sequence[object]]) -> list[str]:
+def aligned(rows: Iterable[Sequence[object]]) -> list[str]:
+    """The lines of a table, its columns aligned to the right."""
     cells = [[str(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells)]
     return ['  '.join(cell.rjust(w) for cell, w in zip(row, widths)) for row in cells]

@@ -51,6 +51,11 @@ def _flat(given: Any) -> list[Any]:
     return [given]
 
 
+def of_cut_axes(widths: Widths, totals: Widths) -> Widths | None:
+    """The numbers of those axes along which units are gone; None if all are there."""
+    return {axis: widths[axis] for axis in widths if widths[axis] != totals[axis]} or None
+
+
 def by_level(numbers: Sequence[int], levels: Sequence[int]) -> list[list[int]]:
     """Numbers of modules in a list for each level.
 

@@ -22,6 +22,7 @@ from bvit_mm.reading.weights import cut_prefix
 from bvit_mm.testing.closeness import assert_near
 
 from .support import cases
+from .support.consumers import changes_of, side, timms
 from .support.runs import FAMILIES, build
 from .support.scripts import run_tool
 
@@ -29,51 +30,20 @@ ROOT = Path(__file__).parent.parent
 every_family = pytest.mark.parametrize('family', FAMILIES)
 
 
-def side(family):
-    """Of the images that a family's network is built for."""
-    return cases.FAMILIES[family].kwargs['img_size']
-
-
-def timms(family):
-    """timm's network for a family, of four classes."""
-    path, options = cases.TIMM[family]
-    module, name = path.split('.')
-    return getattr(import_module(f'timm.models.{module}'), name)(**options, num_classes=4)
-
-
-def pipeline(family):
-    resize = dict(type='bvit_mm.Resize', scale=(side(family), side(family)))
-    return [dict(type='LoadImageFromFile'), resize, dict(type='PackInputs')]
-
-
 @pytest.fixture(scope='module')
 def work_dirs(tmp_path_factory):
     """A finished run of each family, three stages of one epoch, with averaged weights."""
     folders = {}
-    for family, changes in FAMILIES.items():
+    for family in FAMILIES:
         folders[family] = tmp_path_factory.mktemp(family)
         changes = {
-            **changes,
-            'custom_imports': dict(
-                imports=['bvit_mm', 'tests.support.runs'], allow_failed_imports=False
-            ),
+            **changes_of(family),
             'train_cfg.epochs': [1, 1, 1],
             'custom_hooks': [
                 dict(type='bvit_mm.StageSwitchHook'),
                 dict(type='EMAHook', momentum=0.5),
             ],
-            'val_dataloader.dataset.pipeline': pipeline(family),
         }
-        if family == 'swin':  # a second block in the last level, whose windows may shift
-            changes['model.backbone'] = dict(changes['model.backbone'])
-            changes['model.backbone']['arch'] = dict(embed_dims=16, depths=[2, 2], num_heads=[2, 4])
-        if family == 'pvtv2':  # timm has other paddings than ours for small kernels
-            changes['model.backbone'] = dict(changes['model.backbone'])
-            changes['model.backbone'].update(patch_sizes=(7, 3), strides=(4, 2))
-        if family == 'convnext':  # timm's has four levels
-            changes['model.backbone'] = dict(changes['model.backbone'], stem_patch_size=1)
-            changes['model.backbone']['arch'] = dict(depths=[1] * 4, channels=[8, 16, 24, 32])
-            changes['model.backbone']['out_indices'] = (3,)
         build(folders[family], **changes).train()
     return folders
 

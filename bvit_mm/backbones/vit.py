@@ -9,7 +9,7 @@ from mmpretrain.models.utils import to_2tuple
 from torch import Tensor, nn
 
 from .. import flops
-from ..elastic import ElasticBackbone, Units
+from ..elastic import ElasticBackbone, ElasticFFN, Units
 from ..registry import MODELS
 from ..training_stages import StagesSpec, TrainingStage
 from .transformer import (
@@ -90,6 +90,20 @@ class ElasticVisionTransformer(ElasticBackbone, VisionTransformer):
 
     def units(self, k: int) -> Units:
         return units_of_layers(self.layers, self.training_stages[k])
+
+    def plain_widths(self, given: dict[str, Any]) -> dict[str, Any] | None:
+        if set(self.widths or ()) != {'hidden'}:
+            return None
+        cfgs = given.get('layer_cfgs', {})
+        cfgs = [cfgs] * len(self.layers) if isinstance(cfgs, dict) else cfgs
+        return dict(
+            layer_cfgs=[
+                {**cfg, 'feedforward_channels': layer.ffn.feedforward_channels}
+                if isinstance(layer.ffn, ElasticFFN)
+                else cfg
+                for layer, cfg in zip(self.layers, cfgs)
+            ]
+        )
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         if self.is_whole:

@@ -170,6 +170,13 @@ class WindowedBackbone(ElasticBackbone):
                     if isinstance(module, ElasticModule):
                         yield module, axis, active
 
+    def plain_widths(self, given: dict[str, Any]) -> dict[str, Any] | None:
+        if set(self.widths or ()) != {'hidden'}:
+            return None
+        cfgs = given.get('stage_cfgs', {})
+        levels = zip(self.stages, _one_each(cfgs, len(self.stages)))
+        return dict(stage_cfgs=[{**cfg, **_blocks_as_built(level, cfg)} for level, cfg in levels])
+
     def set_training_stage(self, k: int) -> None:
         super().set_training_stage(k)
         for level in self.stages:
@@ -226,6 +233,22 @@ class WindowedBackbone(ElasticBackbone):
             if i in self.out_indices:
                 total += norm_flops(getattr(self, f'norm{i}'), maps.out)
         return total
+
+
+def _one_each(cfgs: Any, count: int) -> Any:
+    """As mmpretrain takes them: one for each of ``count``, or one for all."""
+    return [cfgs] * count if isinstance(cfgs, dict) else cfgs
+
+
+def _blocks_as_built(level: Any, cfg: dict[str, Any]) -> dict[str, Any]:
+    """The argument ``block_cfgs`` of a level, with the hidden units that its blocks have."""
+    blocks = []
+    for block, given in zip(level.blocks, _one_each(cfg.get('block_cfgs', {}), len(level.blocks))):
+        if isinstance(block.ffn, ElasticFFN):
+            hidden = dict(feedforward_channels=block.ffn.feedforward_channels)
+            given = {**given, 'ffn_cfgs': {**given.get('ffn_cfgs', {}), **hidden}}
+        blocks.append(given)
+    return dict(block_cfgs=blocks)
 
 
 def merged_grid(level: Any, grid: Grid) -> Grid:

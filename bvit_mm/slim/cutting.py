@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..elastic import ElasticBackbone, ElasticModule
 from ..training_stages import TrainingStage
-from ..widths import Widths, by_level
+from ..widths import Widths, by_level, of_cut_axes
 from .choice import Units, choose
 
 
@@ -152,10 +152,31 @@ def slim_(backbone: ElasticBackbone, kept: Sequence[Sequence[int]]) -> Widths:
     Returns:
         How many those are.
     """
-    widths = widths_of(backbone, kept)
+    widths, totals = widths_of(backbone, kept), backbone.totals()
     sort_units_(backbone, kept)
     backbone.drop_gates_()
     for (module, axis), units in zip(backbone.read_units(), kept):
         module.active[axis] = len(units)
         module.shrink_()
+    backbone.widths = of_cut_axes(widths, totals)
     return widths
+
+
+@torch.no_grad()
+def pad_(backbone: ElasticBackbone, kept: Sequence[Sequence[int]]) -> None:
+    """Becomes the whole network with weights of 0 for units that go, in place.
+
+    It computes what the network of the others does, and costs what it did. Its gates are folded
+    and gone.
+
+    Args:
+        backbone: The whole network.
+        kept: The units that each module keeps.
+    """
+    backbone.drop_gates_()
+    for (module, axis), units in zip(backbone.read_units(), kept, strict=True):
+        total = module.total(axis)
+        gone = sorted(set(range(total)) - set(units))
+        for slot, param in module.elastic_parameters(axis):
+            places = slot.places(param.shape[slot.dim], total, gone)
+            param.index_fill_(slot.dim, places.to(param.device), 0.0)
