@@ -22,7 +22,6 @@ from bvit_mm.publish.timm_names import to_timm
 from bvit_mm.slim.choice import read_flops
 from bvit_mm.slim.cutting import chosen, flops_of, slim_stage, sort_units_, units_of, widths_of
 from bvit_mm.testing.closeness import assert_near
-from bvit_mm.testing.counting import counted
 from bvit_mm.testing.slim_laws import some_units
 
 from .support import cases
@@ -32,7 +31,6 @@ from .support.scripts import run_tool
 from .support.tools import DEIT_S
 
 every_family = pytest.mark.parametrize('family', FAMILIES)
-SHARES = ['0.9', '0.8', '0.7']
 # Families whose plain class takes a number of hidden units for each block.
 OF_ANY_WIDTH = ('vit', 'swin', 'swinv2')
 # What the plain Swin V2 deletes from weights that it loads, and then misses.
@@ -57,7 +55,7 @@ def search_model(cfg, seed=0):
 
 def search_config(family='vit', **backbone):
     changes = changes_of(family)
-    changes['model.backbone'].update(gates=True, **backbone)
+    changes['model.backbone'].update(dict(gates=True) | backbone)
     return config('.', **changes)
 
 
@@ -79,6 +77,12 @@ def checkpoint(tmp_path_factory):
         return save(folder / f'{family}.pth', cfg, search_model(cfg))
 
     return of_family
+
+
+@pytest.fixture(scope='module')
+def searched(checkpoint):
+    """What is read of it."""
+    return cache(lambda family: read_search(str(checkpoint(family))))
 
 
 def images(family='vit'):
@@ -111,56 +115,63 @@ def loaded(files):
     return model
 
 
+def budgets(search, *parts):
+    """What the network costs without units that may go, and such parts of what they cost."""
+    units = sum(each.cost * len(each.scores) for each in search.units)
+    return [f'{1 - (1 - part) * units / search.flops:.4f}' for part in parts]
+
+
 @every_family
-@pytest.mark.parametrize('by', ['share', 'cost'])
-def test_sizes_keep_to_their_budgets(checkpoint, family, by):
+@pytest.mark.parametrize('by, fill', [('share', False), ('share', True), ('cost', False)])
+def test_choices_keep_to_their_budgets(searched, family, by, fill):
     """They cost at most that, and one unit less at most; larger ones keep the same units."""
-    search = read_search(str(checkpoint(family)))
-    for fill in (False, True):
-        sizes = slimmed(search, SHARES, by=by, fill=fill)
-        for size in sizes:
-            budget = read_flops(size.asked, search.flops)
-            backbone = copy.deepcopy(size.published.backbone).to('meta')
-            count = counted(backbone, images(family)[:1].to('meta')) + search.classifier
-            assert round(size.gflops * 1e9) == count
-            gone = [
-                units.cost
-                for units, kept in zip(search.units, size.kept)
-                if len(kept) < len(units.scores) and (units.kind == 'hidden' or not fill)
-            ]
-            slack = max(gone, default=max(units.cost for units in search.units))
-            assert budget - slack < count <= budget
-            assert all(size.kept)
-            assert size.published.checkpoint['meta']['bvit_mm']['gflops'] == size.gflops
-        for larger, smaller in pairwise(sizes):
-            assert larger.parameters > smaller.parameters
-            if not fill:
-                assert all(set(a) >= set(b) for a, b in zip(larger.kept, smaller.kept))
+    search = searched(family)
+    backbone, sizes = search.trained.backbone, []
+    for share in budgets(search, 0.9, 0.7, 0.5):
+        budget = read_flops(share, search.flops)
+        kept = chosen(backbone, search.units, search.classifier, budget, by=by, fill=fill)
+        cost = flops_of(backbone, widths_of(backbone, kept)) + search.classifier
+        gone = [
+            units.cost
+            for units, of_module in zip(search.units, kept)
+            if len(of_module) < len(units.scores) and (units.kind == 'hidden' or not fill)
+        ]
+        slack = max(gone, default=max(units.cost for units in search.units))
+        assert budget - slack < cost <= budget
+        assert all(kept)
+        sizes.append(kept)
+    for larger, smaller in pairwise(sizes):
+        assert sum(map(len, larger)) > sum(map(len, smaller))
+        assert fill or all(set(a) >= set(b) for a, b in zip(larger, smaller))
 
 
 @every_family
-def test_files_are_the_network_with_gates_of_0(checkpoint, family, tmp_path):
-    """Several from one search; built by their configs, they load strictly."""
-    search = read_search(str(checkpoint(family)))
-    sizes = slimmed(search, SHARES)
-    for size, share, files in zip(sizes, SHARES, write_slimmed(sizes, tmp_path / 'slim')):
-        assert re.fullmatch(rf'slim-{share}-[0-9a-f]{{8}}\.pth', files[0].name)
+def test_files_are_the_network_with_gates_of_0(searched, family, tmp_path):
+    """Several from one search; built by their configs, they load strictly and cost what is said."""
+    search = searched(family)
+    shares = budgets(search, 0.7, 0.5)
+    sizes = slimmed(search, shares)
+    for size, share, files in zip(sizes, shares, write_slimmed(sizes, tmp_path / 'slim')):
+        assert re.fullmatch(rf'slim-{float(share):g}-[0-9a-f]{{8}}\.pth', files[0].name)
         model = loaded(files)
         assert_near(outputs(model, family), outputs(masked(search, size.kept), family))
-        backbone = Config.fromfile(files[1]).model.backbone
-        assert type(model.backbone) is cases.FAMILIES[family].elastic
-        assert not {'gates', 'training_stages', 'only_stage'} & set(backbone)
-        assert 'bvit_mm' in Config.fromfile(files[1]).custom_imports.imports
-        told = torch.load(files[0], weights_only=True)['meta']['bvit_mm']
-        assert told['widths'] == backbone.widths and told['flops'] == share
         assert sum(p.numel() for p in model.parameters()) == size.parameters
+        config = Config.fromfile(files[1])
+        assert type(model.backbone) is cases.FAMILIES[family].elastic
+        assert not {'gates', 'training_stages', 'only_stage'} & set(config.model.backbone)
+        assert 'bvit_mm' in config.custom_imports.imports
+        told = torch.load(files[0], weights_only=True)['meta']['bvit_mm']
+        assert told['widths'] == config.model.backbone.widths and told['flops'] == share
+        cost = model.backbone.flops(0) + search.classifier  # which law 12 counts
+        assert round(told['gflops'] * 1e9) == cost <= read_flops(share, search.flops)
 
 
 @every_family
-def test_hidden_units_only(checkpoint, family, tmp_path):
+def test_hidden_units_only(searched, family, tmp_path):
     """mmpretrain's own class has it, where it takes a number for each block."""
-    search = read_search(str(checkpoint(family)))
-    (size,) = slimmed(search, ['0.9'], only='hidden')
+    search = searched(family)
+    hidden = sum(each.cost * len(each.scores) for each in search.units if each.kind == 'hidden')
+    (size,) = slimmed(search, [f'{1 - hidden / search.flops / 2:.4f}'], only='hidden')
     (files,) = write_slimmed([size], tmp_path / 'slim')
     model, text = loaded(files), files[1].read_text()
     assert_near(outputs(model, family), outputs(masked(search, size.kept), family))
@@ -191,18 +202,20 @@ def test_plain_classes_keep_what_was_given_for_their_blocks(family, given, tmp_p
 
 
 @every_family
-def test_padded_networks_are_plain(checkpoint, family, tmp_path):
+def test_padded_networks_are_plain(searched, family, tmp_path):
     """They have the whole network's shapes, zeros for what goes, and compute the same."""
-    search = read_search(str(checkpoint(family)))
-    (size,) = slimmed(search, ['0.7'], padded=True)
+    search = searched(family)
+    (size,) = slimmed(search, budgets(search, 0.6), padded=True)
     (files,) = write_slimmed([size], tmp_path / 'slim')
     model, expected = loaded(files), outputs(masked(search, size.kept), family)
     assert type(model.backbone) is cases.FAMILIES[family].plain
     assert_near(outputs(model, family), expected)
     assert round(size.gflops * 1e9) == search.flops
-    zeros = sum((value == 0).sum() for value in model.state_dict().values())
-    (cut,) = slimmed(search, ['0.7'])
-    assert zeros >= size.parameters - cut.parameters > 0
+    for (module, axis), kept in zip(size.published.backbone.read_units(), size.kept):
+        gone = sorted(set(range(module.total(axis))) - set(kept))
+        for slot, param in module.elastic_parameters(axis):
+            places = slot.places(param.shape[slot.dim], module.total(axis), gone)
+            assert not param.index_select(slot.dim, places).count_nonzero()
     if family in cases.TIMM:
         theirs = timms(family)
         renamed = to_timm(size.published.checkpoint['state_dict'], size.published.backbone)
@@ -210,9 +223,9 @@ def test_padded_networks_are_plain(checkpoint, family, tmp_path):
         assert_near(outputs(theirs, family), expected)
 
 
-def test_budget_of_the_whole_network_keeps_all(checkpoint, tmp_path):
+def test_budget_of_the_whole_network_keeps_all(searched, tmp_path):
     """Its gates are folded; so it is the plain class's."""
-    search = read_search(str(checkpoint('vit')))
+    search = searched('vit')
     (size,) = slimmed(search, [1])
     (files,) = write_slimmed([size], tmp_path / 'slim')
     assert Config.fromfile(files[1]).model.backbone.type == 'VisionTransformer'
@@ -257,9 +270,9 @@ def test_averaged_and_raw_weights(tmp_path):
         assert_near(outputs(found[name].model), outputs(model), 0)
 
 
-def test_detector_starts_from_a_slimmed_file(checkpoint, tmp_path):
+def test_detector_starts_from_a_slimmed_file(searched, tmp_path):
     """Its backbone has the same widths, and new norms of other levels; other widths do not fit."""
-    sizes = slimmed(read_search(str(checkpoint('swin'))), ['0.8', '0.7'])
+    sizes = slimmed(searched('swin'), ['0.8', '0.7'])
     files = write_slimmed(sizes, tmp_path / 'slim')
     pretrained = dict(type='Pretrained', checkpoint=str(files[0][0]), prefix='backbone.')
     backbone = Config.fromfile(files[0][1]).model.backbone.to_dict()
@@ -284,20 +297,20 @@ def test_tool(checkpoint, slim_here, capsys, tmp_path):
     slim_here(checkpoint('swin'), tmp_path / 'd.pth', '--flops', '0.9', '0.7', '--padded', '--timm')
     slim_here(checkpoint('swin'), tmp_path / 'h', '--flops', '0.9', '--only', 'hidden')
     printed = capsys.readouterr().out
-    names = sorted(path.name for path in tmp_path.iterdir())
-    assert [re.sub(r'-[0-9a-f]{8}\.', '.', name) for name in names] == sorted(
-        ['h-0.9.pth', 'h-0.9.py']
-        + [f'd-{s}{e}' for s in ('0.9', '0.7') for e in ('.pth', '.py', '-timm.pth')]
-    )
+    names = [path.name for path in tmp_path.iterdir()]
+    kinds = [f'd-{share}{end}' for share in ('0.9', '0.7') for end in ('.pth', '.py', '-timm.pth')]
+    assert {re.sub(r'-[0-9a-f]{8}\.', '.', name) for name in names} == {
+        *kinds, 'h-0.9.pth', 'h-0.9.py'
+    }  # fmt: skip
     assert 'ElasticSwinTransformer, raw weights after epoch 3\n' in printed
     assert re.search(
-        r'heads \+ hidden +whole +0\.9 +0\.7\n +stages\.0\.blocks\.0 +2 \+ 64 ', printed
+        r'heads \+ hidden +whole +0\.9 +0\.7\n *stages\.0\.blocks\.0 +2 \+ 64 ', printed
     )
     assert "0.9 is a network of mmpretrain's SwinTransformer, which needs no bvit_mm:" in printed
 
 
-def test_tool_prints_what_was_cut(checkpoint, slim_here, capsys, tmp_path):
-    search = read_search(str(checkpoint('vit')))
+def test_tool_prints_what_was_cut(checkpoint, searched, slim_here, capsys, tmp_path):
+    search = searched('vit')
     asked = f'{0.8 * search.flops / 1e9!r} GFLOPs'
     slim_here(checkpoint('vit'), tmp_path / 'd', '--flops', asked, '--by', 'cost', '--fill')
     (size,) = slimmed(search, [asked], by='cost', fill=True)
@@ -361,7 +374,10 @@ def wrong(kind, checkpoint, folder):
         ('no gates', 'has no gates: its network was not searched, or is slimmed already; give a'),
         ('gates of 1', 'has gates that are all 1, so they were never trained and tell nothing'),
         ('not finite', 'training diverged; give an earlier checkpoint'),
-        ('unfinished', 'is of training stage 2 of 3, whose weights are not those of the whole'),
+        (
+            'unfinished',
+            'is of training stage 2 of 3, which is not the whole network; give a checkpoint',
+        ),
         ('no run', 'is no training checkpoint; give a checkpoint of a search'),
         ('no averages', 'has no averaged weights (its run had no EMAHook); give the raw ones'),
         ('hidden of no heads', "only='heads' is no kind of unit here; give one of ('hidden',)"),
@@ -457,6 +473,13 @@ def test_publishing_the_slimmed_stage_of_a_run(family, tmp_path):
     assert round(about['gflops'] * 1e9) == backbone.flops(4) + classifier_flops(model)
     with pytest.raises(ValueError, match='timm has no network for a slimmed Elastic'):
         to_timm(published.checkpoint['state_dict'], published.backbone)
+    for k, epoch in ((0, 1), (2, 3)):  # gates rest too while the network grows
+        backbone.set_training_stage(k)
+        file = str(save(tmp_path / f'stage_{k + 1}.pth', cfg, model, epoch=epoch, **meta))
+        small = loaded(write_published(publish(file, stage=k + 1), tmp_path / f'stage{k}'))
+        assert_near(outputs(small, family), outputs(model, family))
+        with pytest.raises(ValueError, match=r'is not the whole network|gates that are all 1'):
+            read_search(file)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from ..reading.saved_config import check_buildable, read_config
 from ..reading.weights import cut_prefix, load_strictly, read_checkpoint
 from ..running.class_count_hook import FOLDERS
 from ..running.old_records import ledger_of_today
-from ..slim.cutting import slim_, widths_argument
+from ..slim.cutting import slim_, slim_stage, widths_argument
 
 WEIGHTS = ('ema', 'raw')
 HASH_LENGTH = 8
@@ -83,10 +83,10 @@ def publish(file: str, weights: str | None = None, stage: int | None = None) -> 
     kind = 'training checkpoint of a budgeted run'
     trained = trained_network(read_training(file, kind, advice, ('cfg', 'bvit_mm')), file, weights)
     meta, backbone, plan = trained.meta, trained.backbone, _plan(trained.meta)
-    k = stage_of(trained)
+    k = enter_stage_(trained)
     _check_stage(stage, k, trained, plan)
     only = None
-    if 'widths' in backbone.training_stages[backbone.training_stage].keys:
+    if backbone.has_phases and k == len(plan.epochs) - 1:
         _slim_as_trained_(backbone)
     elif not backbone.is_whole:
         only = k
@@ -157,7 +157,8 @@ def _slim_as_trained_(backbone: ElasticBackbone) -> None:
     """
     active = backbone.active_units(backbone.training_stage)
     kept = [range(units) for module, axis, units in active if axis == module.read_axis]
-    backbone.set_training_stage(backbone.whole_stage)
+    stage = backbone.num_training_stages - 2  # the whole network
+    backbone.set_training_stage(stage)
     for module, _ in backbone.read_units():
         module.gates_learn = False
     slim_(backbone, kept)
@@ -261,24 +262,29 @@ def choose_weights(
     return wanted, checkpoint['state_dict']
 
 
-def stage_of(trained: Trained) -> int:
-    """The training stage of a checkpoint of a budgeted run, 0-based, as its plan has it.
+def enter_stage_(trained: Trained) -> int:
+    """Enters the training stage of a checkpoint of a budgeted run, as its plan has it.
+
+    Returns:
+        The stage, 0-based.
 
     Raises:
         ValueError: If its weights say another.
     """
-    meta, backbone = trained.meta, trained.backbone
+    meta, backbone, plan = trained.meta, trained.backbone, _plan(trained.meta)
     epoch = meta['epoch']
-    k = _plan(meta).stage_at(epoch if meta['bvit_mm']['batches_done'] else max(epoch - 1, 0))
+    k = plan.stage_at(epoch if meta['bvit_mm']['batches_done'] else max(epoch - 1, 0))
+    if len(plan.epochs) > backbone.num_training_stages:  # of slimming: weights tell after the cut
+        backbone.add_phases_(slim_stage(backbone, backbone.totals()))
     stages = backbone.training_stages
-    # A run that slims has stages after growth, which weights name once it has cut.
-    if stages[min(k, len(stages) - 1)] != stages[backbone.training_stage]:
+    if stages[k] != stages[backbone.training_stage]:  # several stages may have one shape
         raise ValueError(
             f'{trained.file} was saved after {epoch} epochs, in training stage {k + 1} of its '
             f'plan, but its weights say stage {backbone.training_stage + 1}: another program has '
             'saved it again, without the metadata of its state_dict. Give the file that the run '
             'left'
         )
+    backbone.set_training_stage(k)
     return k
 
 

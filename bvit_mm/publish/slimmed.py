@@ -15,10 +15,10 @@ from ..slim.cutting import chosen, flops_of, pad_, scores, slim_, units_of
 from .network import (
     Published,
     Trained,
+    enter_stage_,
     make_place,
     packed,
     read_training,
-    stage_of,
     trained_network,
     write_published,
 )
@@ -91,15 +91,16 @@ def read_search(file: str, weights: str | None = None) -> Search:
     trained = trained_network(checkpoint, file, weights)
     backbone = trained.backbone
     if 'bvit_mm' in trained.meta:
-        stage_of(trained)
+        enter_stage_(trained)
     if not backbone.is_whole:
         raise ValueError(
             f'{file} is of training stage {backbone.training_stage + 1} of '
-            f'{backbone.num_training_stages}, whose weights are not those of the whole network; '
-            'give a checkpoint of the last stage'
+            f'{backbone.num_training_stages}, which is not the whole network; {advice}, at the '
+            'end of that'
         )
     modules = [module for module, _ in backbone.read_units()]
-    if all(module.gate is None or (module.gate == 1).all() for module in modules):
+    gates = [module.gate for module in modules if module.gates_learn]
+    if all(gate is None or (gate == 1).all() for gate in gates):
         raise ValueError(
             f'{file} has gates that are all 1, so they were never trained and tell nothing; '
             f'{advice}'
