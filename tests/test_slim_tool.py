@@ -287,6 +287,21 @@ def test_detector_starts_from_a_slimmed_file(searched, tmp_path):
         MODELS.build(backbone).init_weights()
 
 
+def test_detector_starts_from_hidden_units_only(searched, tmp_path):
+    """mmdet's and mmseg's own Swin has one number of hidden units; mmpretrain's has one a block."""
+    (size,) = slimmed(searched('swin'), ['0.9'], only='hidden')
+    ((weights, config),) = write_slimmed([size], tmp_path / 'slim')
+    backbone = Config.fromfile(config).model.backbone.to_dict()
+    assert backbone['type'] == 'SwinTransformer'
+    pretrained = dict(type='Pretrained', checkpoint=str(weights), prefix='backbone.')
+    changes = dict(type='mmpretrain.SwinTransformer', out_indices=(0, 1), init_cfg=pretrained)
+    model = MODELS.build(backbone | changes)
+    model.init_weights()
+    state_dict = size.published.checkpoint['state_dict']
+    for key, value in model.state_dict().items():
+        assert key.startswith('norm0.') or torch.equal(value, state_dict[f'backbone.{key}'])
+
+
 @pytest.fixture
 def slim_here():
     """Runs tools/slim.py in this process."""
