@@ -495,6 +495,14 @@ def test_publishing_the_slimmed_stage_of_a_run(family, tmp_path):
         assert_near(outputs(small, family), outputs(model, family))
         with pytest.raises(ValueError, match=r'is not the whole network|gates that are all 1'):
             read_search(file)
+    backbone.set_training_stage(3)  # the end of the search, when gates have learned
+    search = read_search(str(save(tmp_path / 'stage_4.pth', cfg, model, epoch=4, **meta)))
+    assert_near(outputs(search.trained.model, family), outputs(model, family))
+    (size,) = slimmed(search, budgets(search, 0.6))
+    (files,) = write_slimmed([size], tmp_path / 'later')
+    assert_near(outputs(loaded(files), family), outputs(masked(search, size.kept), family))
+    with pytest.raises(ValueError, match='it is in training stage 4 of 5'):
+        publish(search.trained.file)
 
 
 @pytest.mark.parametrize(
