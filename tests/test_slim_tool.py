@@ -406,8 +406,8 @@ def test_wrong_checkpoints(checkpoint, slim_here, capsys, tmp_path, kind, messag
 @pytest.mark.parametrize(
     'options, message',
     [
-        (['0.7', '1.1'], "flops='1.1' must be above 0, and no more than the whole network costs"),
-        (['0.7', '0'], "flops='0' must be above 0"),
+        (['0.7', '1.1'], "flops='1.1' must be a share above 0 and up to 1"),
+        (['0.7', '0'], "flops='0' must be a share above 0 and up to 1"),
         (['0.7', 'half'], "flops='half' is not a budget; give a share of the whole network up to"),
         (['0.7', '0.01'], 'is less than the smallest choice costs'),
         (['0.5', '--only', 'heads'], 'is less than the smallest choice costs'),
