@@ -96,9 +96,9 @@ class SlimHook(RunHook):
             self._handle = None
 
 
-def learning_gates(backbone: ElasticBackbone) -> dict[str, list[nn.Parameter]]:
+def learning_gates(backbone: ElasticBackbone) -> dict[str, list[Tensor]]:
     """The gates that learn now, by kind of unit."""
-    found: dict[str, list[nn.Parameter]] = {}
+    found: dict[str, list[Tensor]] = {}
     for module, axis in backbone.read_units():
         if module.gate is not None and module.gates_learn:
             found.setdefault(axis, []).append(module.gate)
