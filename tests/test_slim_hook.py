@@ -30,17 +30,10 @@ from .support.files import assert_same_run, last_file
 from .support.runs import BATCHES, build, config
 from .support.tools import ROOT
 from .support.trainings import log_of, refused, resume
-from .support.variants import EVERY_ITERATION, SWITCH, VARIANTS
+from .support.variants import EVERY_ITERATION, SEARCH, SLIM, SWITCH, VARIANTS
 
-HEADS, HIDDEN = 0.6, 0.4  # weights of the penalty
-GATES, UNITS = dict(heads=6, hidden=96), dict(heads=3, hidden=48)  # of all modules, and of one
-SLIM = dict(type='bvit_mm.SlimHook', heads=HEADS, hidden=HIDDEN)
-GATED = {
-    'model.backbone.gates': True,
-    'model.backbone.training_stages': None,
-    'train_cfg.epochs': [2],
-    'custom_hooks': [SWITCH, SLIM],
-}
+HEADS, HIDDEN = SLIM['heads'], SLIM['hidden']
+GATES = dict(heads=6, hidden=96)  # of all modules
 # Single classes and whole paths, so that losses draw no numbers.
 STILL = {
     'model.backbone.drop_path_rate': 0.0,
@@ -53,7 +46,7 @@ def classifier():
     """A tiny classifier with gates between -1 and 1."""
     init_default_scope('mmpretrain')
     torch.manual_seed(0)
-    model = randomized(MODELS.build(config('unused', **GATED, **STILL).model))
+    model = randomized(MODELS.build(config('unused', **SEARCH, **STILL).model))
     for module, _ in find_backbone(model).read_units():
         module.gate.data.uniform_(-1, 1)
     return model
@@ -162,7 +155,7 @@ def scalars(work_dir):
 
 def train(work_dir, heads, hidden, **changes):
     slim = dict(SLIM, heads=heads, hidden=hidden)
-    runner = build(work_dir, **{**GATED, 'custom_hooks': [SWITCH, slim], **changes})
+    runner = build(work_dir, **{**SEARCH, 'custom_hooks': [SWITCH, slim], **changes})
     runner.train()
     return runner
 
@@ -227,7 +220,7 @@ def test_resumed_equals_uninterrupted(tmp_path_factory, at, whole_search):
 
 def search_changes():
     both = VARIANTS['both']
-    return {**both, **GATED, **EVERY_ITERATION, 'custom_hooks': [*both['custom_hooks'], SLIM]}
+    return {**both, **SEARCH, **EVERY_ITERATION, 'custom_hooks': [*both['custom_hooks'], SLIM]}
 
 
 @pytest.fixture(scope='module')
@@ -269,7 +262,7 @@ class SomeImages(Dataset):
 def test_compiled_with_the_rest_of_the_step():
     """In one graph, which knows when gates begin to learn."""
     torch.manual_seed(0)
-    model = Finder(config('unused', **GATED, **STILL).model.backbone)
+    model = Finder(config('unused', **SEARCH, **STILL).model.backbone)
     for module in model.modules():
         if isinstance(module, DropPath):  # NumPy's numbers end graphs
             module.drop_prob = 0.0
@@ -290,7 +283,7 @@ def test_compiled_with_the_rest_of_the_step():
 
 
 def test_other_models_in_other_loops(tmp_path):
-    cfg = config(tmp_path, **GATED)
+    cfg = config(tmp_path, **SEARCH)
     loader = dict(cfg.train_dataloader, dataset=dict(type='SomeImages'))
     runner = Runner(
         dict(type='Finder', backbone=cfg.model.backbone),
@@ -325,7 +318,7 @@ def test_hook_refuses_intervals(value):
 
 @pytest.mark.parametrize('loop', ['budgeted', 'plain'])
 def test_networks_without_gates_are_refused(tmp_path, loop):
-    changes = {**GATED, 'model.backbone.gates': False}
+    changes = {**SEARCH, 'model.backbone.gates': False}
     if loop == 'plain':
         changes['train_cfg'] = dict(_delete_=True, type='EpochBasedTrainLoop', max_epochs=2)
         changes['custom_hooks'] = [SLIM]
