@@ -51,6 +51,7 @@ from .muon import MuonAdamW  # noqa: E402
 from .plan import Plan, make_plan  # noqa: E402
 from .running.class_count_hook import ClassCountHook  # noqa: E402
 from .schedulers import REXLR, LinearDecayLR  # noqa: E402
+from .slim.hook import SlimHook  # noqa: E402
 from .stage_switch_hook import StageSwitchHook  # noqa: E402
 from .subsets.hook import SubsetHook  # noqa: E402
 from .subsets.sampler import SubsetSampler  # noqa: E402
@@ -70,6 +71,7 @@ __all__ = [
     'RedundancyHook',
     'Resize',
     'ResizeEdge',
+    'SlimHook',
     'StageSwitchHook',
     'SubsetHook',
     'SubsetSampler',

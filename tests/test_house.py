@@ -291,6 +291,7 @@ SURFACE = {
         "backend='torch', interpolation='bilinear'"
     ),
     'ResizeEdge': "scale, edge='short', backend='torch', interpolation='bilinear'",
+    'SlimHook': 'heads=0.23, hidden=0.23, interval=1',
     'StageSwitchHook': "init='copy', moments='drop', recipes=None",
     'SubsetHook': (
         'selection, interval=20, batch_size=256, ridge=0.5, features=True, width=4096, '

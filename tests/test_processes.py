@@ -25,7 +25,7 @@ from .support.two_processes import (
     distance_of_weights,
     variants,
 )
-from .support.variants import EVERY_ITERATION, SUBSET, VARIANTS
+from .support.variants import EVERY_ITERATION, SEARCH, SUBSET, VARIANTS
 
 ROUNDING = tolerance_of_training(6 * BATCHES)  # no run has more epochs
 
@@ -149,6 +149,18 @@ def test_processes_book_alike(two):
     assert len(set(booked['refusals'])) == 1
     assert 'images of 16x16 and 24x24 pixels reach the backbone' in booked['refusals'][0]
     assert 'Give model.backbone.img_size=24, with' in booked['refusals'][0]
+
+
+@VIT
+def test_two_processes_search_as_one(two, tmp_path):
+    """The penalty on gates does not depend on how many processes there are."""
+    assert two.results['slimmed']
+    build(tmp_path, **PLAIN, **SEARCH).train()
+    one, both = (last_file(each)['state_dict'] for each in (tmp_path, two.folder / 'slimmed'))
+    assert distance_of_weights(one, both) <= ROUNDING
+    gates = [{k: v for k, v in each.items() if k.endswith('.gate')} for each in (one, both)]
+    assert len(gates[0]) == 4 and distance_of_weights(*gates) <= ROUNDING
+    assert all((gate < 1).any() for gate in gates[0].values())
 
 
 def test_shared_seed_is_without_the_rank(monkeypatch):

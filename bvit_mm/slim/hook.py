@@ -22,6 +22,7 @@ from ..run_hook import RunHook
 from ..wrapped import optimizers, unwrapped
 from .choice import Units, read_flops
 from .cutting import chosen, flops_of, scores, units_of, widths_of
+from .phases import PENALTY
 
 if TYPE_CHECKING:
     from ..loop import BudgetedTrainLoop
@@ -96,9 +97,9 @@ class SlimHook(RunHook):
             self._handle = None
 
 
-def learning_gates(backbone: ElasticBackbone) -> dict[str, list[nn.Parameter]]:
+def learning_gates(backbone: ElasticBackbone) -> dict[str, list[Tensor]]:
     """The gates that learn now, by kind of unit."""
-    found: dict[str, list[nn.Parameter]] = {}
+    found: dict[str, list[Tensor]] = {}
     for module, axis in backbone.read_units():
         if module.gate is not None and module.gates_learn:
             found.setdefault(axis, []).append(module.gate)
@@ -150,7 +151,7 @@ def _with_penalty(
     """
     if kwargs.get('mode') != 'loss' or not learning_gates(backbone):
         return outputs
-    return {**outputs, 'loss_slim': penalty(backbone, heads, hidden)}
+    return {**outputs, PENALTY: penalty(backbone, heads, hidden)}
 
 
 def _check_gates(backbone: ElasticBackbone) -> None:

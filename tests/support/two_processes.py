@@ -29,7 +29,7 @@ from .data_sets import SizedDataset  # noqa: F401  registers
 from .files import differences, forget_times, last_file
 from .piped_data import SMALL, piped
 from .runs import FAMILIES, build
-from .variants import EVERY_ITERATION, SUBSET, VARIANTS
+from .variants import EVERY_ITERATION, SEARCH, SUBSET, VARIANTS
 
 PROCESSES = 2
 EPOCHS = [1, 2, 1]
@@ -193,6 +193,11 @@ def matched(folder):
     return results
 
 
+def slimmed(folder):
+    """Gates that learn by a penalty."""
+    return train(folder, **PLAIN, **SEARCH)
+
+
 def variants(family):
     """The variants that are resumed: the first family shows what each does to the others."""
     return list(VARIANTS) if family == 'vit' else ['both']
@@ -212,6 +217,7 @@ def of_family(family, folder):
         results['matched'] = matched(folder / 'matched')
         results['decided'] = decided(folder / 'decided')
         results['booked'] = booked(folder / 'booked')
+        results['slimmed'] = slimmed(folder / 'slimmed')
     if distributed.get_rank() == 0:
         (folder / 'results.json').write_text(json.dumps(results))
     distributed.barrier()

@@ -24,3 +24,11 @@ SUBSET = {
     'model.head.loss.use_soft': False,
     'custom_hooks': [SWITCH, MATCH, EMA],
 }
+# The search for units that a network needs.
+SLIM = dict(type='bvit_mm.SlimHook', heads=0.6, hidden=0.4)
+SEARCH = {
+    'model.backbone.gates': True,
+    'model.backbone.training_stages': None,
+    'train_cfg.epochs': [2],
+    'custom_hooks': [SWITCH, SLIM],
+}
