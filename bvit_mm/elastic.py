@@ -396,7 +396,9 @@ class ElasticBackbone(BaseModule):
         super().init_weights()
         self.init_cfg = kept
         for init in pretrained:
-            load_pretrained(self, init['checkpoint'], init.get('prefix'), self.new_in_transfer())
+            gates = {name for name, _ in self.named_parameters() if name.endswith('.gate')}
+            new = self.new_in_transfer() | gates  # which begin at 1
+            load_pretrained(self, init['checkpoint'], init.get('prefix'), new)
 
     def new_in_transfer(self) -> set[str]:
         """Keys that only one of this network and a classifier's weights has.
@@ -655,7 +657,7 @@ class ElasticBackbone(BaseModule):
             return
         recorded = stage_of_record(recorded, self.whole)
         widths = getattr(recorded, 'widths', None)
-        if widths and recorded == TrainingStage(**self.whole.as_dict(), widths=widths):
+        if widths and recorded == TrainingStage(**{**self.whole.as_dict(), 'widths': widths}):
             read_widths(dict(widths), self.totals())
             self.add_phases_(recorded)
         if recorded not in self.training_stages:

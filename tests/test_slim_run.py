@@ -141,7 +141,7 @@ def test_wrong_options(slim, message):
     [
         ({'model.backbone.gates': False}, 'the backbone does not have; give it gates=True'),
         ({'train_cfg.slim': dict(flops=0.01)}, 'is less than the smallest choice costs'),
-        ({'train_cfg.slim': dict(flops=1.2)}, 'no more than the whole network costs'),
+        ({'train_cfg.slim': dict(flops=1.2)}, 'must be a share above 0 and up to 1'),
         ({'train_cfg.slim': dict(flops=0.6, by='size')}, "by='size' is not known"),
         ({'train_cfg.epochs': [1, 1, 1]}, 'must be a list of 5 numbers'),
     ],

@@ -314,7 +314,7 @@ def _plan(meta: dict[str, Any]) -> Plan:
 
 
 def _config_of(cfg: Config, backbone: ElasticBackbone, only: int | None) -> Config:
-    """The model, and how it reads an image: what mmpretrain's inferencers ask of a config."""
+    """The model, and what it is tested with, as mmpretrain's inferencers and tools ask for it."""
     model = model_config(cfg)
     arguments = model['backbone']
     for part in (model, arguments):
@@ -334,10 +334,13 @@ def _config_of(cfg: Config, backbone: ElasticBackbone, only: int | None) -> Conf
         imports |= {'bvit_mm'}
     if imports:
         published['custom_imports'] = dict(imports=sorted(imports), allow_failed_imports=False)
-    loader = cfg.get('test_dataloader') or cfg.get('val_dataloader')
+    kind = 'test' if cfg.get('test_dataloader') else 'val'
     with contextlib.suppress(AttributeError, KeyError, TypeError):  # a config may have no pipeline
-        pipeline = plain_pipeline(loader.dataset.pipeline)
-        published['test_dataloader'] = dict(dataset=dict(pipeline=pipeline))
+        loader = copy.deepcopy(cfg[f'{kind}_dataloader'])
+        loader.dataset.pipeline = plain_pipeline(loader.dataset.pipeline)
+        published['test_dataloader'] = loader
+        if cfg.get(f'{kind}_evaluator'):
+            published.update(test_evaluator=cfg[f'{kind}_evaluator'], test_cfg=dict())
     return Config(published)
 
 

@@ -21,7 +21,7 @@ from .choice import Units, choose
 
 def slim_stage(backbone: ElasticBackbone, widths: Widths) -> TrainingStage:
     """What a slimmed network is: all of the whole one but units."""
-    return TrainingStage(**backbone.whole.as_dict(), widths=tuple(widths.items()))
+    return TrainingStage(**{**backbone.whole.as_dict(), 'widths': tuple(widths.items())})
 
 
 def flops_of(backbone: ElasticBackbone, widths: Widths) -> int:
