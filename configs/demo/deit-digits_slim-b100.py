@@ -1,4 +1,4 @@
-"""The small DeiT of `make demo`, grown, searched, cut to 60 % of its FLOPs and retrained, in one run.
+"""The small DeiT of `make demo`, grown, searched, cut to 60 % of its FLOPs and retrained at once.
 
     python tools/train.py configs/demo/deit-digits_slim-b100.py --work-dir work_dirs/demo-slim
     python tools/publish.py $(cat work_dirs/demo-slim/last_checkpoint) work_dirs/published/slim
