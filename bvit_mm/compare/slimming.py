@@ -18,14 +18,18 @@ from .methods import methods_of
 FLOPS = 0.5  # of the whole network, that all of them end with
 
 
-def slimmed(**options: Any) -> MakesChanges:
-    """Grows, searches, cuts and retrains within the budget (``slim.phases.Slimming``)."""
+def slimmed(search: float = 0.1, retrain: float = 0.7, **options: Any) -> MakesChanges:
+    """Grows, searches, cuts and retrains within the budget (``slim.phases.Slimming``).
+
+    Networks that are compared here train for some thousand iterations. So gates take longer steps
+    than weights, and most of the budget is for the small network.
+    """
 
     def changes(cfg: Config, share: Any) -> Changes:
         return {
             'model.backbone.gates': True,
-            'optim_wrapper.paramwise_cfg.custom_keys.gate': dict(decay_mult=0.0),
-            'train_cfg.slim': dict(flops=FLOPS, **options),
+            'optim_wrapper.paramwise_cfg.custom_keys.gate': dict(decay_mult=0.0, lr_mult=10.0),
+            'train_cfg.slim': dict(flops=FLOPS, search=search, retrain=retrain, **options),
         }
 
     return changes
@@ -48,14 +52,17 @@ def uniform(cfg: Config, share: Any) -> Changes:
     }
 
 
-# Cut by gates; by random numbers; by the norms of weights; by gates, and retrained for a tenth of
-# the budget only; and the small network from the start.
+# Cut by gates; half way through the budget, as ViT-Slim would; by costs as well; by random numbers;
+# by the norms of weights; by gates at the end, with a tenth of the budget to retrain; and the small
+# network from the start.
 SLIMMING = methods_of(
     {
         'slim': slimmed(),
+        'slim-late': slimmed(0.05, 0.45),
+        'slim-cost': slimmed(by='cost'),
         'slim-random': slimmed(scores='random'),
         'slim-magnitude': slimmed(scores='weights'),
-        'slim-fine-tuning': slimmed(retrain=0.1),
+        'slim-fine-tuning': slimmed(0.05, 0.1),
         'uniform': uniform,
     }
 )
