@@ -13,7 +13,8 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from .elastic import ElasticBackbone, ElasticModule, Slot
+from .elastic import ElasticBackbone
+from .elastic_modules import ElasticModule, Slot
 from .mmengine_gaps import initialize_anew
 
 Model = TypeVar('Model', bound=nn.Module)

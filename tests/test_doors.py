@@ -15,7 +15,8 @@ from mmengine.model import BaseModule
 from torch import nn
 
 from bvit_mm import flops, growth
-from bvit_mm.elastic import ElasticBackbone, ElasticModule, UnitSlot, center_crop
+from bvit_mm.elastic import ElasticBackbone, center_crop
+from bvit_mm.elastic_modules import ElasticModule, UnitSlot
 from bvit_mm.growth import grow_
 from bvit_mm.registry import MODELS
 from bvit_mm.report import plan_table

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from bvit_mm.backbones.swin import OffsetSlot
-from bvit_mm.elastic import UnitSlot
+from bvit_mm.elastic_modules import UnitSlot
 from bvit_mm.growth import (
     INITS,
     NewUnits,

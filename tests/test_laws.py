@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from bvit_mm.elastic import ElasticFFN
+from bvit_mm.elastic_modules import ElasticFFN
 from bvit_mm.testing import LAWS, broken_laws, check_backbone
 
 from .support import added_backbone

@@ -16,7 +16,8 @@ from mmpretrain.models.utils import MultiheadAttention
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from ..elastic import ElasticBackbone, ElasticModule, UnitSlot
+from ..elastic import ElasticBackbone
+from ..elastic_modules import ElasticModule, UnitSlot
 from ..wrapped import unwrapped
 
 VARIANCE = 0.99  # share of the variance that the counted components hold (Fig. 3)

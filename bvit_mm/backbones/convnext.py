@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .. import flops
-from ..elastic import ElasticBackbone, ElasticModule, Units, UnitSlot, center_crop_map, elasticize_
+from ..elastic import ElasticBackbone, center_crop_map
+from ..elastic_modules import ElasticModule, Units, UnitSlot, elasticize_
 from ..registry import MODELS
 from ..training_stages import StagesSpec, TrainingStage
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .. import flops
-from ..elastic import ElasticBackbone, ElasticModule, Units, UnitSlot, center_crop
+from ..elastic import ElasticBackbone, center_crop
+from ..elastic_modules import ElasticModule, Units, UnitSlot
 from ..options import is_whole_number
 from ..registry import MODELS
 from ..training_stages import StagesSpec, TrainingStage

@@ -12,7 +12,7 @@ from mmpretrain.models.backbones import SwinTransformer
 from mmpretrain.models.utils import WindowMSA
 from torch import Tensor
 
-from ..elastic import ElasticModule, Slot, UnitSlot
+from ..elastic_modules import ElasticModule, Slot, UnitSlot
 from ..registry import MODELS
 from ..resampling import resized_map
 from ..training_stages import StagesSpec

@@ -11,7 +11,7 @@ from mmpretrain.models.backbones import SwinTransformerV2
 from mmpretrain.models.utils import WindowMSAV2
 from torch import Tensor, nn
 
-from ..elastic import ElasticModule, UnitSlot
+from ..elastic_modules import ElasticModule, UnitSlot
 from ..registry import MODELS
 from ..training_stages import StagesSpec, per_level
 from .pyramid import layer_depth

@@ -11,7 +11,8 @@ from mmpretrain.models.utils import to_2tuple
 from torch import Tensor, nn
 
 from .. import flops
-from ..elastic import ElasticBackbone, Units
+from ..elastic import ElasticBackbone
+from ..elastic_modules import Units
 from ..options import is_whole_number
 from ..registry import MODELS
 from ..training_stages import StagesSpec, TrainingStage

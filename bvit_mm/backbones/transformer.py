@@ -11,11 +11,11 @@ from mmpretrain.models.utils import resize_pos_embed
 from torch import Tensor
 
 from .. import flops
-from ..elastic import (
+from ..elastic import center_crop
+from ..elastic_modules import (
     ElasticFFN,
     ElasticMultiheadAttention,
     Units,
-    center_crop,
     elasticize_,
     is_plain_ffn,
 )

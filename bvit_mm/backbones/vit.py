@@ -9,7 +9,8 @@ from mmpretrain.models.utils import to_2tuple
 from torch import Tensor, nn
 
 from .. import flops
-from ..elastic import ElasticBackbone, ElasticFFN, Units
+from ..elastic import ElasticBackbone
+from ..elastic_modules import ElasticFFN, Units
 from ..registry import MODELS
 from ..training_stages import StagesSpec, TrainingStage
 from .transformer import (

@@ -11,15 +11,8 @@ from mmpretrain.models.utils import ShiftWindowMSA, resize_pos_embed, to_2tuple
 from torch import Tensor, nn
 
 from .. import flops
-from ..elastic import (
-    ElasticBackbone,
-    ElasticFFN,
-    ElasticModule,
-    Units,
-    center_crop,
-    elasticize_,
-    is_plain_ffn,
-)
+from ..elastic import ElasticBackbone, center_crop
+from ..elastic_modules import ElasticFFN, ElasticModule, Units, elasticize_, is_plain_ffn
 from ..resampling import resized_map
 from ..training_stages import StagesSpec, TrainingStage, alike, per_level
 

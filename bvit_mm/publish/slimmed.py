@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..cost import classifier_flops, present_gflops
-from ..elastic import ElasticModule, find_backbone
+from ..elastic import find_backbone
+from ..elastic_modules import ElasticModule
 from ..report import aligned
 from ..slim.choice import Units, read_flops
 from ..slim.cutting import chosen, flops_of, pad_, scores, slim_, units_of

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..elastic import ElasticBackbone, ElasticModule
+from ..elastic import ElasticBackbone
+from ..elastic_modules import ElasticModule
 from ..training_stages import TrainingStage
 from ..widths import Widths, by_level, of_cut_axes
 from .choice import Units, choose

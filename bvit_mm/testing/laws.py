@@ -17,7 +17,7 @@ from mmengine.runner.checkpoint import load_state_dict
 from torch import Tensor, nn
 
 from ..backbones.swin import OffsetSlot
-from ..elastic import Slot, UnitSlot
+from ..elastic_modules import Slot, UnitSlot
 from ..growth import INITS, drawn_anew, grow_
 from .case import Case
 from .closeness import assert_near, distance

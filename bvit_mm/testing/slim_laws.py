@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..elastic import ElasticBackbone, ElasticModule
+from ..elastic import ElasticBackbone
+from ..elastic_modules import ElasticModule
 from ..slim.cutting import flops_of, scores, slim_, sort_units_, widths_argument
 from ..training_stages import TrainingStage
 from .case import Case
