@@ -2,7 +2,6 @@
 """Set-up of the suite."""
 
 import functools
-import gc
 import os
 import shutil
 import subprocess
@@ -16,6 +15,7 @@ import bvit_mm.cost
 
 pytest.register_assert_rewrite('tests.support', 'bvit_mm.testing')
 
+from .support.garbage import leave_garbage_alone  # noqa: E402
 from .support.scripts import TOOLS, load_script  # noqa: E402
 
 # The networks are tiny: more threads only wait for each other, here and in what tests start.
@@ -71,14 +71,8 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    """Garbage is no longer looked for among what the libraries made when they were imported.
-
-    That is half a million objects: a search takes 0.3 s, about as long as a short run trains. What
-    tests make is searched rarely, which takes a tenth of the time of short runs.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
+    """What the libraries made when they were imported is no garbage."""
+    leave_garbage_alone()
 
 
 @pytest.fixture(scope='module')

@@ -5,12 +5,13 @@ A server, started once, imports them and is forked for each script (``multiproce
 packages print while they are imported is not heard; tests of that start real commands.
 """
 
-import gc
 import multiprocessing
 import os
 import runpy
 import sys
 from pathlib import Path
+
+from .garbage import leave_garbage_alone
 
 FORKS = multiprocessing.get_context('forkserver')
 FORKS.set_forkserver_preload(['bvit_mm'])
@@ -37,7 +38,7 @@ def run(command: list[str], cwd: Path, outputs: Path) -> tuple[int, str, str]:
 
 
 def _be_script(command: list[str], cwd: Path, environment: dict[str, str], files: list[Path]):
-    gc.freeze()  # as in conftest.py
+    leave_garbage_alone()
     os.environ.clear()
     os.environ.update(environment)
     for number, file in enumerate(files, start=1):
