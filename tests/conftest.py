@@ -2,10 +2,12 @@
 """Set-up of the suite."""
 
 import functools
+import gc
 import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import mmengine.config.utils
 import pytest
@@ -72,6 +74,7 @@ def pytest_collection_modifyitems(items):
 
 def pytest_collection_finish():
     """What the libraries made when they were imported is no garbage."""
+    gc.collect()
     leave_garbage_alone()
 
 
@@ -101,6 +104,15 @@ def digits(tmp_path_factory):
     folder = tmp_path_factory.mktemp('data') / 'digits'
     subprocess.run([sys.executable, TOOLS / 'make_digits.py', folder], check=True)
     return folder
+
+
+@pytest.fixture(scope='module')
+def lean_starts():
+    """Commands that tests start from now on import no mmdet, which takes a third of a start."""
+    folders = [str(Path(__file__).parent / 'data' / 'lean'), os.environ.get('PYTHONPATH')]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('PYTHONPATH', os.pathsep.join(filter(None, folders)))
+        yield
 
 
 @pytest.fixture

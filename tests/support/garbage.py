@@ -9,7 +9,6 @@ import gc
 
 
 def leave_garbage_alone():
-    """After imports; in each process that trains."""
-    gc.collect()
+    """After imports, in processes that train."""
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
