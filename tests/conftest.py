@@ -35,8 +35,9 @@ mmengine.config.utils.load = functools.cache(mmengine.config.utils.load)
 
 # Files that take long, the longest first; of others the order does not matter.
 LONG = (
-    'processes', 'laws', 'compare', 'rehearsal', 'tools', 'hours', 'transfer', 'jobs', 'resume',
-    'transfer_configs', 'golden', 'spending', 'growth', 'subset_runs', 'image_size', 'stock_tools',
+    'processes', 'resume', 'laws', 'compare', 'rehearsal', 'jobs', 'tools', 'transfer', 'golden',
+    'hours', 'spending', 'image_size', 'export', 'growth', 'transfer_configs', 'loop_and_hook',
+    'subset_runs', 'stock_tools', 'configs',
 )  # fmt: skip
 
 
