@@ -4,9 +4,9 @@
 import fcntl
 import json
 import math
+import os
 import signal
 import statistics
-import subprocess
 import sys
 import time
 from contextlib import redirect_stderr, redirect_stdout
@@ -41,6 +41,7 @@ from bvit_mm.hours import parse_duration
 from bvit_mm.ledger import Ledger
 from bvit_mm.training_stages import per_level
 
+from .support import fresh
 from .support.configs import planned
 from .support.scripts import run_tool
 from .support.tools import DEIT_S, ROOT, script
@@ -591,7 +592,7 @@ def test_a_folder_has_one_kind(compare_here, tmp_path):
 
 
 @pytest.fixture(scope='module')
-def short(digits):
+def short(digits, lean_starts):
     """Options of eight epochs of four batches."""
     return [
         '--budgets', '0.5', '--seeds', '1', '--cfg-options',
@@ -691,23 +692,33 @@ def test_more_gpus_than_there_are(compare_here, tmp_path, monkeypatch):
     assert '--gpus 2, but torch sees 1' in error and not (tmp_path / 'out').exists()
 
 
-def test_interrupted_and_gone_on_with(compare_here, short, whole, tmp_path):
-    """The table is the same as without the stop."""
-    args = [DIGITS, '--methods', 'bvit', 'rex', *short]
-    command = [sys.executable, ROOT / 'tools' / 'compare.py', *args]
-    assert '[1/2] rex-b0.5-s0: accuracy/top1' in whole.printed.out
-
-    stopped = list(map(str, [*command, '--out', tmp_path / 'stopped']))
-    process = subprocess.Popen(stopped, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    log = tmp_path / 'stopped' / 'rex-b0.5-s0' / 'output.txt'
+def stopped(args, log, folder):
+    """What the tool says when it is stopped in the second epoch of a run."""
+    command = list(map(str, [ROOT / 'tools' / 'compare.py', *args]))
+    process = fresh.start(command, cwd=folder, outputs=folder)
     for _ in range(900):
         if log.is_file() and 'Epoch(train) [2]' in log.read_text().replace('  ', ' '):
             break
         time.sleep(0.1)
     else:
         raise AssertionError(log.read_text())
-    process.send_signal(signal.SIGTERM)
-    assert 'stopped by signal 15; the same command goes on' in process.communicate(timeout=60)[1]
+    os.kill(process.pid, signal.SIGTERM)
+    process.join(timeout=60)
+    assert process.exitcode
+    return (folder / 'stderr').read_text()
+
+
+def test_interrupted_and_gone_on_with(compare_here, short, whole, tmp_path):
+    """The table is the same as without the stop."""
+    args = [DIGITS, '--methods', 'bvit', 'rex', *short]
+    assert '[1/2] rex-b0.5-s0: accuracy/top1' in whole.printed.out
+    log = tmp_path / 'stopped' / 'rex-b0.5-s0' / 'output.txt'
+    (tmp_path / 'stopped').mkdir()
+    line = json.dumps(record('bvit', 0.5, 0, 90.0)._asdict())  # a run that has ended before
+    (tmp_path / 'stopped' / 'runs.jsonl').write_text(line + '\n')
+
+    told = stopped([*args, '--out', tmp_path / 'stopped'], log, tmp_path)
+    assert 'stopped by signal 15; the same command goes on' in told
     assert len(read_records(tmp_path / 'stopped' / 'runs.jsonl')) == 1
     assert (log.parent / 'interrupted.pth').is_file()
 
@@ -730,21 +741,13 @@ def test_interrupted_and_gone_on_with(compare_here, short, whole, tmp_path):
 def test_equal_time_gone_on_with(compare_here, short, tmp_path):
     """A run stopped while it trains: the time between its sessions is not counted."""
     args = [DIGITS, *short, '--methods', 'rex', '--out', tmp_path, '--budgets', '6s']
-    command = list(map(str, [sys.executable, ROOT / 'tools' / 'compare.py', *args]))
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    log = tmp_path / 'rex-b6s-s0' / 'output.txt'
-    for _ in range(900):
-        if log.is_file() and 'Epoch(train) [2]' in log.read_text().replace('  ', ' '):
-            break
-        time.sleep(0.1)
-    else:
-        raise AssertionError(log.read_text())
-    process.send_signal(signal.SIGTERM)
-    assert 'stopped by signal 15; the same command goes on' in process.communicate(timeout=60)[1]
+    told = stopped(args, tmp_path / 'rex-b6s-s0' / 'output.txt', tmp_path)
+    assert 'stopped by signal 15; the same command goes on' in told
     assert not (tmp_path / 'runs.jsonl').exists()
 
     printed = compare_here(*args).out
-    assert '1 of 1 runs are left, 6 s' in printed and 'resumed epoch' in log.read_text()
+    assert '1 of 1 runs are left, 6 s' in printed
+    assert 'resumed epoch' in (tmp_path / 'rex-b6s-s0' / 'output.txt').read_text()
     (found,) = read_records(tmp_path / 'runs.jsonl')
     assert (found.budget, found.seed) == ('6s', 0) and found.took > 0.9 * 6
     assert found.epochs[0] > 1 and found.cost == pytest.approx(found.epochs[0] / 8)

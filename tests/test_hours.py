@@ -95,12 +95,13 @@ def test_lengths_do_not_touch_stages_that_are_over():
     st.floats(0.0, 0.5),
 )
 def test_simulated_runs_end_within_two_percent(stages, more, speeds, validation, saving):
-    """Epochs of 100 iterations on a machine whose speed is drawn anew for each epoch."""
+    """Epochs of 20 iterations on a machine whose speed is drawn anew for each epoch."""
     weights, seconds = stages
     budget = 50 * (sum(seconds) + len(weights) * (validation + saving)) + more
     hours = MeteredBudget(f'{budget}s', weights, Pace(tuple(seconds), validation, saving))
     last, clock, done = len(weights) - 1, 0.0, [0] * len(weights)
-    ledger, speed = Ledger(tuple(seconds), 100, 1), iter(speeds * 100_000)
+    size, speed = 20, iter(speeds * 100_000)
+    ledger = Ledger(tuple(seconds), size, 1)
 
     def at(clock):
         ledger.other = dict(all=clock)
@@ -109,12 +110,12 @@ def test_simulated_runs_end_within_two_percent(stages, more, speeds, validation,
     plan = hours.plan_measured(Plan(tuple(seconds), (1,) * len(seconds), 1.0), at(clock))
     while True:
         stage = next(k for k, n in enumerate(plan.epochs) if done[k] < n)
-        began, iteration, trained = clock, seconds[stage] / next(speed) / 100, 0
-        while trained < 100 and not (trained and hours.is_over(at(clock), stage)):
+        began, iteration, trained = clock, seconds[stage] / next(speed) / size, 0
+        while trained < size and not (trained and hours.is_over(at(clock), stage)):
             clock, trained = clock + iteration, trained + 1
         done[stage] += 1
-        whole = (clock - began) / trained * 100
-        plan = hours.plan_again(plan, sum(done), stage, whole, trained / 100, at(clock))
+        whole = (clock - began) / trained * size
+        plan = hours.plan_again(plan, sum(done), stage, whole, trained / size, at(clock))
         clock += saving
         if sum(done) == plan.total_epochs:
             break

@@ -15,7 +15,7 @@ from .support.tools import DEIT_S, DEMO, ROOT, call, tool
 
 
 @pytest.fixture
-def options(digits):
+def options(digits, lean_starts):
     """The demo on eight batches an epoch."""
     return [
         '--cfg-options',

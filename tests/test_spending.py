@@ -370,11 +370,13 @@ def test_compiled_once_a_stage(tmp_path, graphs):
 
     HOOKS.register_module(name='CountHook', module=CountHook, force=True)
     hooks = [SWITCH, RECORD, dict(type='CountHook')]
-    runner, record = run(tmp_path / 'a', custom_hooks=hooks, compile=dict(backend='counting'))
+    small = {'model.backbone.arch.num_layers': 1}  # tracing takes seconds a layer
+    compiled = dict(custom_hooks=hooks, compile=dict(backend='counting'))
+    runner, record = run(tmp_path / 'a', **compiled, **small)
     assert 0 < per_epoch[0] == per_epoch[1] < per_epoch[2] == per_epoch[3] < per_epoch[4]
     assert per_epoch[4] == per_epoch[5]
     assert runner.train_loop.ledger.other['compilation'] > 0
-    _, plain = run(tmp_path / 'b')
+    _, plain = run(tmp_path / 'b', **small)
     assert_near(torch.tensor(record.losses), torch.tensor(plain.losses))
 
 

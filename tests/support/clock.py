@@ -10,6 +10,7 @@ from bvit_mm.hours import Pace
 from bvit_mm.meter import Clock
 
 from .runs import BATCHES, build
+from .variants import NO_LOGS
 
 
 class DrawnClock:
@@ -68,6 +69,7 @@ def run(tmp_path, clock, budget, resume=False, more=(), **slow):
         'train_cfg.budget': budget,
         'custom_hooks': [dict(type='bvit_mm.StageSwitchHook')],
         'default_hooks.checkpoint.max_keep_ckpts': 2,
+        **NO_LOGS,
         'resume': resume,
     }
     runner = build(tmp_path, **changes)

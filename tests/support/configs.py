@@ -4,8 +4,10 @@
 import functools
 
 import pytest
+import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
+from torch.overrides import TorchFunctionMode
 
 from bvit_mm.compare.runs import run_config
 from bvit_mm.cost import plan_of_config
@@ -14,14 +16,24 @@ from bvit_mm.elastic import find_backbone
 from .tools import ROOT
 
 
+class Undrawn(TorchFunctionMode):
+    """Networks that are only counted need no weights: drawing them takes most of the time."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function in (torch.Tensor.uniform_, torch.Tensor.normal_):
+            return args[0]
+        return function(*args, **(kwargs or {}))
+
+
 @functools.cache
 def read(path):
     """A config that builds, its plan, and the number of its model's parameters."""
     cfg = Config.fromfile(path)
     init_default_scope(cfg.default_scope)
-    model = MODELS.build(cfg.model)
+    with Undrawn():
+        model, plan = MODELS.build(cfg.model), plan_of_config(cfg)[0]
     assert find_backbone(model).is_whole
-    return cfg, plan_of_config(cfg)[0], sum(p.numel() for p in model.parameters())
+    return cfg, plan, sum(p.numel() for p in model.parameters())
 
 
 FOLDER = ROOT / 'configs' / 'transfer'

@@ -26,6 +26,13 @@ from . import cases
 yapf.yapflib.yapf_api.FormatCode = lambda text, style_config: (text, True)
 # For each it also starts git, to ask for the commit of the working directory.
 mmengine.runner.runner.get_git_hash = functools.cache(mmengine.runner.runner.get_git_hash)
+# And for each run the compiler, to ask for its version.
+mmengine.runner.runner.collect_env = functools.cache(mmengine.runner.runner.collect_env)
+# Without a GPU torch keeps each seed for one, with the stack of calls: half a millisecond.
+if not torch.cuda.is_available():
+    for name in ('cuda', 'xpu', 'mtia'):
+        if hasattr(torch, name):  # torch 2.1 has not all of them
+            getattr(torch, name).manual_seed_all = lambda seed: None
 
 EPOCHS = [2, 2, 2]
 BATCHES = 5  # an epoch; odd, so that accumulation over 2 straddles epochs

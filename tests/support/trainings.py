@@ -9,7 +9,7 @@ import pytest
 from .files import content, last_file
 from .hooks import RecordHook, Stop
 from .runs import build
-from .variants import RECORD, SWITCH
+from .variants import AT_THE_END, RECORD, SWITCH
 
 
 def run(tmp_path, **changes):
@@ -34,8 +34,9 @@ def stop_and_resume(work_dir, at, changes):
 
 
 def resume(work_dir, whole, at, changes):
-    """Goes on from what a kill in iteration ``at`` leaves of a whole run."""
+    """Goes on from what a kill in iteration ``at`` leaves of a whole run; saves at the end only."""
     last = whole / f'iter_{at - 1}.pth'
+    changes = {**changes, **AT_THE_END}
     build(work_dir, **changes, resume=True, load_from=str(last)).train()
     return last_file(work_dir)
 

@@ -7,7 +7,6 @@ One start serves many runs, because importing takes longer than they do. The fir
 what it found of each family to FOLDER/FAMILY/results.json; the tests of test_processes.py read it.
 """
 
-import gc
 import json
 import multiprocessing
 import os
@@ -27,14 +26,13 @@ from bvit_mm.testing.closeness import distance
 
 from .data_sets import SizedDataset  # noqa: F401  registers
 from .files import differences, forget_times, last_file
+from .garbage import leave_garbage_alone
 from .piped_data import SMALL, piped
 from .runs import FAMILIES, build
-from .variants import EVERY_ITERATION, SEARCH, SUBSET, VARIANTS
+from .variants import EVERY_ITERATION, ONE_TWO_ONE, SEARCH, SHORT, SUBSET, VARIANTS
 
 PROCESSES = 2
-EPOCHS = [1, 2, 1]
-STOPS = dict(before=4, at=6, middle=8, after=12)  # a switch is before iterations 6 and 16
-ONE_TWO_ONE = {'train_cfg.epochs': EPOCHS}
+STOPS = dict(before=4, at=6, middle=8, after=12)
 # The global batch is as with one process.
 DISTRIBUTED = {
     'launcher': 'pytorch',
@@ -100,7 +98,8 @@ def grown(folder, family):
             folder / name,
             **FAMILIES[family],
             custom_hooks=[dict(type='bvit_mm.StageSwitchHook', **options)],
-            **{'randomness.diff_rank_seed': True, 'train_cfg.epochs': [1, 1, 1]},
+            **SHORT,
+            **{'randomness.diff_rank_seed': True, 'train_dataloader.dataset.number': 8},
         )
         for name, options in GROWTH.items()
     }
@@ -165,7 +164,7 @@ def booked(folder):
         'train_cfg.schedule': 'budget',
         'train_dataloader.dataset.type': 'SizedDataset',
     }
-    runner = build(folder / 'epochs', **DISTRIBUTED, **changes, **{'train_cfg.epochs': [1, 1, 1]})
+    runner = build(folder / 'epochs', **DISTRIBUTED, **changes, **SHORT)
     runner.train()
     extra = all_gather_object(runner.train_loop.ledger.extra)
     refusals = ['none']
@@ -244,7 +243,7 @@ def run(rank, folder, families):
 
 if __name__ == '__main__':
     fork = multiprocessing.get_context('fork')  # what is imported need not be imported again
-    gc.freeze()  # as in conftest.py
+    leave_garbage_alone()
     arguments = Path(sys.argv[1]), sys.argv[2:]
     children = [fork.Process(target=run, args=(rank, *arguments)) for rank in range(PROCESSES)]
     for child in children:

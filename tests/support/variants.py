@@ -13,8 +13,12 @@ VARIANTS = {
 EVERY_ITERATION = {
     'default_hooks.checkpoint': dict(type='CheckpointHook', interval=1, by_epoch=False)
 }
+# What costs as much as an iteration, where nobody reads it: files in between, and logs.
+NO_LOGS = {'default_hooks.logger.interval': 1000}
+AT_THE_END = {'default_hooks.checkpoint.interval': 1000, **NO_LOGS}
 RECORD = dict(type='RecordHook', priority='LOWEST')
 SHORT = {'train_cfg.epochs': [1, 1, 1]}
+ONE_TWO_ONE = {'train_cfg.epochs': [1, 2, 1]}  # of 5 iterations: switches are before 6 and 16
 SAMPLER = dict(_delete_=True, type='bvit_mm.SubsetSampler', share=0.5)
 MATCH = dict(type='bvit_mm.SubsetHook', selection='gradmatch', interval=2, batch_size=2)
 # 10 of 20 samples, so 3 iterations an epoch, of 4, 4 and 2 samples; and no mixed labels.
