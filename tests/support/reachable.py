@@ -75,6 +75,8 @@ def signature(thing, referents):
         return repr(thing)
     if isinstance(thing, dict):
         return [(id(key), value_of(value)) for key, value in thing.items()]
+    if isinstance(thing, (set, frozenset)):  # whose order depends on the past and on the process
+        return sorted((value_of(each) for each in referents), key=str)
     return [value_of(each) for each in referents]
 
 
