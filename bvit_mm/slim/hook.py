@@ -193,7 +193,7 @@ def gates_text(model: nn.Module) -> str:
     units = units_of(backbone, [scores(module).tolist() for module, _ in backbone.read_units()])
     cuts = [f'{share:.0%}: {_cut_text(backbone, units, classifier, share)}' for share in SHARES]
     return (
-        f'gates below {LOW}: {", ".join(low)}. What a module would keep on average, cut to a '
+        f'gates below {LOW}: {", ".join(low)}. What modules would keep on average, cut to a '
         f'share of the FLOPs: {"; ".join(cuts)}'
     )
 
@@ -207,7 +207,8 @@ def _cut_text(
         kept = chosen(backbone, units, classifier, budget)
     except ValueError as error:  # a network of mostly other parts, or gates that are no numbers
         return f'not possible ({error})'
+    # By share the mean hardly depends on the gates. What modules differ by does.
     return ', '.join(
-        f'{fmean(numbers):.1f} of {fmean(totals[axis]):g} {axis}'
+        f'{fmean(numbers):.1f} ({min(numbers)} to {max(numbers)}) of {fmean(totals[axis]):g} {axis}'
         for axis, numbers in widths_of(backbone, kept).items()
     )

@@ -19,4 +19,6 @@ widths = dict(heads=[2] * 4, hidden=[192] * 4)
 if 'SLIM' in os.environ:
     widths = mmengine.Config.fromfile(load_from[: -len('.pth')] + '.py').model.backbone.widths
 model = dict(backbone=dict(training_stages=None, widths=widths))
-train_cfg = dict(budget=1.0, full_epochs=20)
+val_dataloader = dict(batch_size=250)
+test_dataloader = val_dataloader
+train_cfg = dict(budget=1.0, full_epochs=20, val_interval=5)

@@ -18,7 +18,9 @@ optim_wrapper = dict(
     paramwise_cfg=dict(custom_keys={'gate': dict(decay_mult=0.0, lr_mult=10.0)}),
 )
 param_scheduler = []
-train_cfg = dict(budget=None, epochs=[10])
+val_dataloader = dict(batch_size=250)
+test_dataloader = val_dataloader
+train_cfg = dict(budget=None, epochs=[10], val_interval=5)
 custom_hooks = [
     dict(type='bvit_mm.StageSwitchHook'),
     dict(type='bvit_mm.SlimHook', heads=0.23, hidden=0.23),
