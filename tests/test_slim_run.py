@@ -13,6 +13,7 @@ from bvit_mm.report import ledger_table, plan_table
 from bvit_mm.slim.cutting import flops_of
 from bvit_mm.slim.phases import Slimming, read_slimming
 
+from .support.clock import PassTimeHook, patched_clock, run
 from .support.files import assert_same_run, last_file
 from .support.runs import BATCHES, FAMILIES, build
 from .support.trainings import log_of, resume
@@ -117,6 +118,19 @@ def test_a_budget_pays_for_all_of_it():
     assert plan.epochs[:3] == pytest.approx(grown.epochs, abs=2)
     shared = make_plan([1.0, 4.0, 4.0, 2.0], 0.5, 100, shares=[0.5, 0.5], slim=(0.1, 0.4))
     assert shared.costs == pytest.approx((50, 50, 20, 80), abs=4)
+
+
+def test_hours_pay_for_all_of_it(tmp_path, monkeypatch):
+    """On a drawn clock; shares are of the time that training takes."""
+    monkeypatch.setattr(PassTimeHook, 'seconds', (1.0, 2.0, 4.0, 4.0, 2.5))
+    clock = patched_clock(monkeypatch)
+    more = {key: SLIM[key] for key in SLIM if key not in ('custom_hooks', 'train_cfg.epochs')}
+    loop = run(tmp_path, clock, '1000s', more=more).train_loop
+    assert clock.now - 1000 == pytest.approx(1000, rel=0.02)
+    assert loop.stage == 4
+    seconds = loop.ledger.seconds
+    assert seconds[3] / sum(seconds) == pytest.approx(0.05, abs=0.02)
+    assert seconds[4] / sum(seconds) == pytest.approx(0.45, abs=0.03)
 
 
 @pytest.mark.parametrize(
