@@ -63,8 +63,15 @@ def test_centers_of_images_come_whole_from_the_data_workers():
         ),
         (
             dict(img_size=56, training_stages=[dict(heads=1), {}]),
-            r'img_size=56 is no multiple of 16 pixels, a whole token; drop that',
+            r'img_size=56 of ElasticT2TViT is no multiple of 16 pixels, the side of a token, .*; '
+            r'give a multiple of 16, at least 64, or train the whole network only',
         ),
+        (dict(img_size=30), r'img_size=30 of .*; give a multiple of 16, at least 32, or'),
+        (
+            dict(img_size=100, training_stages=[dict(grid=10), dict(grid=(12, 'x')), {}]),
+            r'img_size=100 of .*; give a multiple of 16, at least 192, or',
+        ),
+        (dict(img_size=30, training_stages=2), r'img_size=30 of .*, at least 32, or'),
         (dict(embed_dims=50), r'a width of 50 is no multiple of num_heads=6'),
         (
             dict(layer_cfgs=[dict(num_heads=n) for n in (6, 3, 6)]),

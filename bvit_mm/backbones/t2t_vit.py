@@ -91,6 +91,8 @@ class ElasticT2TViT(ElasticBackbone, T2T_ViT):
                 f'img_size={img_size!r} of ElasticT2TViT must be one number, at least {PATCH}: '
                 "mmpretrain's T2T_ViT is built for square images; give their side in pixels"
             )
+        if training_stages is not None:
+            _check_whole_tokens(img_size, training_stages)
         super().__init__(img_size, *args, **kwargs)
         self.img_size = to_2tuple(img_size)
         stem = self.tokens_to_token
@@ -112,8 +114,6 @@ class ElasticT2TViT(ElasticBackbone, T2T_ViT):
             reason = None
             if any(layer.v_shortcut for layer in self.encoder):
                 reason = 'layer_cfgs set input_dims, which adds values of all heads to the output'
-            elif img_size % PATCH:
-                reason = f'img_size={img_size} is no multiple of {PATCH} pixels, a whole token'
             check_layers(self.encoder, first.attn.input_dims, whole, reason)
         self.take_form_(only_stage, gates, widths)
 
@@ -179,3 +179,18 @@ class ElasticT2TViT(ElasticBackbone, T2T_ViT):
             total += flops.norm(tokens, attn.input_dims) + flops.norm(tokens, attn.embed_dims)
         rows, columns = flops.conv_grid(last, size)
         return total + flops.linears(stem.project, rows * columns)
+
+
+def _check_whole_tokens(img_size: int, training_stages: StagesSpec) -> None:
+    """Of images of other sizes mmpretrain's class counts fewer tokens than it makes."""
+    if img_size % PATCH == 0:
+        return
+    stages = training_stages if isinstance(training_stages, (list, tuple)) else []
+    grids = [stage.get('grid') for stage in stages if isinstance(stage, dict)]
+    sides = [n for grid in grids for n in (grid if isinstance(grid, (list, tuple)) else [grid])]
+    tokens = max(-(-img_size // PATCH), *(n for n in [0, *sides] if is_whole_number(n)))
+    raise ValueError(
+        f'img_size={img_size} of ElasticT2TViT is no multiple of {PATCH} pixels, the side of a '
+        f'token, and training stages have whole tokens; give a multiple of {PATCH}, at least '
+        f'{PATCH * tokens}, or train the whole network only (training_stages=None)'
+    )

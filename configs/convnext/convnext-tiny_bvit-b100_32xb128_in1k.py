@@ -2,15 +2,19 @@
 
 Another budget: --cfg-options train_cfg.budget=0.6. The paper has no ConvNeXt: the stages are those
 that `training_stages=3` gives, as of its transformers. The recipe is ConvNeXt's own. Different from
-mmpretrain's convnext-tiny_32xb128_in1k.py, which it inherits: the length follows from the budget.
-The warm-up takes 20 epochs, however short that is.
+mmpretrain's convnext-tiny_32xb128_in1k.py, whose parts it inherits: the length follows from the
+budget. The warm-up takes 20 epochs, however short that is.
 The rest is the same there: AdamW 4e-3 at batch 4096, weight decay 0.05 (none on norms, biases and
 layer scales), cosine to 1e-5, no gradient clipping, drop path 0.1, RandAugment 9/0.5, mixup 0.8,
 CutMix 1, erasing 0.25, label smoothing 0.1, averages of the weights (EMA) with momentum 1e-4.
 """
 
-_base_ = ['mmpretrain::convnext/convnext-tiny_32xb128_in1k.py']
-custom_imports = dict(imports=['bvit_mm'], allow_failed_imports=False)
+_base_ = [
+    'mmpretrain::_base_/models/convnext/convnext-tiny.py',
+    '../_base_/imagenet_224.py',
+    '../_base_/adamw_300e.py',
+    '../_base_/runtime.py',
+]
 
 model = dict(
     backbone=dict(
@@ -23,41 +27,10 @@ model = dict(
         ],
     )
 )
-
-# mmpretrain's own, but images are resized by a faster kernel.
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='bvit_mm.RandomResizedCrop', scale=224, interpolation='bicubic'),
-    dict(_base_.train_pipeline[2], type='bvit_mm.RandomFlip'),
-    dict(_base_.train_pipeline[3], type='bvit_mm.RandAugment'),
-    *_base_.train_pipeline[4:],
-]
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='bvit_mm.ResizeEdge', scale=256, edge='short', interpolation='bicubic'),
-    *_base_.test_pipeline[2:],
-]
-train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
-val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
-test_dataloader = val_dataloader
-
-train_cfg = dict(
-    _delete_=True,
-    type='bvit_mm.BudgetedTrainLoop',
-    budget=1.0,
-    full_epochs=300,
-    alpha=2.0,
-    seed=0,
-    val_interval=1,
-)
+train_dataloader = dict(batch_size=128)
+optim_wrapper = dict(optimizer=dict(lr=4e-3))
+auto_scale_lr = dict(base_batch_size=4096)
 custom_hooks = [
     dict(type='bvit_mm.StageSwitchHook'),
     dict(type='EMAHook', momentum=1e-4, priority='ABOVE_NORMAL'),
 ]
-# Stated without the _scope_ that comes with a base of another package, which
-# mmpretrain's browse_dataset.py would hand to the visualizer.
-visualizer = dict(
-    _delete_=True,
-    type='UniversalVisualizer',
-    vis_backends=[dict(type='LocalVisBackend')],
-)

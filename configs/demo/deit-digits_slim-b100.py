@@ -3,7 +3,7 @@
     python tools/train.py configs/demo/deit-digits_slim-b100.py --work-dir work_dirs/demo-slim
     python tools/publish.py $(cat work_dirs/demo-slim/last_checkpoint) work_dirs/published/slim
 
-It costs as much as 24 epochs of the whole network. The search is short, so the gates take ten times
+It costs as much as 20 epochs of the whole network. The search is short, so the gates take ten times
 as long steps as the weights.
 """
 
@@ -13,4 +13,4 @@ model = dict(backbone=dict(gates=True))
 optim_wrapper = dict(
     paramwise_cfg=dict(custom_keys={'gate': dict(decay_mult=0.0, lr_mult=10.0)}),
 )
-train_cfg = dict(budget=1.0, full_epochs=24, slim=dict(flops=0.6, search=0.1, retrain=0.5))
+train_cfg = dict(budget=1.0, full_epochs=20, slim=dict(flops=0.6, search=0.1, retrain=0.5))

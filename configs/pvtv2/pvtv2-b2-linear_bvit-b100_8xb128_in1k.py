@@ -3,7 +3,7 @@
 Another budget: --cfg-options train_cfg.budget=0.6. The paper's own schedules are in the files
 named `paper`. mmpretrain has no PVTv2; the recipe is its authors' (github.com/whai362/PVT,
 classification/main.py and configs/pvt_v2/pvt_v2_b2_li.py). Different from mmpretrain's
-swin-small_16xb64_in1k.py, which it inherits:
+swin-small_16xb64_in1k.py, whose parts it inherits:
 - the network, and drop path 0.1 (there: 0.3);
 - 8 GPUs x 128 images (there: 16 x 64);
 - 5 warm-up epochs, not 20; no gradient clipping (there: 5.0);
@@ -14,8 +14,12 @@ norms and biases), warm-up from 1e-6, cosine to 1e-5, RandAugment 9/0.5, mixup 0
 erasing 0.25, label smoothing 0.1, test crop of 224 from 256, no moving average of the weights.
 """
 
-_base_ = ['mmpretrain::swin_transformer/swin-small_16xb64_in1k.py']
-custom_imports = dict(imports=['bvit_mm'], allow_failed_imports=False)
+_base_ = [
+    'mmpretrain::_base_/models/swin_transformer/small_224.py',
+    '../_base_/imagenet_224.py',
+    '../_base_/adamw_300e.py',
+    '../_base_/runtime.py',
+]
 
 model = dict(
     backbone=dict(
@@ -33,48 +37,17 @@ model = dict(
     ),
     head=dict(in_channels=512),
 )
-
-# mmpretrain's own, but images are resized by a faster kernel, and those that repeat decoded once.
+# Images that repeat are decoded once.
 train_pipeline = [
     dict(type='bvit_mm.LoadImageFromFile'),
-    dict(type='bvit_mm.RandomResizedCrop', scale=224, interpolation='bicubic'),
-    dict(_base_.train_pipeline[2], type='bvit_mm.RandomFlip'),
-    dict(_base_.train_pipeline[3], type='bvit_mm.RandAugment'),
-    *_base_.train_pipeline[4:],
-]
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='bvit_mm.ResizeEdge', scale=256, edge='short', interpolation='bicubic'),
-    *_base_.test_pipeline[2:],
+    *map(dict, _base_.train_pipeline[1:]),
 ]
 train_dataloader = dict(
     batch_size=128,
     dataset=dict(pipeline=train_pipeline),
     sampler=dict(type='RepeatAugSampler', shuffle=True),
 )
-val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
-test_dataloader = val_dataloader
-
-optim_wrapper = dict(clip_grad=None)
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-3, begin=0, end=5, convert_to_iter_based=True),
     dict(type='CosineAnnealingLR', eta_min=1e-5, begin=5),
 ]
-
-train_cfg = dict(
-    _delete_=True,
-    type='bvit_mm.BudgetedTrainLoop',
-    budget=1.0,
-    full_epochs=300,
-    alpha=2.0,
-    seed=0,
-    val_interval=1,
-)
-custom_hooks = [dict(type='bvit_mm.StageSwitchHook')]
-# Stated without the _scope_ that comes with a base of another package, which
-# mmpretrain's browse_dataset.py would hand to the visualizer.
-visualizer = dict(
-    _delete_=True,
-    type='UniversalVisualizer',
-    vis_backends=[dict(type='LocalVisBackend')],
-)

@@ -2,15 +2,19 @@
 
 Another budget: --cfg-options train_cfg.budget=0.6. The paper's own schedules are in the files
 named `paper`. The recipe is Swin's own. Different from mmpretrain's swin-small_16xb64_in1k.py,
-which it inherits: the length follows from the budget. The warm-up takes 20 epochs, however short
-that is.
+whose parts it inherits: the length follows from the budget. The warm-up takes 20 epochs, however
+short that is.
 The rest is the same there: AdamW 5e-4 x batch / 512 at batch 1024, weight decay 0.05 (none on
 norms, biases and relative position biases), cosine to 1e-5, gradient clipping 5.0, drop path 0.3,
 RandAugment 9/0.5, mixup 0.8, CutMix 1, erasing 0.25, label smoothing 0.1.
 """
 
-_base_ = ['mmpretrain::swin_transformer/swin-small_16xb64_in1k.py']
-custom_imports = dict(imports=['bvit_mm'], allow_failed_imports=False)
+_base_ = [
+    'mmpretrain::_base_/models/swin_transformer/small_224.py',
+    '../_base_/imagenet_224.py',
+    '../_base_/adamw_300e.py',
+    '../_base_/runtime.py',
+]
 
 model = dict(
     backbone=dict(
@@ -22,38 +26,4 @@ model = dict(
         ],
     )
 )
-
-# mmpretrain's own, but images are resized by a faster kernel.
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='bvit_mm.RandomResizedCrop', scale=224, interpolation='bicubic'),
-    dict(_base_.train_pipeline[2], type='bvit_mm.RandomFlip'),
-    dict(_base_.train_pipeline[3], type='bvit_mm.RandAugment'),
-    *_base_.train_pipeline[4:],
-]
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='bvit_mm.ResizeEdge', scale=256, edge='short', interpolation='bicubic'),
-    *_base_.test_pipeline[2:],
-]
-train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
-val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
-test_dataloader = val_dataloader
-
-train_cfg = dict(
-    _delete_=True,
-    type='bvit_mm.BudgetedTrainLoop',
-    budget=1.0,
-    full_epochs=300,
-    alpha=2.0,
-    seed=0,
-    val_interval=1,
-)
-custom_hooks = [dict(type='bvit_mm.StageSwitchHook')]
-# Stated without the _scope_ that comes with a base of another package, which
-# mmpretrain's browse_dataset.py would hand to the visualizer.
-visualizer = dict(
-    _delete_=True,
-    type='UniversalVisualizer',
-    vis_backends=[dict(type='LocalVisBackend')],
-)
+optim_wrapper = dict(clip_grad=dict(max_norm=5.0))
