@@ -186,9 +186,9 @@ def _check_whole_tokens(img_size: int, training_stages: StagesSpec) -> None:
     if img_size % PATCH == 0:
         return
     stages = training_stages if isinstance(training_stages, (list, tuple)) else []
-    grids = [stage.get('grid') for stage in stages if isinstance(stage, dict)]
+    grids: list[Any] = [stage.get('grid') for stage in stages if isinstance(stage, dict)]
     sides = [n for grid in grids for n in (grid if isinstance(grid, (list, tuple)) else [grid])]
-    tokens = max(-(-img_size // PATCH), *(n for n in [0, *sides] if is_whole_number(n)))
+    tokens = max(-(-img_size // PATCH), 0, *filter(is_whole_number, sides))
     raise ValueError(
         f'img_size={img_size} of ElasticT2TViT is no multiple of {PATCH} pixels, the side of a '
         f'token, and training stages have whole tokens; give a multiple of {PATCH}, at least '
