@@ -85,6 +85,7 @@ def test_records_are_whole():
         ('digits_confirmed', 'digits'),
         *((f'{d}_scaled', d) for d in DATA),
         *((d, d) for d in page.FRONTIER),
+        *((f'{d}_slimmed', d) for d in ('digits', 'photographs')),
     ],
 )
 def test_records_are_of_the_config(name, data):
@@ -96,7 +97,9 @@ def test_records_are_of_the_config(name, data):
         plan, _, full, _ = planned(config, {**ABLATIONS, **METHODS}[method], budget)
         for run in runs.values():
             assert run.epochs == list(plan.epochs)
-            assert run.cost == pytest.approx(plan.cost / full)
+            # which units stay is not known before, so slimmed networks cost a little less
+            rel = 2e-3 if 'slim' in method else 1e-6
+            assert run.cost == pytest.approx(plan.cost / full, rel=rel)
 
 
 def test_confirming_seeds_are_new():

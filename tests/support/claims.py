@@ -42,6 +42,8 @@ FILES = {
     'photographs': ['photographs'],
     'pictograms': ['pictograms'],
     'photographs times': ['photographs_times'],
+    'slimmed digits': ['digits_slimmed'],
+    'slimmed photographs': ['photographs_slimmed'],
 }
 WORDS = dict(one=1, two=2, three=3, four=4, five=5, six=6, eight=8, ten=10)
 PARTS = dict(half=1 / 2, third=1 / 3)
