@@ -100,7 +100,8 @@ class Recipes:
         stages = [self._read_stage(runner, k, each) for k, each in enumerate(self._built, start=1)]
         count = find_backbone(runner.model).num_training_stages
         stages = stages or [{}]
-        stages += stages[-1:] * (count - len(stages))  # what slims trains as the last one does
+        # What slims trains as the last one does; each has its own, for views are entered in them.
+        stages += [dict(stages[-1]) for _ in range(count - len(stages))]
         self._own.update(load_views(runner, stages, self._own))
         for write, value in self._own.items():
             write(runner, value)

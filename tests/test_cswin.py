@@ -199,9 +199,9 @@ def test_maps_of_any_size_and_of_all_levels(size, dtype):
 
 
 def test_costs_of_padded_maps():
-    """A map of 9 x 9 at the third level is attended to as 14 columns, then 14 rows, of 9."""
+    """A map of 9 x 9 at the third level is attended to as 14 columns, and as 14 rows, of 9."""
     backbone = on_meta(TINY)
-    first, second = (backbone.levels[2].blocks[0].attn.flops(n, 7, 2) for n in ((9, 9), (9, 14)))
+    first, second = (backbone.levels[2].blocks[0].attn.flops(n, 7, 1) for n in ((9, 9), (9, 14)))
     branch = 9 * 14 * 2 * (2 * 9 * 7 + 9)  # two of four channels
     assert first == 4 * 81 * 4 * 4 + 2 * branch
     assert second == 4 * 126 * 4 * 4 + branch + 14 * 14 * 2 * (2 * 14 * 7 + 9)
