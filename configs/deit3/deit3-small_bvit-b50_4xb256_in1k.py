@@ -4,6 +4,9 @@ Another budget: --cfg-options train_cfg.budget=0.6. The paper has no DeiT III: t
 of its DeiT-S, and so is the recipe. Different from it: drop path 0.05, which mmpretrain has, and no
 weight decay on layer scales. It is not the authors' own recipe: they have LAMB, binary
 cross-entropy and their 3-Augment.
+Layer scales start at 1e-5. For runs of few epochs let them start at 0.1:
+--cfg-options model.backbone.init_cfg.type=Constant model.backbone.init_cfg.layer=LayerScale
+model.backbone.init_cfg.val=0.1
 """
 
 _base_ = ['../deit/deit-small_bvit-b50_4xb256_in1k.py']
