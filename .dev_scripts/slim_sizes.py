@@ -25,7 +25,7 @@ from bvit_mm.slim.cutting import widths_argument
 from bvit_mm.slim.phases import Slimming, add_phases_
 
 CONFIG = 'configs/demo/deit-digits_slim-retrain.py'
-SHARES = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3]
+SHARES = [0.9, 0.8, 0.6, 0.4]
 EPOCHS = 10
 
 
