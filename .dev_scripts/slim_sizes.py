@@ -1,7 +1,8 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
 """Several sizes from one search on the digits: accuracy over GFLOPs, before and after retraining.
 
-python .dev_scripts/slim_sizes.py work_dirs/demo-search/epoch_10.pth results/slim_sizes.json
+python .dev_scripts/slim_sizes.py work_dirs/demo-search/epoch_10.pth results/slim_sizes.json \
+    docs/results_slim.png
 
 Each size is retrained for ten epochs by the recipe of the demo. Beside it, the uniform network of
 that cost trains for ten epochs from the start. Sizes that are in the file already are kept.
@@ -13,6 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
@@ -63,11 +65,32 @@ def uniform_widths(share: float) -> dict[str, Any]:
     return widths_argument(backbone, dict(backbone.training_stages[-1].widths))
 
 
+def draw(rows: list[dict[str, float]], file: Path) -> None:
+    """Accuracy over GFLOPs."""
+    rows = sorted(rows, key=lambda row: row['gflops'])
+    figure = Figure(figsize=(7, 4), layout='constrained')
+    axis = figure.subplots()
+    labels = dict(
+        retrained='cut and retrained, ten epochs',
+        cut='cut, not retrained',
+        uniform='uniform from the start, ten epochs',
+    )
+    for (name, label), style in zip(labels.items(), ('o-', 's--', '^:')):
+        axis.plot(
+            [row['gflops'] * 1e3 for row in rows], [row[name] for row in rows], style, label=label
+        )
+    axis.set(xlabel='MFLOPs of one image', ylabel='top-1 accuracy, %')
+    axis.grid(alpha=0.3)
+    axis.legend()
+    figure.savefig(file, dpi=120)
+
+
 def main() -> None:
     """Measures the sizes that are missing."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('search', help='a checkpoint of configs/demo/deit-digits_slim-search.py')
     parser.add_argument('out', type=Path)
+    parser.add_argument('figure', type=Path)
     args = parser.parse_args()
     found = json.loads(args.out.read_text()) if args.out.exists() else []
     init_default_scope('mmpretrain')
@@ -85,6 +108,7 @@ def main() -> None:
             found.append({**row, 'uniform': uniform})
             args.out.write_text(json.dumps(found, indent=1) + '\n')
             print(found[-1], flush=True)
+    draw(found, args.figure)
 
 
 if __name__ == '__main__':
