@@ -2,7 +2,7 @@
 """Several sizes from one search on the digits: accuracy over GFLOPs, before and after retraining.
 
 python .dev_scripts/slim_sizes.py work_dirs/demo-search/epoch_10.pth results/slim_sizes.json \
-    docs/results_slim.png
+    docs/slim_sizes.png
 
 Each size is retrained for ten epochs by the recipe of the demo. Beside it, the uniform network of
 that cost trains for ten epochs from the start. Sizes that are in the file already are kept.
@@ -104,8 +104,9 @@ def main() -> None:
             widths = Config.fromfile(written).model.backbone.widths
             before, after = trained(widths, str(weights))
             _, uniform = trained(uniform_widths(share))
-            row = dict(share=share, gflops=size.gflops, cut=before, retrained=after)
-            found.append({**row, 'uniform': uniform})
+            reached = dict(cut=before, retrained=after, uniform=uniform)
+            rounded = {name: round(value, 1) for name, value in reached.items()}
+            found.append(dict(share=share, gflops=size.gflops, **rounded))
             args.out.write_text(json.dumps(found, indent=1) + '\n')
             print(found[-1], flush=True)
     draw(found, args.figure)

@@ -1,6 +1,7 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
 """The pages of results: tables are what their command writes, and the text says what they say."""
 
+import json
 import re
 from math import ceil
 from statistics import fmean
@@ -100,6 +101,18 @@ def test_records_are_of_the_config(name, data):
             # which units stay is not known before, so slimmed networks cost a little less
             rel = 2e-3 if 'slim' in method else 1e-6
             assert run.cost == pytest.approx(plan.cost / full, rel=rel)
+
+
+def test_sizes_of_one_search_are_the_measured_ones():
+    page = (ROOT / 'docs' / 'slimming.md').read_text()
+    rows = json.loads((ROOT / 'results' / 'slim_sizes.json').read_text())
+    assert len(rows) >= 4
+    for row in rows:
+        cells = [
+            f'{row["share"]:.0%}',
+            *(f'{row[name]:.1f}' for name in ('cut', 'retrained', 'uniform')),
+        ]
+        assert f'| {" | ".join(cells)} |' in page
 
 
 def test_confirming_seeds_are_new():
