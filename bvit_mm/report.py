@@ -129,14 +129,16 @@ def aligned(rows: Iterable[Sequence[object]]) -> list[str]:
 
 
 def _is_told(key: str, stages: Sequence[TrainingStage]) -> bool:
-    """Whether any stage has something to tell along an axis."""
-    return any(AXES[key].text(getattr(stage, key)) is not None for stage in stages)
+    """Whether any stage has something to tell along an axis; widths are told by heads and units."""
+    return key != 'widths' and any(
+        AXES[key].text(getattr(stage, key)) is not None for stage in stages
+    )
 
 
 def _phase(k: int, stages: Sequence[TrainingStage]) -> str:
     """What a training stage (1-based) is for, where that is not to grow."""
     last = stages[-1]
-    if 'widths' not in last.keys or k < len(stages) - 1:
+    if 'widths' not in last.keys or len(stages) == 1 or k < len(stages) - 1:
         return ''
     return ' retrain' if k == len(stages) else ' search'
 

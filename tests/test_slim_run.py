@@ -13,6 +13,7 @@ from bvit_mm.report import ledger_table, plan_table
 from bvit_mm.slim.cutting import flops_of
 from bvit_mm.slim.phases import Slimming, read_slimming
 
+from .support.cases import FAMILIES as CASES
 from .support.clock import PassTimeHook, patched_clock, run
 from .support.files import assert_same_run, last_file
 from .support.runs import BATCHES, FAMILIES, build
@@ -120,6 +121,14 @@ def test_a_budget_pays_for_all_of_it():
     assert shared.costs == pytest.approx((50, 50, 20, 80), abs=4)
 
 
+def test_table_of_a_network_that_is_slimmed_already():
+    backbone = CASES['vit'].build(training_stages=None, widths=dict(heads=[1, 2], hidden=[10, 20]))
+    plan = make_plan([backbone.flops(0) / 1e9], 1.0, 3)
+    header, row, *_ = plan_table(plan, backbone.training_stages).splitlines()
+    assert header.split()[:4] == ['stage', 'heads', 'hidden', 'tokens']
+    assert row.split()[:8] == ['1', '3', 'in', 'all', '30', 'in', 'all', '64']
+
+
 def test_hours_pay_for_all_of_it(tmp_path, monkeypatch):
     """On a drawn clock; shares are of the time that training takes."""
     monkeypatch.setattr(PassTimeHook, 'seconds', (1.0, 2.0, 4.0, 4.0, 2.5))
@@ -169,3 +178,5 @@ def test_read_slimming():
     assert read_slimming(None) is None
     assert read_slimming(dict(flops=0.7)) == Slimming(0.7)
     assert read_slimming(dict(flops='2.8 GFLOPs', by='cost')).options['by'] == 'cost'
+    for given, fill in (({}, True), ({'multiple': 8}, False), ({'only': 'heads'}, False)):
+        assert read_slimming(dict(flops=0.7, **given)).options['fill'] is fill

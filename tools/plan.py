@@ -256,7 +256,7 @@ def draw(plan: Plan, stages: Sequence[TrainingStage], file: Path, run: Path | No
 
 def active_shares(stages: Sequence[TrainingStage]) -> dict[str, list[float]]:
     """By what a stage sets: how much of the whole network's it has, in each stage."""
-    grown = [stage for stage in stages if 'widths' not in stage.keys]
+    grown = [stage for stage in stages if 'widths' not in stage.keys] or stages
     sizes = {
         axis.label: [np.sum(axis.cell(getattr(stage, key))) for stage in grown]
         for key, axis in ((key, AXES[key]) for key in grown[-1].keys)

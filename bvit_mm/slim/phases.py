@@ -33,7 +33,8 @@ class Slimming:
         retrain: The share of the budget for the slimmed network; training stages that grow have
             what is left.
         by: How heads and hidden units compare (``choice.ranked``).
-        fill: Whether hidden units that still fit are kept (``choice.choose``).
+        fill: Whether hidden units that still fit are kept (``choice.choose``); None, and they are
+            unless ``multiple`` or ``only`` speaks against it.
         multiple: What the number of hidden units is a multiple of.
         only: The only kind of unit that is cut; None for each.
         scores: What says which units are important: ``'gates'`` times the norms of weights; the
@@ -47,7 +48,7 @@ class Slimming:
     search: float = 0.05
     retrain: float = 0.45
     by: str = 'share'
-    fill: bool = True
+    fill: bool | None = None
     multiple: int = 1
     only: str | None = None
     scores: str = 'gates'
@@ -63,7 +64,9 @@ class Slimming:
     @property
     def options(self) -> dict[str, Any]:
         """Of ``choice.choose``."""
-        return dict(by=self.by, fill=self.fill, multiple=self.multiple, only=self.only)
+        fits = self.multiple == 1 and self.only in (None, 'hidden')
+        fill = fits if self.fill is None else self.fill
+        return dict(by=self.by, fill=fill, multiple=self.multiple, only=self.only)
 
 
 def read_slimming(given: Any) -> Slimming | None:

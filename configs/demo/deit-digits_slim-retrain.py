@@ -15,10 +15,11 @@ import os  # noqa: E402
 import mmengine  # noqa: E402
 
 load_from = '{{$SLIM:work_dirs/slim/digits-0.6.pth}}'
-widths = dict(heads=[2] * 4, hidden=[192] * 4)
+form = dict(widths=dict(heads=[2] * 4, hidden=[192] * 4))
 if 'SLIM' in os.environ:
-    widths = mmengine.Config.fromfile(load_from[: -len('.pth')] + '.py').model.backbone.widths
-model = dict(backbone=dict(training_stages=None, widths=widths))
+    form = mmengine.Config.fromfile(load_from[: -len('.pth')] + '.py').model.backbone
+    form = {name: form[name] for name in ('widths', 'layer_cfgs') if name in form}
+model = dict(backbone=dict(training_stages=None, **form))
 val_dataloader = dict(batch_size=250)
 test_dataloader = val_dataloader
 train_cfg = dict(budget=1.0, full_epochs=20, val_interval=5)

@@ -16,7 +16,8 @@ import os  # noqa: E402
 import mmengine  # noqa: E402
 
 load_from = '{{$SLIM:work_dirs/slim/deit-small-0.7.pth}}'
-widths = dict(heads=[4] * 12, hidden=[1088] * 12)
+form = dict(widths=dict(heads=[4] * 12, hidden=[1088] * 12))
 if 'SLIM' in os.environ:
-    widths = mmengine.Config.fromfile(load_from[: -len('.pth')] + '.py').model.backbone.widths
-model = dict(backbone=dict(training_stages=None, widths=widths))
+    form = mmengine.Config.fromfile(load_from[: -len('.pth')] + '.py').model.backbone
+    form = {name: form[name] for name in ('widths', 'layer_cfgs') if name in form}
+model = dict(backbone=dict(training_stages=None, **form))

@@ -16,11 +16,14 @@ import os  # noqa: E402
 import mmengine  # noqa: E402
 
 load_from = '{{$SLIM:work_dirs/slim/swin-tiny-0.7.pth}}'
-widths = dict(
-    heads=[[2] * 2, [4] * 2, [8] * 6, [16] * 2],
-    hidden=[[256] * 2, [512] * 2, [1024] * 6, [2048] * 2],
+form = dict(
+    widths=dict(
+        heads=[[2] * 2, [4] * 2, [8] * 6, [16] * 2],
+        hidden=[[256] * 2, [512] * 2, [1024] * 6, [2048] * 2],
+    )
 )
 if 'SLIM' in os.environ:
-    widths = mmengine.Config.fromfile(load_from[: -len('.pth')] + '.py').model.backbone.widths
-model = dict(backbone=dict(training_stages=None, widths=widths))
+    form = mmengine.Config.fromfile(load_from[: -len('.pth')] + '.py').model.backbone
+    form = {name: form[name] for name in ('widths', 'stage_cfgs') if name in form}
+model = dict(backbone=dict(training_stages=None, **form))
 train_cfg = dict(budget=1.0)
