@@ -1,6 +1,7 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
 """One budget for growing, searching and retraining, in real runs."""
 
+import json
 import re
 
 import pytest
@@ -38,9 +39,9 @@ def of_family(family):
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
-    """A run with a checkpoint after each iteration, and its runner."""
+    """A run with a checkpoint and a line of the log after each iteration, and its runner."""
     folder = tmp_path_factory.mktemp('slim')
-    runner = build(folder, **SLIM, **EVERY_ITERATION)
+    runner = build(folder, **SLIM, **EVERY_ITERATION, **{'default_hooks.logger.interval': 1})
     runner.train()
     return runner, folder
 
@@ -64,6 +65,13 @@ def test_it_grows_searches_cuts_and_retrains(trained):
     assert loop.plan.costs[-1] == pytest.approx(2 * int(0.6 * (whole + head)) / 1e9, rel=1e-12)
     assert '4 search' in plan_table(loop.plan, backbone.training_stages)
     assert ledger_table(loop.plan, ledger, loop.budget)
+
+
+def test_the_penalty_is_logged_while_it_is_paid(trained):
+    (file,) = trained[1].glob('*/vis_data/scalars.json')
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    steps = {line['step']: 'loss_slim' in line for line in lines if 'loss' in line}
+    assert steps == {step: SEARCH < step <= RETRAIN for step in range(1, RETRAIN + 2 * BATCHES + 1)}
 
 
 def test_gates_rest_until_they_are_searched_and_after(trained):

@@ -12,8 +12,8 @@ from ..cost import classifier_flops, stage_gflops
 from ..elastic import find_backbone
 from ..slim.cutting import widths_argument
 from ..slim.phases import Slimming, add_phases_
-from .changes import Changes, MakesChanges, whole_network
-from .methods import methods_of
+from .changes import Changes, MakesChanges, together, whole_network
+from .methods import METHODS, methods_of
 
 FLOPS = 0.5  # of the whole network, that all of them end with
 
@@ -52,9 +52,52 @@ def uniform(cfg: Config, share: Any) -> Changes:
     }
 
 
+def narrow(cfg: Config, share: Any) -> Changes:
+    """The network with fewer channels: as many layers and heads, and as wide MLPs for them.
+
+    That is how the members of most families differ. Hidden units take what is left of the FLOPs,
+    and training stages have the same shares of them.
+
+    Raises:
+        ValueError: If the config does not say how many channels there are.
+    """
+    arch = cfg.model.backbone.get('arch')
+    if not isinstance(arch, dict):
+        raise ValueError(
+            f'narrow has fewer embed_dims, which model.backbone.arch={arch!r} does not say; give '
+            'it as a dict(embed_dims=..., num_layers=..., num_heads=..., feedforward_channels=...)'
+        )
+    built = build_to_count(cfg.model)
+    full, stages = stage_gflops(built)[-1], find_backbone(built).training_stages
+    heads, channels, hidden = stages[-1].heads, arch.embed_dims, stages[-1].hidden
+
+    def changes(channels: int, units: int) -> Changes:
+        shapes = [{**s.as_dict(), 'hidden': round(s.hidden * units / hidden)} for s in stages]
+        return {
+            'model.backbone.arch.embed_dims': channels,
+            'model.backbone.arch.feedforward_channels': units,
+            'model.backbone.training_stages': shapes,
+            'model.head.in_channels': channels,
+        }
+
+    def cost(channels: int, units: int) -> float:
+        changed = copy.deepcopy(cfg)
+        changed.merge_from_dict(changes(channels, units))
+        return stage_gflops(build_to_count(changed.model))[-1] / full
+
+    widths = range(heads, channels + 1, heads)
+    fits = [w for w in widths if cost(w, hidden * w // channels) <= FLOPS]
+    width = fits[-1]
+    units = hidden * width // channels
+    while cost(width, units + 1) <= FLOPS:
+        units += 1
+    epochs = math.ceil(cfg.train_cfg.get('full_epochs', 300) / cost(width, units))
+    return {**changes(width, units), 'train_cfg.full_epochs': epochs}
+
+
 # Cut by gates; half way through the budget, as ViT-Slim would; by costs as well; by random numbers;
-# by the norms of weights; by gates at the end, with a tenth of the budget to retrain; and the small
-# network from the start.
+# by the norms of weights; by gates at the end, with a tenth of the budget to retrain; and small
+# networks, equally wide in all layers or with fewer channels. Those grow as recommended, too.
 SLIMMING = methods_of(
     {
         'slim': slimmed(),
@@ -63,6 +106,9 @@ SLIMMING = methods_of(
         'slim-random': slimmed(scores='random'),
         'slim-magnitude': slimmed(scores='weights'),
         'slim-fine-tuning': slimmed(0.05, 0.1),
+        'slim-recommended': together(slimmed(), METHODS['recommended']),
         'uniform': uniform,
+        'narrow': together(narrow, whole_network),
+        'narrow-recommended': together(narrow, METHODS['recommended']),
     }
 )

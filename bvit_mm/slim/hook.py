@@ -86,6 +86,17 @@ class SlimHook(RunHook):
         self.after_run(runner)  # of a run that failed
         self._handle = add_penalty_(model, self.heads, self.hidden)
 
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any | None = None,
+        outputs: dict | None = None,
+    ) -> None:
+        # mmengine logs the last value of a loss for as long as it knows of one.
+        if batch_idx == 0 and not self.is_active(runner):
+            runner.message_hub.log_scalars.pop(f'train/{PENALTY}', None)
+
     def after_train_epoch(self, runner: Runner) -> None:
         due = self.every_n_epochs(runner, self.interval) or self.is_last_train_epoch(runner)
         if due and is_main_process() and self.is_active(runner):
