@@ -13,7 +13,14 @@ from torch import Tensor, nn
 
 from . import flops
 from .config_types import builds
-from .elastic_modules import ElasticModule, Units, UnitSlot
+from .elastic_modules import (
+    ElasticModule,
+    ElasticMultiheadAttention,
+    Units,
+    UnitSlot,
+    elasticize_,
+)
+from .head_dims import HeadDimAttention
 from .options import is_whole_number
 from .reading.weights import load_pretrained
 from .registry import MODELS
@@ -176,7 +183,7 @@ class ElasticBackbone(BaseModule):
         """
         self._check_training_stage(k)
         for module, axis, active in self.active_units(k):
-            module.active[axis] = active
+            module.activate(axis, active)
             module.gates_learn = not self.has_phases or k == self.num_training_stages - 2
         self._training_stage = k
 
@@ -223,19 +230,20 @@ class ElasticBackbone(BaseModule):
 
     def totals(self) -> Widths:
         """All units that may be slimmed, by axis, one number a module."""
-        totals: dict[str, tuple[int, ...]] = {}
+        totals: Widths = {}
         for module, axis in self.read_units():
-            totals[axis] = (*totals.get(axis, ()), module.total(axis))
+            totals[axis] = (*totals.get(axis, ()), module.whole_width(axis))
         return totals
 
     def take_form_(
-        self, only_stage: int | None = None, gates: bool = False, widths: Any = None
+        self, only_stage: int | None = None, gates: bool | str = False, widths: Any = None
     ) -> None:
         """Takes the arguments that change what modules have: at most one of them.
 
         Args:
             only_stage: Becomes the network of this training stage, 0-based, alone.
-            gates: Whether units have gates, which ``slim`` reads.
+            gates: Whether units have gates, which ``slim`` reads; ``'dims'``, and they have,
+                dimensions of heads instead of whole heads (``split_heads_``).
             widths: How many units each module has; see ``read_widths``.
 
         Raises:
@@ -243,12 +251,16 @@ class ElasticBackbone(BaseModule):
         """
         given = dict(only_stage=only_stage, gates=gates or None, widths=widths)
         stated = [f'{name}={value!r}' for name, value in given.items() if value is not None]
-        if not isinstance(gates, bool):
-            raise ValueError(f'gates={gates!r} must be True or False')
+        if not isinstance(gates, bool) and gates != 'dims':
+            raise ValueError(
+                f"gates={gates!r} must be True or False, or 'dims' for single dimensions of heads"
+            )
         if len(stated) > 1:
             raise ValueError(f'{" and ".join(stated)} are both given; give one of them')
         if only_stage is not None:
             self.shrink_(only_stage)
+        if gates == 'dims' or (isinstance(widths, dict) and 'dims' in widths):
+            self.split_heads_()
         if gates:
             self.check_gates()
             for module, _ in self.read_units():
@@ -265,21 +277,42 @@ class ElasticBackbone(BaseModule):
     def check_gates(self) -> None:
         """Raises ValueError if units of this network cannot have gates."""
 
+    def split_heads_(self) -> None:
+        """Has dimensions of heads as units from now on, in place of whole heads.
+
+        Raises:
+            ValueError: If it cannot.
+        """
+        # Not of subclasses, whose units may be something else than heads.
+        modules = [m for m, _ in self.read_units() if type(m) is ElasticMultiheadAttention]
+        if not modules:
+            raise ValueError(
+                f'{type(self).__name__} has whole heads only, if any; single dimensions of heads '
+                "(gates='dims', widths=dict(dims=...)) are for plain ViTs: give gates=True, or "
+                'widths of heads'
+            )
+        for module in modules:
+            elasticize_(module, HeadDimAttention)
+
     def _become_slim_(self, widths: Any) -> None:
         if self.num_training_stages > 1:
             raise ValueError(
                 'widths are of a slimmed network, which has no training stages; drop '
                 'training_stages, or widths'
             )
+        self.shrink_to_(read_widths(widths, self.totals()))
+
+    def shrink_to_(self, widths: Widths) -> None:
+        """Becomes the network of the first units of each module for good, in place."""
         totals = self.totals()
-        found = read_widths(widths, totals)
-        numbers = {axis: iter(n) for axis, n in found.items()}
+        numbers = {axis: iter(n) for axis, n in widths.items()}
         for module, axis in self.read_units():
-            module.active[axis] = next(numbers[axis])
+            module.activate(axis, next(numbers[axis]))
             module.shrink_()
-        self.widths = of_cut_axes(found, totals)
-        self.whole = TrainingStage(**self.whole.as_dict(), widths=tuple(found.items()))
+        self.widths = of_cut_axes(widths, totals)
+        self.whole = TrainingStage(**{**self.whole.as_dict(), 'widths': tuple(widths.items())})
         self.training_stages = (self.whole,)
+        self._training_stage = 0
 
     def plain_widths(self, given: dict[str, Any]) -> dict[str, Any] | None:
         """What makes the plain class this slimmed network; None if its arguments cannot say it.

@@ -16,6 +16,8 @@ from mmcv.cnn.bricks.transformer import FFN
 from mmpretrain.models.utils import MultiheadAttention
 from torch import Tensor, nn
 
+from .widths import Width, units_of_width
+
 
 @dataclass(frozen=True)
 class Slot(ABC):
@@ -36,7 +38,7 @@ class Slot(ABC):
     out: bool = field(default=False, kw_only=True)
 
     @abstractmethod
-    def active(self, tensor: Tensor, total: int, active: int) -> Tensor:
+    def active(self, tensor: Tensor, total: int, active: Any) -> Tensor:
         """What a forward with the first ``active`` of ``total`` units computes with."""
 
     @abstractmethod
@@ -65,21 +67,36 @@ class UnitSlot(Slot):
 
     Attributes:
         blocks: How often the dimension holds all units: 3 times for packed q, k, v.
+        scaled_blocks: In how many of them, the first ones, gates scale the units; of weights that
+            read units in all.
     """
 
     blocks: int = 1
+    scaled_blocks: int = 0
 
-    def active(self, tensor: Tensor, total: int, active: int) -> Tensor:
-        """The part that ``active`` units use; a view unless ``blocks > 1``."""
+    def __post_init__(self) -> None:
+        if self.out:
+            object.__setattr__(self, 'scaled_blocks', self.blocks)
+
+    def active(self, tensor: Tensor, total: int, active: Width) -> Tensor:
+        """The part that active units use; a view if there is one block, and no groups."""
+        dim = self.dim + 1
         units = tensor.unflatten(self.dim, (self.blocks, total, -1))
-        return units.narrow(self.dim + 1, 0, active).flatten(self.dim, self.dim + 2)
+        if isinstance(active, int):
+            units = units.narrow(dim, 0, active)
+        else:
+            groups = units.split(total // len(active), dim)
+            units = torch.cat([each.narrow(dim, 0, n) for each, n in zip(groups, active)], dim)
+        return units.flatten(self.dim, self.dim + 2)
 
     def scaled(self, tensor: Tensor, factors: Tensor) -> Tensor:
         """What each unit has times its factor; ``factors`` are of all units that there are."""
         units = tensor.unflatten(self.dim, (self.blocks, len(factors), -1))
+        others = self.blocks - self.scaled_blocks
+        of_blocks = F.pad(factors.expand(self.scaled_blocks, -1), (0, 0, 0, others), value=1.0)
         shape = [1] * units.dim()
-        shape[self.dim + 1] = -1
-        return (units * factors.view(shape)).flatten(self.dim, self.dim + 2)
+        shape[self.dim : self.dim + 2] = of_blocks.shape
+        return (units * of_blocks.view(shape)).flatten(self.dim, self.dim + 2)
 
     def places(self, size: int, total: int, units: Sequence[int] | Tensor) -> Tensor:
         places = torch.arange(size).view(self.blocks, total, -1)
@@ -126,6 +143,27 @@ class ElasticModule:
         """The number of all units along an axis."""
         return getattr(self, self.axes[axis])
 
+    def whole_width(self, axis: str) -> Width:
+        """All units along an axis, by groups if they are in groups."""
+        return self.total(axis)
+
+    def width(self, axis: str) -> Width:
+        """Which units along an axis are active, the first ones."""
+        return self.active[axis]
+
+    def activate(self, axis: str, width: Any) -> None:
+        """Has some of its units along an axis active from now on, the first ones."""
+        self.active[axis] = width
+
+    def width_of(self, units: Sequence[int]) -> Width:
+        """How wide it is with some of the units that weights read."""
+        return len(units)
+
+    def sorted_units(self, first: Sequence[int]) -> list[int]:
+        """All units that weights read, some before the others, as far as that changes nothing."""
+        rest = set(range(self.total(self.readers[0].axis))) - set(first)
+        return [*first, *sorted(rest)]
+
     @property
     def is_whole(self) -> bool:
         """Whether all units are active."""
@@ -140,6 +178,11 @@ class ElasticModule:
     def readers(self) -> tuple[UnitSlot, ...]:
         """The weights that read units; all along one axis, that of the gates."""
         return tuple(slot for slot in self.slots if slot.out and isinstance(slot, UnitSlot))
+
+    @property
+    def gated(self) -> tuple[UnitSlot, ...]:
+        """The weights that gates scale."""
+        return tuple(s for s in self.slots if isinstance(s, UnitSlot) and s.scaled_blocks)
 
     @property
     def read_axis(self) -> str | None:
@@ -164,8 +207,9 @@ class ElasticModule:
         if self.gate is None:
             return
         parameters = dict(self.named_parameters())
-        for slot in self.readers if self.gates_learn else ():
-            parameters[slot.param].copy_(slot.scaled(parameters[slot.param], self.gate))
+        for slot in self.gated if self.gates_learn else ():
+            if slot.param in parameters:
+                parameters[slot.param].copy_(slot.scaled(parameters[slot.param], self.gate))
         self.gate.fill_(1.0)
 
     def elastic_parameters(self, axis: str) -> Iterator[tuple[Slot, nn.Parameter]]:
@@ -186,12 +230,12 @@ class ElasticModule:
         param = getattr(self.get_submodule(module), attribute)
         for slot in self.slots:
             if slot.param == name and param is not None:
-                if self.gate is not None and slot.out and isinstance(slot, UnitSlot):
+                if self.gate is not None and isinstance(slot, UnitSlot) and slot.scaled_blocks:
                     # Scaled before it is cut, so that the strides, and with them the kernels, are
                     # those without gates. Gates that rest are exactly 1, with gradients of 0.
                     gates = self.gate if self.gates_learn else 1 + 0 * self.gate
                     param = slot.scaled(param, gates)
-                param = slot.active(param, self.total(slot.axis), self.active[slot.axis])
+                param = slot.active(param, self.total(slot.axis), self.width(slot.axis))
         return param
 
     def active_linear(self, name: str, x: Tensor) -> Tensor:
@@ -201,7 +245,7 @@ class ElasticModule:
         """
         slots = [slot for slot in self.slots if slot.param == f'{name}.weight']
         layer = self.get_submodule(name)
-        is_gated = self.gate is not None and any(slot.out for slot in slots)
+        is_gated = self.gate is not None and any(s.param == f'{name}.weight' for s in self.gated)
         if not is_gated and all(self.active[s.axis] == self.total(s.axis) for s in slots):
             return layer(x)
         compute = F.conv2d if isinstance(layer, nn.Conv2d) else F.linear
@@ -212,9 +256,10 @@ class ElasticModule:
     @torch.no_grad()
     def shrink_(self) -> None:
         """Drops the weights of inactive units for good: the active units become all."""
-        for axis, active in self.active.items():
+        for axis in self.active:
+            units = units_of_width(self.width(axis), self.total(axis))
             for slot, param in self.elastic_parameters(axis):
-                places = slot.places(param.shape[slot.dim], self.total(axis), range(active))
+                places = slot.places(param.shape[slot.dim], self.total(axis), units)
                 param.data = param.index_select(slot.dim, places.to(param.device))
         for axis, active in self.active.items():
             setattr(self, self.axes[axis], active)
@@ -289,4 +334,4 @@ def elasticize_(module: Any, elastic_class: type[ElasticModule]) -> None:
     module.active = {axis: module.total(axis) for axis in module.axes}
 
 
-Units = Iterator[tuple[ElasticModule, str, int]]  # a module, an axis, units along it
+Units = Iterator[tuple[ElasticModule, str, Any]]  # a module, an axis, its width along that

@@ -9,6 +9,7 @@ from .ledger import Ledger
 from .plan import Plan
 from .training_stages import AXES, TrainingStage
 from .waiting import Loading, waiting_text
+from .widths import count
 
 TIMES = ('seconds', 'waiting', 'images/s')  # columns of a ledger
 
@@ -152,7 +153,11 @@ def _sizes(stage: TrainingStage, keys: Sequence[str]) -> list[str]:
 
     Of a slimmed network the sum of what its modules have, which are not alike.
     """
-    slimmed = {axis: f'{sum(numbers)} in all' for axis, numbers in getattr(stage, 'widths', ())}
+    widths = getattr(stage, 'widths', ())
+    units = {axis: sum(map(count, each)) for axis, each in widths}
+    slimmed = {axis: f'{n} in all' for axis, n in units.items()}
+    if 'dims' in units:
+        slimmed['heads'] = f'{units["dims"]} dims in all'
     cells = (slimmed.get(name) or AXES[name].cell(getattr(stage, name)) for name in keys)
     return [','.join(map(str, cell)) if isinstance(cell, tuple) else str(cell) for cell in cells]
 

@@ -24,6 +24,7 @@ from .running.randomness import kept_random_state
 from .running.snapshot import lasting_iterators, unchanged
 from .slim.phases import PENALTY, begin_search_, cut_
 from .training_stages import AXES
+from .widths import count
 from .wrapped import optimizers, unwrapped
 
 
@@ -223,7 +224,10 @@ def _what_changed(backbone: ElasticBackbone, recipes: Recipes, old: int, new: in
     before, now = backbone.training_stages[old], backbone.training_stages[new]
     if new > backbone.whole_stage:
         totals = backbone.totals()
-        cut = (f'{axis} {sum(totals[axis])} -> {sum(n)} in all' for axis, n in now.widths)
+        cut = (
+            f'{axis} {sum(map(count, totals[axis]))} -> {sum(map(count, widths))} in all'
+            for axis, widths in now.widths
+        )
         return ', '.join(cut)
     if backbone.has_phases and new == backbone.whole_stage:
         return 'gates learn'

@@ -7,15 +7,36 @@ from typing import Any
 
 from .options import is_whole_number
 
-Widths = dict[str, tuple[int, ...]]  # by axis, one number a module
+# How many units a module has. Of units in groups, such as the dimensions of heads, it is one number
+# a group: units within a group do not stand for those of another.
+Width = int | tuple[int, ...]
+Widths = dict[str, tuple[Width, ...]]  # by axis, one a module
 
 
-def read_widths(widths: Any, totals: Mapping[str, Sequence[int]]) -> Widths:
+def count(width: Width) -> int:
+    """How many units there are in all."""
+    return width if isinstance(width, int) else sum(width)
+
+
+def units_of_width(width: Width, total: int) -> list[int]:
+    """The numbers of the units that a module has: the first ones, or the first ones of each group.
+
+    Args:
+        width: How many there are.
+        total: The number of all units of the module, in groups of equal size.
+    """
+    groups = (width,) if isinstance(width, int) else width
+    size = total // len(groups)
+    return [group * size + unit for group, n in enumerate(groups) for unit in range(n)]
+
+
+def read_widths(widths: Any, totals: Mapping[str, Sequence[Width]]) -> Widths:
     """The units of each module, by axis, from what a config states.
 
     Args:
         widths: ``dict(heads=[...], hidden=[...])``, one number a module, in lists within a list if
-            that is how levels are told apart. An axis that is left out is whole.
+            that is how levels are told apart; of ``dims``, a list of one number a head for each
+            module. An axis that is left out is whole.
         totals: How many units each module has, by axis.
 
     Raises:
@@ -29,20 +50,39 @@ def read_widths(widths: Any, totals: Mapping[str, Sequence[int]]) -> Widths:
         )
     found = {axis: tuple(numbers) for axis, numbers in totals.items()}
     for axis, given in widths.items():
-        numbers, total = _flat(given), totals[axis]
+        total = totals[axis]
+        grouped = any(isinstance(each, tuple) for each in total)
+        numbers = list(given) if grouped and isinstance(given, (list, tuple)) else _flat(given)
         if len(numbers) != len(total):
             raise ValueError(
                 f'widths: {axis} has {len(numbers)} numbers, but the network has {len(total)} '
                 f'modules with {axis}; give one number for each, such as {list(total)}'
             )
-        for i, (units, of_module) in enumerate(zip(numbers, total), start=1):
-            if not is_whole_number(units) or not 1 <= units <= of_module:
-                raise ValueError(
-                    f'widths: {axis}={units!r} of module {i} is not possible; it has {of_module} '
-                    f'{axis}, give 1..{of_module}'
-                )
-        found[axis] = tuple(map(int, numbers))
+        pairs = enumerate(zip(numbers, total), start=1)
+        found[axis] = tuple(_read_width(axis, i, given, total) for i, (given, total) in pairs)
     return found
+
+
+def _read_width(axis: str, i: int, given: Any, total: Width) -> Width:
+    """What module ``i`` (1-based) has, of so many units."""
+    if isinstance(total, int):
+        if not is_whole_number(given) or not 1 <= given <= total:
+            raise ValueError(
+                f'widths: {axis}={given!r} of module {i} is not possible; it has {total} {axis}, '
+                f'give 1..{total}'
+            )
+        return int(given)
+    is_list = isinstance(given, (list, tuple)) and len(given) == len(total)
+    if not is_list or not all(
+        is_whole_number(n) and 0 <= n <= most for n, most in zip(given, total)
+    ):
+        raise ValueError(
+            f'widths: {axis}={given!r} of module {i} is not possible; give a number for each of '
+            f'its {len(total)} heads, from 0 to {list(total)}'
+        )
+    if not any(given):
+        raise ValueError(f'widths: {axis}={given!r} of module {i} leaves nothing; keep one or more')
+    return tuple(map(int, given))
 
 
 def _flat(given: Any) -> list[Any]:
@@ -56,7 +96,7 @@ def of_cut_axes(widths: Widths, totals: Widths) -> Widths | None:
     return {axis: widths[axis] for axis in widths if widths[axis] != totals[axis]} or None
 
 
-def by_level(numbers: Sequence[int], levels: Sequence[int]) -> list[list[int]]:
+def by_level(numbers: Sequence[Width], levels: Sequence[int]) -> list[list[Width]]:
     """Numbers of modules in a list for each level.
 
     Args:

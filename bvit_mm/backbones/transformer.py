@@ -19,6 +19,7 @@ from ..elastic_modules import (
     elasticize_,
     is_plain_ffn,
 )
+from ..head_dims import HeadDimAttention
 from ..resampling import resized_map
 from ..training_stages import TrainingStage
 
@@ -64,7 +65,10 @@ def check_layers(
 def units_of_layers(layers: Iterable[Any], stage: TrainingStage) -> Units:
     """The elastic modules of layers, with their units in a training stage."""
     for layer in layers:
-        yield layer.attn, 'heads', stage.heads
+        if isinstance(layer.attn, HeadDimAttention):
+            yield layer.attn, 'dims', stage.heads * layer.attn.head_dims
+        else:
+            yield layer.attn, 'heads', stage.heads
         if isinstance(layer.ffn, ElasticFFN):
             yield layer.ffn, 'hidden', stage.hidden
 
@@ -73,7 +77,9 @@ def flops_of_layers(layers: Iterable[Any], units: Units, tokens: int, width: int
     """Multiply-adds of layers with so many tokens, both norms included."""
     total = 0
     for module, _, active in units:
-        if isinstance(module, ElasticMultiheadAttention):
+        if isinstance(module, HeadDimAttention):
+            total += module.flops(tokens, width, active)
+        elif isinstance(module, ElasticMultiheadAttention):
             total += flops.attention(tokens, tokens, width, active * module.head_dims)
         else:
             total += flops.mlp(tokens, width, active)

@@ -61,7 +61,7 @@ def narrow(cfg: Config, share: Any) -> Changes:
     Raises:
         ValueError: If the config does not say how many channels there are.
     """
-    arch = cfg.model.backbone.get('arch')
+    arch: Any = cfg.model.backbone.get('arch')
     if not isinstance(arch, dict):
         raise ValueError(
             f'narrow has fewer embed_dims, which model.backbone.arch={arch!r} does not say; give '
@@ -69,7 +69,7 @@ def narrow(cfg: Config, share: Any) -> Changes:
         )
     built = build_to_count(cfg.model)
     full, stages = stage_gflops(built)[-1], find_backbone(built).training_stages
-    heads, channels, hidden = stages[-1].heads, arch.embed_dims, stages[-1].hidden
+    heads, channels, hidden = stages[-1].heads, arch['embed_dims'], stages[-1].hidden
 
     def changes(channels: int, units: int) -> Changes:
         shapes = [{**s.as_dict(), 'hidden': round(s.hidden * units / hidden)} for s in stages]

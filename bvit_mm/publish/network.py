@@ -26,6 +26,7 @@ from ..reading.weights import cut_prefix, load_strictly, read_checkpoint
 from ..running.class_count_hook import FOLDERS
 from ..running.old_records import ledger_of_today
 from ..slim.cutting import slim_, slim_stage, widths_argument
+from ..widths import units_of_width
 
 WEIGHTS = ('ema', 'raw')
 HASH_LENGTH = 8
@@ -156,7 +157,11 @@ def _slim_as_trained_(backbone: ElasticBackbone) -> None:
     That has the first units of each module, and gates that rest: they were folded when it began.
     """
     active = backbone.active_units(backbone.training_stage)
-    kept = [range(units) for module, axis, units in active if axis == module.read_axis]
+    kept = [
+        units_of_width(width, module.total(axis))
+        for module, axis, width in active
+        if axis == module.read_axis
+    ]
     stage = backbone.num_training_stages - 2  # the whole network
     backbone.set_training_stage(stage)
     for module, _ in backbone.read_units():

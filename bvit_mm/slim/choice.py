@@ -8,7 +8,8 @@ budget keeps all that a smaller one keeps, and one search gives networks of many
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from itertools import accumulate
@@ -23,14 +24,32 @@ class Units:
     """The units of one module along one axis.
 
     Attributes:
-        kind: What they are: ``'heads'`` or ``'hidden'``.
+        kind: What they are: ``'heads'``, their ``'dims'``, or ``'hidden'``.
         cost: Multiply-adds of one image that one unit takes, above 0.
         scores: How important each unit is, larger being more so; finite and at least 0.
+        groups: In how many groups of equal size they lie, such as dimensions in heads.
+        padded: What each unit takes besides, counted as if each group that is there had as many
+            as the largest.
     """
 
     kind: str
     cost: int
     scores: tuple[float, ...]
+    groups: int = 1
+    padded: int = 0
+
+    def cost_of(self, units: Iterable[int]) -> int:
+        """Multiply-adds of one image that some of them take."""
+        return sum(self.costs_of(units))
+
+    def costs_of(self, units: Iterable[int]) -> Iterator[int]:
+        """What some of them take, one after the other: each besides those before it."""
+        size, found, before = len(self.scores) // self.groups, Counter[int](), 0
+        for unit in units:
+            found[unit // size] += 1
+            filled = max(found.values()) * len(found) if self.padded else 0
+            yield self.cost + self.padded * (filled - before)
+            before = filled
 
 
 def read_flops(value: float | str, whole: int) -> int:
@@ -80,8 +99,9 @@ def _by_cost(kind: Sequence[tuple[Units, float]]) -> list[float]:
     """
     top = max((score for _, score in kind), default=0) or 1.0  # squares neither overflow nor vanish
     squares = [(score / top) * (score / top) for _, score in kind]
-    mean = (math.fsum(squares) or 1.0) / sum(units.cost for units, _ in kind)
-    return [-square / units.cost / mean for square, (units, _) in zip(squares, kind)]
+    costs = [units.cost + units.padded for units, _ in kind]
+    mean = (math.fsum(squares) or 1.0) / sum(costs)
+    return [-square / cost / mean for square, cost in zip(squares, costs)]
 
 
 # What orders all units, least first: functions of all units of one kind, the best first, each with
@@ -154,25 +174,26 @@ def choose(
     """
     _check_options(modules, fill, multiple, only)
     is_free = [only in (None, module.kind) for module in modules]
-    all_units = [len(module.scores) for module in modules]
+    best = [_best_first(module) for module in modules]
     least = [
-        min(_step(module, multiple), total) if free else total
-        for module, total, free in zip(modules, all_units, is_free)
+        units[: _step(module, multiple)] if free else units
+        for module, units, free in zip(modules, best, is_free)
     ]
-    whole, minimum = (fixed + _cost(modules, counts) for counts in (all_units, least))
+    whole, minimum = (fixed + _cost(modules, units) for units in (best, least))
     if not minimum <= budget <= whole:
         raise ValueError(_out_of_reach(budget, minimum, whole, multiple, only))
     order = [unit for unit in ranked(modules, by, multiple) if is_free[unit[0]]]
-    kept = [[] if free else _best_first(module) for module, free in zip(modules, is_free)]
-    left = budget - fixed - _cost(modules, map(len, kept))
-    prefix = bisect_right(list(accumulate(modules[i].cost for i, _ in order)), left)
-    for place, (i, unit) in enumerate(order):
-        if place < prefix or (fill and modules[i].kind == 'hidden' and modules[i].cost <= left):
+    kept = [[] if free else units for units, free in zip(best, is_free)]
+    left = budget - fixed - _cost(modules, kept)
+    costs = _costs(modules, order)
+    prefix = bisect_right(list(accumulate(costs)), left)
+    for place, (cost, (i, unit)) in enumerate(zip(costs, order)):
+        if place < prefix or (fill and modules[i].kind == 'hidden' and cost <= left):
             kept[i].append(unit)
-            left -= modules[i].cost
+            left -= cost
     return [
         tuple(units if len(units) == total else units[: len(units) - len(units) % step])
-        for units, total, step in zip(kept, all_units, (_step(m, multiple) for m in modules))
+        for units, total, step in zip(kept, map(len, best), (_step(m, multiple) for m in modules))
     ]
 
 
@@ -186,9 +207,18 @@ def _step(module: Units, multiple: int) -> int:
     return multiple if module.kind == 'hidden' else 1
 
 
-def _cost(modules: Sequence[Units], counts: Iterable[int]) -> int:
-    """Multiply-adds of so many units of each module."""
-    return sum(module.cost * count for module, count in zip(modules, counts))
+def _cost(modules: Sequence[Units], kept: Iterable[Sequence[int]]) -> int:
+    """Multiply-adds of some units of each module."""
+    return sum(module.cost_of(units) for module, units in zip(modules, kept))
+
+
+def _costs(modules: Sequence[Units], order: Sequence[Unit]) -> list[int]:
+    """What each unit takes besides those before it."""
+    of_module: list[list[int]] = [[] for _ in modules]
+    for i, unit in order:
+        of_module[i].append(unit)
+    costs = [module.costs_of(units) for module, units in zip(modules, of_module)]
+    return [next(costs[i]) for i, _ in order]
 
 
 def _check_scores(modules: Sequence[Units]) -> None:

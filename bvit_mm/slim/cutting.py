@@ -16,7 +16,7 @@ from torch import Tensor
 from ..elastic import ElasticBackbone
 from ..elastic_modules import ElasticModule
 from ..training_stages import TrainingStage
-from ..widths import Widths, by_level, of_cut_axes
+from ..widths import Width, Widths, by_level
 from .choice import Units, choose
 
 
@@ -32,14 +32,25 @@ def flops_of(backbone: ElasticBackbone, widths: Widths) -> int:
     return sketch.flops(0)
 
 
-def unit_costs(backbone: ElasticBackbone) -> list[int]:
-    """Multiply-adds of one image that a unit of each module takes; each costs the same."""
+def unit_costs(backbone: ElasticBackbone) -> list[tuple[int, int]]:
+    """What a unit of each module costs: ``cost`` and ``padded`` of ``choice.Units``."""
     totals = backbone.totals()
-    whole, costs, seen = flops_of(backbone, totals), [], dict.fromkeys(totals, 0)
+    costs, seen = [], dict.fromkeys(totals, 0)
+
+    def saved(width: Width) -> int:
+        """What the module costs less with another width."""
+        widths = list(totals[axis])
+        widths[seen[axis]] = width
+        return flops_of(backbone, totals) - flops_of(backbone, {**totals, axis: tuple(widths)})
+
     for _, axis in backbone.read_units():
-        fewer, i = list(totals[axis]), seen[axis]
-        fewer[i] -= 1
-        costs.append(whole - flops_of(backbone, {**totals, axis: tuple(fewer)}))
+        width = totals[axis][seen[axis]]
+        if isinstance(width, int):
+            costs.append((saved(width - 1), 0))
+        else:  # one unit of one group, and one of each, which is then less wide
+            cost = saved((width[0] - 1, *width[1:]))
+            of_all = saved(tuple(n - 1 for n in width)) // len(width)
+            costs.append((cost, of_all - cost))
         seen[axis] += 1
     return costs
 
@@ -63,9 +74,13 @@ def scores(module: ElasticModule) -> Tensor:
 
 def units_of(backbone: ElasticBackbone, of_modules: Iterable[Sequence[float]]) -> list[Units]:
     """The units of each module, with what they cost and such scores."""
-    axes = [axis for _, axis in backbone.read_units()]
-    rows = zip(axes, unit_costs(backbone), of_modules, strict=True)
-    return [Units(axis, cost, tuple(each)) for axis, cost, each in rows]
+    found = []
+    rows = zip(backbone.read_units(), unit_costs(backbone), of_modules, strict=True)
+    for (module, axis), (cost, padded), each in rows:
+        width = module.whole_width(axis)
+        groups = 1 if isinstance(width, int) else len(width)
+        found.append(Units(axis, cost, tuple(each), groups, padded))
+    return found
 
 
 def chosen(
@@ -81,15 +96,15 @@ def chosen(
         **options: Of ``choose``.
     """
     whole = flops_of(backbone, backbone.totals()) + classifier
-    fixed = whole - sum(each.cost * len(each.scores) for each in units)
+    fixed = whole - sum(each.cost_of(range(len(each.scores))) for each in units)
     return choose(units, fixed, budget, **options)
 
 
 def widths_of(backbone: ElasticBackbone, kept: Sequence[Sequence[int]]) -> Widths:
     """How many units each module keeps, by axis."""
     widths: Widths = {}
-    for (_, axis), units in zip(backbone.read_units(), kept, strict=True):
-        widths[axis] = (*widths.get(axis, ()), len(units))
+    for (module, axis), units in zip(backbone.read_units(), kept, strict=True):
+        widths[axis] = (*widths.get(axis, ()), module.width_of(units))
     return widths
 
 
@@ -102,7 +117,9 @@ def widths_argument(backbone: ElasticBackbone, widths: Widths) -> dict[str, Any]
         levels.setdefault(axis, []).append(int(level[0]) if level else 0)
     is_pyramid = isinstance(backbone.whole.hidden, tuple)
     return {
-        axis: by_level(numbers, levels[axis]) if is_pyramid else list(numbers)
+        axis: by_level(numbers, levels[axis])
+        if is_pyramid
+        else [n if isinstance(n, int) else list(n) for n in numbers]
         for axis, numbers in widths.items()
     }
 
@@ -116,6 +133,8 @@ def sort_units_(
 ) -> None:
     """Puts some units of each module before the others, in place: the same function.
 
+    Dimensions of heads stay in their heads.
+
     Args:
         backbone: The backbone that is trained.
         first: The units of each module that come first, in their order.
@@ -125,7 +144,7 @@ def sort_units_(
     names = {param: name for name, param in backbone.named_parameters()}
     for (module, axis), units in zip(backbone.read_units(), first, strict=True):
         total = module.total(axis)
-        order = [*units, *sorted(set(range(total)) - set(units))]
+        order = module.sorted_units(units)
         for slot, param in module.elastic_parameters(axis):
             places = slot.places(param.shape[slot.dim], total, order).to(param.device)
             state = (states or {}).get(param, {})
@@ -153,13 +172,10 @@ def slim_(backbone: ElasticBackbone, kept: Sequence[Sequence[int]]) -> Widths:
     Returns:
         How many those are.
     """
-    widths, totals = widths_of(backbone, kept), backbone.totals()
+    widths = widths_of(backbone, kept)
     sort_units_(backbone, kept)
     backbone.drop_gates_()
-    for (module, axis), units in zip(backbone.read_units(), kept):
-        module.active[axis] = len(units)
-        module.shrink_()
-    backbone.widths = of_cut_axes(widths, totals)
+    backbone.shrink_to_(widths)
     return widths
 
 

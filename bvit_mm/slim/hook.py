@@ -19,6 +19,7 @@ from ..mmengine_gaps import has_train_loop
 from ..options import is_whole_number
 from ..registry import HOOKS
 from ..run_hook import RunHook
+from ..widths import count
 from ..wrapped import optimizers, unwrapped
 from .choice import Units, read_flops
 from .cutting import chosen, flops_of, scores, units_of, widths_of
@@ -46,7 +47,8 @@ class SlimHook(RunHook):
     log says how many gates are low, and what a cut of the network would keep.
 
     Args:
-        heads: How much the gates of heads weigh; 0 leaves them to the other losses.
+        heads: How much the gates of heads, or of their dimensions, weigh; 0 leaves them to the
+            other losses.
         hidden: How much the gates of hidden units weigh.
         interval: Epochs between logs; there is always one after the last epoch.
 
@@ -122,10 +124,11 @@ def penalty(backbone: ElasticBackbone, heads: float, hidden: float) -> Tensor:
 
     Args:
         backbone: Of the gates.
-        heads: The weight of the mean of their absolute values, over all heads.
+        heads: The weight of the mean of their absolute values, over all heads, or over all
+            dimensions of heads where those have gates.
         hidden: The same of all hidden units.
     """
-    weights = dict(heads=heads, hidden=hidden)
+    weights = dict(heads=heads, dims=heads, hidden=hidden)
     kinds = learning_gates(backbone).items()
     return torch.stack(
         [weights[axis] * torch.cat(gates).abs().mean() for axis, gates in kinds]
@@ -220,6 +223,8 @@ def _cut_text(
         return f'not possible ({error})'
     # By share the mean hardly depends on the gates. What modules differ by does.
     return ', '.join(
-        f'{fmean(numbers):.1f} ({min(numbers)} to {max(numbers)}) of {fmean(totals[axis]):g} {axis}'
-        for axis, numbers in widths_of(backbone, kept).items()
+        f'{fmean(numbers):.1f} ({min(numbers)} to {max(numbers)}) of '
+        f'{fmean(map(count, totals[axis])):g} {axis}'
+        for axis, widths in widths_of(backbone, kept).items()
+        if (numbers := [count(width) for width in widths])
     )

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..elastic import ElasticBackbone
+from ..elastic_modules import ElasticModule
 from .choice import Units, read_flops
 from .cutting import chosen, flops_of, scores, slim_stage, sort_units_, units_of, widths_of
 
@@ -127,11 +128,17 @@ def add_phases_(backbone: ElasticBackbone, slimming: Slimming, classifier: int) 
         )
     budget = read_flops(slimming.flops, flops_of(backbone, backbone.totals()) + classifier)
     if not backbone.has_phases:
-        totals = (module.total(axis) for module, axis in backbone.read_units())
-        evenly = units_of(backbone, ([1 - unit / n for unit in range(n)] for n in totals))
+        evenly = units_of(backbone, (_falling(m, axis) for m, axis in backbone.read_units()))
         kept = chosen(backbone, evenly, classifier, budget, **slimming.options)
         backbone.add_phases_(slim_stage(backbone, widths_of(backbone, kept)))
     return budget
+
+
+def _falling(module: ElasticModule, axis: str) -> list[float]:
+    """Scores that fall evenly from unit to unit, or within each group of units."""
+    width = module.whole_width(axis)
+    groups = (width,) if isinstance(width, int) else width
+    return [1 - unit / n for n in groups for unit in range(n)]
 
 
 def units_to_keep(

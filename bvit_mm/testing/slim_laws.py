@@ -11,16 +11,19 @@ from ..elastic import ElasticBackbone
 from ..elastic_modules import ElasticModule
 from ..slim.cutting import flops_of, scores, slim_, sort_units_, widths_argument
 from ..training_stages import TrainingStage
+from ..widths import units_of_width
 from .case import Case
 from .closeness import assert_near
 from .counting import counted
 from .laws import gradient, law, tensors
 
+KINDS = [True, 'dims']  # of gates: of whole heads, and of their dimensions
 
-def gated(case: Case, seed: int = 0) -> ElasticBackbone | None:
+
+def gated(case: Case, gates: bool | str, seed: int = 0) -> ElasticBackbone | None:
     """A backbone with gates, random ones; None of one that refuses them and says why."""
     try:
-        backbone = case.build(seed, gates=True)
+        backbone = case.build(seed, gates=gates)
     except ValueError as error:
         assert 'gates=True' in str(error), f'gates are refused without a reason: {error}'
         return None
@@ -51,10 +54,10 @@ def each_stage(backbone: ElasticBackbone) -> Iterator[int]:
         yield k
 
 
-@law()
-def gates_of_1_change_nothing(case: Case) -> None:
+@law(gates=KINDS)
+def gates_of_1_change_nothing(case: Case, gates: bool | str) -> None:
     """Outputs and gradients of all weights have the same bits, in every training stage."""
-    ours, plain = gated(case), case.build()
+    ours, plain = gated(case, gates), case.build()
     if ours is None:
         return
     missing = ours.load_state_dict(plain.state_dict(), strict=False).missing_keys
@@ -73,10 +76,10 @@ def gates_of_1_change_nothing(case: Case) -> None:
             assert torch.equal(gradient(params[name]), gradient(param)), f'{name}: other gradient'
 
 
-@law()
-def gates_learn_what_their_weights_do(case: Case) -> None:
+@law(gates=KINDS)
+def gates_learn_what_their_weights_do(case: Case, gates: bool | str) -> None:
     """The gradient of a gate is that of the weights that it scales; a resting gate has none."""
-    backbone = gated(case)
+    backbone = gated(case, gates)
     if backbone is None:
         return
     backbone.double()
@@ -85,9 +88,10 @@ def gates_learn_what_their_weights_do(case: Case) -> None:
     for module, _ in backbone.read_units():
         params, gate = dict(module.named_parameters()), gate_of(module)
         found = torch.zeros_like(gate)
-        for slot in module.readers:
+        for slot in (slot for slot in module.gated if slot.param in params):
             weight = params[slot.param]
             units = (weight * gradient(weight)).unflatten(slot.dim, (slot.blocks, len(gate), -1))
+            units = units.narrow(slot.dim, 0, slot.scaled_blocks)
             found += units.movedim(slot.dim + 1, 0).flatten(1).sum(1)
         assert_near(gate * gradient(gate), found.detach())
         module.gates_learn = False
@@ -97,10 +101,10 @@ def gates_learn_what_their_weights_do(case: Case) -> None:
         assert not gradient(gate_of(module)).count_nonzero(), 'gates that rest have gradients'
 
 
-@law()
-def folding_and_sorting_change_nothing(case: Case) -> None:
+@law(gates=KINDS)
+def folding_and_sorting_change_nothing(case: Case, gates: bool | str) -> None:
     """Folding keeps every bit of the outputs; sorting keeps them to rounding."""
-    backbone, images = gated(case), case.images()
+    backbone, images = gated(case, gates), case.images()
     if backbone is None:
         return
     expected = tensors(backbone(images))
@@ -114,10 +118,10 @@ def folding_and_sorting_change_nothing(case: Case) -> None:
         assert_near(ours, theirs)
 
 
-@law()
-def cut_network_is_the_gated_one_with_gates_at_0(case: Case) -> None:
+@law(gates=KINDS)
+def cut_network_is_the_gated_one_with_gates_at_0(case: Case, gates: bool | str) -> None:
     """It is built again by ``widths``, and costs what is counted."""
-    backbone, images = gated(case), case.images()
+    backbone, images = gated(case, gates), case.images()
     if backbone is None:
         return
     backbone, images = backbone.double(), images.double()
@@ -140,14 +144,14 @@ def cut_network_is_the_gated_one_with_gates_at_0(case: Case) -> None:
     assert all(same), 'widths compute something else'
     count = counted(again.float().to('meta'), case.images(batch=1).to('meta'))
     assert again.flops(0) == count, f'flops(0) is {again.flops(0)}, but {count} are counted'
-    planned = flops_of(case.build(), widths)
+    planned = flops_of(case.build(gates=gates), widths)
     assert planned == count, f'{planned} are planned, but {count} are counted'
 
 
-@law()
-def cut_network_equals_small_network(case: Case) -> None:
+@law(gates=KINDS)
+def cut_network_equals_small_network(case: Case, gates: bool | str) -> None:
     """With the first units only, it is the independent network of that size."""
-    backbone = gated(case)
+    backbone = gated(case, gates)
     if backbone is None:
         return
     for module, _ in backbone.read_units():
@@ -158,24 +162,28 @@ def cut_network_equals_small_network(case: Case) -> None:
         name: getattr(first, name) for name in ('heads', 'hidden') if name in first.keys
     }
     stage = TrainingStage(**{**whole.as_dict(), **sizes})
-    kept = [range(n) for module, axis, n in backbone.active_units(0) if axis == module.read_axis]
+    kept = [
+        units_of_width(width, module.total(axis))
+        for module, axis, width in backbone.active_units(0)
+        if axis == module.read_axis
+    ]
     small = case.small(backbone, stage).double()
     slim_(backbone, kept)
     images = case.images().double()
     assert_near(backbone(images)[-1], small(images))
 
 
-@law()
-def scores_know_what_a_free_scale_is(case: Case) -> None:
+@law(gates=KINDS)
+def scores_know_what_a_free_scale_is(case: Case, gates: bool | str) -> None:
     """Weights times c with their gate over c have the same scores; powers of 2 round nothing."""
-    backbone = gated(case)
+    backbone = gated(case, gates)
     if backbone is None:
         return
     for module, _ in backbone.read_units():
         gate, params = gate_of(module), dict(module.named_parameters())
         expected: Tensor = scores(module)
         factors = 2.0 ** torch.arange(len(gate)).remainder(7).sub(3)
-        for slot in module.readers:
+        for slot in (slot for slot in module.gated if slot.param in params):
             params[slot.param].data = slot.scaled(params[slot.param].data, factors)
         gate.data.div_(factors)
         assert torch.equal(scores(module), expected), 'another scale has other scores'

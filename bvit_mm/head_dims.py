@@ -1,0 +1,112 @@
+# Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
+"""Attention whose units are the dimensions of its heads, ViT-Slim's finer unit."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import flops
+from .elastic_modules import ElasticModule, ElasticMultiheadAttention, UnitSlot
+from .widths import Width, count
+
+
+class HeadDimAttention(ElasticMultiheadAttention):
+    """mmpretrain's multi-head self-attention of which single dimensions of heads can go.
+
+    A dimension is a row of q, k and v and what the projection reads of it. Its gate scales the row
+    of q and those weights of the projection, so at 0 nothing of the dimension is left. The scale
+    of the softmax stays that of whole heads.
+
+    Heads that keep different numbers of dimensions are filled up with zeros to the widest, for
+    the fused attention. A head that keeps none is gone.
+
+    Attributes:
+        head_widths: How many dimensions each head has, the first ones, if they differ from whole
+            heads. Before it is cut, of all its heads; then of those that are left.
+    """
+
+    slots = (
+        UnitSlot('qkv.weight', 0, 'dims', blocks=3, scaled_blocks=1),
+        UnitSlot('qkv.bias', 0, 'dims', blocks=3, scaled_blocks=1),
+        UnitSlot('proj.weight', 1, 'dims', out=True),
+    )
+    axes: ClassVar = dict(dims='embed_dims')
+    head_widths: tuple[int, ...] | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        return super().is_plain and self.head_widths is None
+
+    def whole_width(self, axis: str) -> Width:
+        return self.head_widths or (self.head_dims,) * self.num_heads
+
+    def width(self, axis: str) -> Width:
+        return self.head_widths or self.active[axis]
+
+    def activate(self, axis: str, width: Width) -> None:
+        self.active[axis] = count(width)
+        groups = set() if isinstance(width, int) else set(width) - {0}
+        is_whole = self.active[axis] == self.total(axis) and groups == {self.head_dims}
+        self.head_widths = None if is_whole or isinstance(width, int) else width
+
+    def width_of(self, units: Sequence[int]) -> Width:
+        found = Counter(unit // self.head_dims for unit in units)
+        return tuple(found[head] for head in range(self.num_heads))
+
+    def sorted_units(self, first: Sequence[int]) -> list[int]:
+        """All dimensions, some before the others of their heads."""
+        chosen = set(first)
+        units = range(self.total('dims'))
+        return sorted(units, key=lambda unit: (unit // self.head_dims, unit not in chosen))
+
+    def shrink_(self) -> None:
+        widths = self._widths()
+        ElasticModule.shrink_(self)  # which has other units than heads
+        self.num_heads = len(widths)
+        self.head_widths = None if set(widths) == {self.head_dims} else widths
+
+    def flops(self, tokens: int, width: int, active: Width) -> int:
+        """Multiply-adds of one image; products have the width of the widest head in each.
+
+        Args:
+            tokens: How many there are.
+            width: Of the embedding.
+            active: The dimensions that it computes with.
+        """
+        inner = count(active)
+        padded = inner if isinstance(active, int) else max(active) * sum(n > 0 for n in active)
+        return flops.attention(tokens, tokens, width, inner) + 2 * tokens**2 * (padded - inner)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.is_plain:
+            return super().forward(x)
+        widths = self._widths()
+        q, k, v = _padded(self.active_linear('qkv', x), widths)
+        options: dict[str, Any] = dict(dropout_p=self.attn_drop if self.training else 0.0)
+        if max(widths) < self.head_dims:
+            options['scale'] = self.head_dims**-0.5  # not of what is left
+        x = self.scaled_dot_product_attention(q, k, v, **options)
+        x = torch.cat([head[..., :n] for head, n in zip(x.unbind(1), widths)], dim=-1)
+        return self.out_drop(self.gamma1(self.proj_drop(self.active_linear('proj', x))))
+
+    def _widths(self) -> tuple[int, ...]:
+        """How many dimensions each head has that is there."""
+        if self.head_widths is None:
+            return (self.head_dims,) * (self.active['dims'] // self.head_dims)
+        return tuple(n for n in self.head_widths if n)
+
+
+def _padded(qkv: Tensor, widths: Sequence[int]) -> Tensor:
+    """q, k and v of heads as wide as the widest: (3, batch, heads, tokens, dimensions).
+
+    Args:
+        qkv: Those of all heads, side by side: (batch, tokens, dimensions).
+        widths: Of the heads.
+    """
+    heads = qkv.unflatten(-1, (3, -1)).split(list(widths), dim=-1)
+    padded = [F.pad(head, (0, max(widths) - n)) for head, n in zip(heads, widths)]
+    return torch.stack(padded).permute(3, 1, 0, 2, 4)
