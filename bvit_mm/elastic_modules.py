@@ -280,6 +280,10 @@ class ElasticMultiheadAttention(ElasticModule, MultiheadAttention):
     )
     axes: ClassVar = dict(heads='num_heads')
 
+    @property
+    def active_heads(self) -> int:
+        return self.active['heads']
+
     def shrink_(self) -> None:
         super().shrink_()
         self.embed_dims = self.num_heads * self.head_dims  # of q, k and v
@@ -288,7 +292,7 @@ class ElasticMultiheadAttention(ElasticModule, MultiheadAttention):
         if self.is_plain:
             return super().forward(x)
         batch, tokens, _ = x.shape
-        heads = self.active['heads']
+        heads = self.active_heads
         qkv = self.active_linear('qkv', x).view(batch, tokens, 3, heads, self.head_dims)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (batch, heads, tokens, head_dims)
         drop = self.attn_drop if self.training else 0.0

@@ -42,7 +42,9 @@ class HeadDimAttention(ElasticMultiheadAttention):
         return super().is_plain and self.head_widths is None
 
     def whole_width(self, axis: str) -> Width:
-        return self.head_widths or (self.head_dims,) * self.num_heads
+        if self.head_widths is not None and self.active[axis] == self.total(axis):  # cut for good
+            return self.head_widths
+        return (self.head_dims,) * self.num_heads
 
     def width(self, axis: str) -> Width:
         return self.head_widths or self.active[axis]
@@ -63,11 +65,16 @@ class HeadDimAttention(ElasticMultiheadAttention):
         units = range(self.total('dims'))
         return sorted(units, key=lambda unit: (unit // self.head_dims, unit not in chosen))
 
+    @property
+    def active_heads(self) -> int:
+        return self.active['dims'] // self.head_dims
+
     def shrink_(self) -> None:
-        widths = self._widths()
-        ElasticModule.shrink_(self)  # which has other units than heads
-        self.num_heads = len(widths)
-        self.head_widths = None if set(widths) == {self.head_dims} else widths
+        widths = self.head_widths or (self.head_dims,) * self.active_heads
+        ElasticModule.shrink_(self)  # whose units are not heads here
+        left = tuple(n for n in widths if n)
+        self.num_heads = len(left)
+        self.head_widths = None if set(left) == {self.head_dims} else left
 
     def flops(self, tokens: int, width: int, active: Width) -> int:
         """Multiply-adds of one image; products have the width of the widest head in each.
@@ -82,9 +89,9 @@ class HeadDimAttention(ElasticMultiheadAttention):
         return flops.attention(tokens, tokens, width, inner) + 2 * tokens**2 * (padded - inner)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.is_plain:
+        if self.head_widths is None:
             return super().forward(x)
-        widths = self._widths()
+        widths = [n for n in self.head_widths if n]
         q, k, v = _padded(self.active_linear('qkv', x), widths)
         options: dict[str, Any] = dict(dropout_p=self.attn_drop if self.training else 0.0)
         if max(widths) < self.head_dims:
@@ -92,12 +99,6 @@ class HeadDimAttention(ElasticMultiheadAttention):
         x = self.scaled_dot_product_attention(q, k, v, **options)
         x = torch.cat([head[..., :n] for head, n in zip(x.unbind(1), widths)], dim=-1)
         return self.out_drop(self.gamma1(self.proj_drop(self.active_linear('proj', x))))
-
-    def _widths(self) -> tuple[int, ...]:
-        """How many dimensions each head has that is there."""
-        if self.head_widths is None:
-            return (self.head_dims,) * (self.active['dims'] // self.head_dims)
-        return tuple(n for n in self.head_widths if n)
 
 
 def _padded(qkv: Tensor, widths: Sequence[int]) -> Tensor:

@@ -2,6 +2,7 @@
 """Which units a slimmed network keeps: laws for any scores, and the shares of ViT-Slim."""
 
 import random
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -15,13 +16,26 @@ from bvit_mm.slim.choice import ORDERS, Units, choose, ranked, read_flops
 score = st.sampled_from([0.0, 0.25, 1.0, 3.0]) | st.floats(0, 1e3)
 scores = st.lists(score, min_size=1, max_size=7).map(tuple)
 kinds, costs = st.sampled_from(['heads', 'hidden']), st.integers(1, 60)
-networks = st.lists(st.builds(Units, kinds, costs, scores), min_size=1, max_size=5)
+modules = st.builds(Units, kinds, costs, scores)
+groups = st.lists(st.tuples(score, score, score), min_size=2, max_size=3)  # heads of 3 dimensions
+of_dims = st.builds(
+    lambda cost, padded, heads: Units('dims', cost, sum(heads, ()), len(heads), padded),
+    costs, st.integers(0, 30), groups,
+)  # fmt: skip
+networks = st.lists(modules | of_dims, min_size=1, max_size=5)
 fixeds, parts = st.integers(0, 300), st.floats(0, 1)
 orders = st.sampled_from(sorted(ORDERS))
 
 
 def cost_of(modules, fixed, kept):
-    return fixed + sum(module.cost * len(units) for module, units in zip(modules, kept))
+    """By hand: units in groups are filled up to the largest group."""
+    total = fixed
+    for module, units in zip(modules, kept):
+        size = len(module.scores) // module.groups
+        found = [unit // size for unit in units]
+        filled = max(map(found.count, found), default=0) * len(set(found))
+        total += module.cost * len(found) + module.padded * filled
+    return total
 
 
 def all_of(modules):
@@ -45,9 +59,9 @@ def budget_of(modules, fixed, part, **options):
 
 
 def left_out(modules, kept, kind=None):
-    """What each unit that is not kept costs."""
+    """What each unit that is not kept costs at most, besides others."""
     return [
-        module.cost
+        module.cost + module.padded * max(module.groups, len(module.scores) // module.groups)
         for module, units in zip(modules, kept)
         if kind in (None, module.kind) and len(units) < len(module.scores)
     ]
@@ -74,7 +88,7 @@ def test_the_budget_is_spent(modules, fixed, part, by):
 def test_a_larger_budget_keeps_more(modules, fixed, two, by, data):
     """Law S5: a superset in each module, and no smaller cost; with multiples as well."""
     only = data.draw(st.sampled_from([None, *sorted({module.kind for module in modules})]))
-    multiple = 1 if only == 'heads' else data.draw(st.sampled_from([1, 2, 4]))
+    multiple = 1 if only in ('heads', 'dims') else data.draw(st.sampled_from([1, 2, 4]))
     options = dict(multiple=multiple, only=only)
     smaller, larger = (
         choose(modules, fixed, budget_of(modules, fixed, part, **options), by, **options)
@@ -89,7 +103,7 @@ def test_a_larger_budget_keeps_more(modules, fixed, two, by, data):
 def test_each_module_keeps_its_best(modules, fixed, part, by, data):
     """Law S6: at least one unit a module, no better one is left out, multiples where asked for."""
     only = data.draw(st.sampled_from([None, *sorted({module.kind for module in modules})]))
-    multiple = 1 if only == 'heads' else data.draw(st.sampled_from([1, 2, 4]))
+    multiple = 1 if only in ('heads', 'dims') else data.draw(st.sampled_from([1, 2, 4]))
     options = dict(multiple=multiple, only=only)
     budget = budget_of(modules, fixed, part, **options)
     kept = choose(modules, fixed, budget, by, **options)
@@ -110,9 +124,9 @@ def test_each_module_keeps_its_best(modules, fixed, part, by, data):
 @given(networks, fixeds, parts, orders, st.integers(-30, 30), st.integers(-30, 30))
 def test_a_scale_of_a_kind_changes_nothing(modules, fixed, part, by, heads, hidden):
     """Powers of two, which round nothing: scores that differ stay so."""
-    power = dict(heads=2.0**heads, hidden=2.0**hidden)
+    power = dict(heads=2.0**heads, dims=2.0**heads, hidden=2.0**hidden)
     scaled = [
-        Units(module.kind, module.cost, tuple(s * power[module.kind] for s in module.scores))
+        replace(module, scores=tuple(s * power[module.kind] for s in module.scores))
         for module in modules
     ]
     assume(all(s == 0 or s > 1e-290 for module in modules for s in module.scores))

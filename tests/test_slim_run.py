@@ -37,22 +37,28 @@ def of_family(family):
     return {**changes, 'train_cfg.slim': dict(flops=0.9 if family == 't2t' else 0.6)}
 
 
-@pytest.fixture(scope='module')
-def trained(tmp_path_factory):
-    """A run with a checkpoint and a line of the log after each iteration, and its runner."""
+def of_gates(gates):
+    """Of whole heads, or of their dimensions."""
+    return {**SLIM, **EVERY_ITERATION, 'model.backbone.gates': gates}
+
+
+@pytest.fixture(scope='module', params=[True, 'dims'])
+def trained(tmp_path_factory, request):
+    """A run with a checkpoint and a line of the log after each iteration, its folder and gates."""
     folder = tmp_path_factory.mktemp('slim')
-    runner = build(folder, **SLIM, **EVERY_ITERATION, **{'default_hooks.logger.interval': 1})
+    runner = build(folder, **of_gates(request.param), **{'default_hooks.logger.interval': 1})
     runner.train()
-    return runner, folder
+    return runner, folder, request.param
 
 
 def test_it_grows_searches_cuts_and_retrains(trained):
-    runner, _ = trained
+    runner, _, gates = trained
     loop, backbone = runner.train_loop, find_backbone(runner.model)
     begun = re.findall(r'training stage (\d) of 5 begins: (.*?), GFLOPs', log_of(runner))
     assert [stage for stage, _ in begun] == ['2', '3', '4', '5']
     assert begun[2][1] == 'gates learn'
-    assert re.fullmatch(r'heads 6 -> \d in all, hidden 96 -> \d+ in all', begun[3][1])
+    units = r'dims 48 -> \d+ in all' if gates == 'dims' else r'heads 6 -> \d in all'
+    assert re.fullmatch(units + r', hidden 96 -> \d+ in all', begun[3][1])
     assert backbone.training_stage == 4 and not backbone.is_whole
     widths = dict(backbone.training_stages[-1].widths)
     cost, whole = flops_of(backbone, widths), backbone.flops(backbone.whole_stage)
@@ -63,7 +69,8 @@ def test_it_grows_searches_cuts_and_retrains(trained):
     assert ledger.iterations == [BATCHES, BATCHES, BATCHES, BATCHES, 2 * BATCHES]
     assert ledger.costs[-1] == pytest.approx(2 * (cost + head) / 1e9, rel=1e-12)
     assert loop.plan.costs[-1] == pytest.approx(2 * int(0.6 * (whole + head)) / 1e9, rel=1e-12)
-    assert '4 search' in plan_table(loop.plan, backbone.training_stages)
+    table = plan_table(loop.plan, backbone.training_stages)
+    assert '4 search' in table and ('dims in all' in table) == (gates == 'dims')
     assert ledger_table(loop.plan, ledger, loop.budget)
 
 
@@ -76,15 +83,16 @@ def test_the_penalty_is_logged_while_it_is_paid(trained):
 
 def test_gates_rest_until_they_are_searched_and_after(trained):
     """Until then the run is the one without gates, bit for bit; after it they are folded."""
-    _, folder = trained
+    _, folder, kind = trained
+    total = dict(dims=48).get(kind, 6) + 96
 
     def gates(name):
         weights = torch.load(folder / name, weights_only=False)['ema_state_dict']
         return torch.cat([v for k, v in weights.items() if k.endswith('.gate')])
 
-    assert torch.equal(gates(f'iter_{SEARCH}.pth'), torch.ones(102))
-    assert not torch.equal(gates(f'iter_{RETRAIN}.pth'), torch.ones(102))
-    assert torch.equal(gates(f'iter_{RETRAIN + 1}.pth'), torch.ones(102))
+    assert torch.equal(gates(f'iter_{SEARCH}.pth'), torch.ones(total))
+    assert not torch.equal(gates(f'iter_{RETRAIN}.pth'), torch.ones(total))
+    assert torch.equal(gates(f'iter_{RETRAIN + 1}.pth'), torch.ones(total))
     plain = {**SLIM, **EVERY_ITERATION, 'model.backbone.gates': False, 'train_cfg.slim': None}
     plain['train_cfg.epochs'] = [1, 1, 4]  # as many, so that learning rates are the same
     build(folder / 'plain', **plain).train()
@@ -96,7 +104,7 @@ def test_gates_rest_until_they_are_searched_and_after(trained):
 
 
 def test_the_average_is_cut_as_the_network_is(trained):
-    runner, _ = trained
+    runner, _, _ = trained
     (twin,) = (find_backbone(h.ema_model.module) for h in runner.hooks if isinstance(h, EMAHook))
     assert twin.training_stages == find_backbone(runner.model).training_stages
     assert twin.training_stage == 4
@@ -105,8 +113,8 @@ def test_the_average_is_cut_as_the_network_is(trained):
 @pytest.mark.parametrize('at', [SEARCH - 1, SEARCH, SEARCH + 2, RETRAIN, RETRAIN + 1, RETRAIN + 6])
 def test_stopped_and_resumed(trained, tmp_path, at):
     """Before, at and after each switch; law 8."""
-    _, folder = trained
-    resumed = resume(tmp_path, folder, at, {**SLIM, **EVERY_ITERATION})
+    _, folder, gates = trained
+    resumed = resume(tmp_path, folder, at, of_gates(gates))
     assert_same_run(resumed, last_file(folder))
 
 
@@ -171,6 +179,7 @@ def test_wrong_options(slim, message):
     'changes, message',
     [
         ({'model.backbone.gates': False}, 'the backbone does not have; give it gates=True'),
+        ({'model.backbone.gates': 'dim'}, "gates='dim' must be True or False, or 'dims' for"),
         ({'train_cfg.slim': dict(flops=0.01)}, 'is less than the smallest choice costs'),
         ({'train_cfg.slim': dict(flops=1.2)}, 'must be a share above 0 and up to 1'),
         ({'train_cfg.slim': dict(flops=0.6, by='size')}, "by='size' is not known"),

@@ -223,6 +223,76 @@ def test_padded_networks_are_plain(searched, family, tmp_path):
         assert_near(outputs(theirs, family), expected)
 
 
+@pytest.mark.parametrize('family', ['vit', 'deit3', 't2t'])
+@pytest.mark.parametrize('only', [None, 'dims'])
+def test_dimensions_of_heads(family, only, tmp_path):
+    """Heads of different widths: the files compute what gates of 0 do, and cost what is counted."""
+    cfg = search_config(family, gates='dims')
+    search = read_search(str(save(tmp_path / 'search.pth', cfg, search_model(cfg))))
+    dims = sum(u.cost_of(range(len(u.scores))) for u in search.units if u.kind == 'dims')
+    shares = [f'{1 - part * dims / search.flops:.4f}' for part in (0.3, 0.6)]
+    sizes = slimmed(search, shares, only=only)
+    for size, share, files in zip(sizes, shares, write_slimmed(sizes, tmp_path / 'slim')):
+        model, config = loaded(files), Config.fromfile(files[1]).model.backbone
+        assert_near(outputs(model, family), outputs(masked(search, size.kept), family))
+        heads = [head for module in config.widths['dims'] for head in module]
+        assert len(set(heads)) > 1 and ('hidden' in config.widths) == (only is None)
+        assert model.backbone.flops(0) + search.classifier <= read_flops(share, search.flops)
+    assert all(set(a) >= set(b) for a, b in zip(*(size.kept for size in sizes)))
+    (padded,) = slimmed(search, shares[:1], only=only, padded=True)
+    (files,) = write_slimmed([padded], tmp_path / 'padded')
+    plain = loaded(files)
+    if family == 'vit':
+        assert type(plain.backbone) is cases.FAMILIES[family].plain
+    assert_near(outputs(plain, family), outputs(masked(search, padded.kept), family))
+
+
+def test_a_head_may_go_with_all_its_dimensions(tmp_path):
+    cfg = search_config(gates='dims', training_stages=None)
+    model = search_model(cfg)
+    size = model.backbone.layers[0].attn.head_dims
+    gates_of(model.backbone)[0].data[:size] *= 1e-3
+    search = read_search(str(save(tmp_path / 'search.pth', cfg, model)))
+    (cut,) = slimmed(search, budgets(search, 0.6))
+    attention = cut.published.backbone.layers[0].attn
+    assert attention.num_heads == 2 and attention.qkv.out_features == 3 * attention.embed_dims
+    expected = outputs(masked(search, cut.kept))
+    (files,) = write_slimmed([cut], tmp_path / 'slim')
+    assert Config.fromfile(files[1]).model.backbone.widths['dims'][0][0] == 0
+    assert_near(outputs(loaded(files)), expected)
+
+
+WIDE = dict(type='bvit_mm.ElasticVisionTransformer', arch=dict(
+    embed_dims=24, num_layers=2, num_heads=3, feedforward_channels=48))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    'backbone, message',
+    [
+        (dict(WIDE, widths=dict(dims=[[8, 8, 8]])), 'dims has 1 numbers, but the network has 2'),
+        (dict(WIDE, widths=dict(dims=[8, 8])), 'give a number for each of its 3 heads, from 0 to'),
+        (dict(WIDE, widths=dict(dims=8)), 'dims has 1 numbers'),
+        (dict(WIDE, widths=dict(dims=[[8, 8, 9]] * 2)), 'dims=[8, 8, 9] of module 1 is not poss'),
+        (dict(WIDE, widths=dict(dims=[[8, 8, -1]] * 2)), 'from 0 to [8, 8, 8]'),
+        (dict(WIDE, widths=dict(dims=[[0, 0, 0]] * 2)), 'leaves nothing; keep one or more'),
+        (dict(WIDE, widths=dict(dims=[[8, 8, 8]] * 2, heads=[2, 2])), 'must be dict(dims=[...]'),
+        (dict(WIDE, gates='dims', widths=dict(dims=[[8, 8, 8]] * 2)), 'are both given'),
+        (dict(WIDE, gates='dims', only_stage=0, training_stages=2), 'are both given'),
+        (
+            dict(type='bvit_mm.ElasticSwinTransformer', gates='dims'),
+            'ElasticSwinTransformer has whole heads only, if any; single dimensions of heads',
+        ),
+        (
+            dict(type='bvit_mm.ElasticConvNeXt', widths=dict(dims=[[1]])),
+            'ElasticConvNeXt has whole heads only, if any',
+        ),
+    ],
+)  # fmt: skip
+def test_wrong_dimensions_of_heads(backbone, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        MODELS.build(backbone)
+
+
 def test_budget_of_the_whole_network_keeps_all(searched, tmp_path):
     """Its gates are folded; so it is the plain class's."""
     search = searched('vit')

@@ -46,7 +46,9 @@ def main() -> None:
         'same share of each kind stays (default), or those that do little for what they cost',
     )
     parser.add_argument(
-        '--only', choices=('hidden', 'heads'), help='cut this kind of unit only; the other stays'
+        '--only',
+        choices=('hidden', 'heads', 'dims'),
+        help='cut this kind of unit only; the other stays',
     )
     parser.add_argument(
         '--multiple', type=int, default=1, metavar='N', help='hidden units in multiples of N'

@@ -52,9 +52,10 @@ class ElasticDeiT3(ElasticVisionTransformer, RightDeiT3):
             ``parse_training_stages``.
         only_stage: Builds the smaller network of this training stage alone (0-based), for
             weights that ``tools/publish.py --stage`` exported.
-        gates: Whether heads and hidden units have gates, which ``bvit_mm.SlimHook`` trains.
-        widths: Of a slimmed network, as ``tools/slim.py`` writes it: how many heads and hidden
-            units each module has (``read_widths``).
+        gates: Whether heads and hidden units have gates, which ``bvit_mm.SlimHook`` trains;
+            ``'dims'``, and dimensions of heads have, in place of whole heads.
+        widths: Of a slimmed network, as ``tools/slim.py`` writes it: how many heads, or
+            dimensions of each head, and hidden units each module has (``read_widths``).
         **kwargs: Every argument of mmpretrain's ``DeiT3``.
 
     Raises:

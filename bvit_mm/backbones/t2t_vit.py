@@ -54,9 +54,10 @@ class ElasticT2TViT(ElasticBackbone, T2T_ViT):
             ``parse_training_stages``.
         only_stage: Builds the smaller network of this training stage alone (0-based), for
             weights that ``tools/publish.py --stage`` exported.
-        gates: Whether heads and hidden units have gates, which ``bvit_mm.SlimHook`` trains.
-        widths: Of a slimmed network, as ``tools/slim.py`` writes it: how many heads and hidden
-            units each module has (``read_widths``).
+        gates: Whether heads and hidden units have gates, which ``bvit_mm.SlimHook`` trains;
+            ``'dims'``, and dimensions of heads have, in place of whole heads.
+        widths: Of a slimmed network, as ``tools/slim.py`` writes it: how many heads, or
+            dimensions of each head, and hidden units each module has (``read_widths``).
         **kwargs: Every argument of mmpretrain's ``T2T_ViT``.
 
     Raises:
@@ -82,7 +83,7 @@ class ElasticT2TViT(ElasticBackbone, T2T_ViT):
         *args,
         training_stages: StagesSpec = None,
         only_stage: int | None = None,
-        gates: bool = False,
+        gates: bool | str = False,
         widths: dict[str, Any] | None = None,
         **kwargs,
     ) -> None:

@@ -41,9 +41,10 @@ class ElasticVisionTransformer(ElasticBackbone, VisionTransformer):
             dict(heads=6, hidden=1536, grid=14)]`` for DeiT-S; see ``parse_training_stages``.
         only_stage: Builds the smaller network of this training stage alone (0-based), for
             weights that ``tools/publish.py --stage`` exported.
-        gates: Whether heads and hidden units have gates, which ``bvit_mm.SlimHook`` trains.
-        widths: Of a slimmed network, as ``tools/slim.py`` writes it: how many heads and hidden
-            units each module has (``read_widths``).
+        gates: Whether heads and hidden units have gates, which ``bvit_mm.SlimHook`` trains;
+            ``'dims'``, and dimensions of heads have, in place of whole heads.
+        widths: Of a slimmed network, as ``tools/slim.py`` writes it: how many heads, or
+            dimensions of each head, and hidden units each module has (``read_widths``).
         **kwargs: Every argument of mmpretrain's ``VisionTransformer``.
 
     Raises:
@@ -69,7 +70,7 @@ class ElasticVisionTransformer(ElasticBackbone, VisionTransformer):
         *args,
         training_stages: StagesSpec = None,
         only_stage: int | None = None,
-        gates: bool = False,
+        gates: bool | str = False,
         widths: dict[str, Any] | None = None,
         **kwargs,
     ) -> None:

@@ -18,7 +18,9 @@ from .methods import METHODS, methods_of
 FLOPS = 0.5  # of the whole network, that all of them end with
 
 
-def slimmed(search: float = 0.1, retrain: float = 0.7, **options: Any) -> MakesChanges:
+def slimmed(
+    search: float = 0.1, retrain: float = 0.7, gates: bool | str = True, **options: Any
+) -> MakesChanges:
     """Grows, searches, cuts and retrains within the budget (``slim.phases.Slimming``).
 
     Networks that are compared here train for some thousand iterations. So gates take longer steps
@@ -27,7 +29,7 @@ def slimmed(search: float = 0.1, retrain: float = 0.7, **options: Any) -> MakesC
 
     def changes(cfg: Config, share: Any) -> Changes:
         return {
-            'model.backbone.gates': True,
+            'model.backbone.gates': gates,
             'optim_wrapper.paramwise_cfg.custom_keys.gate': dict(decay_mult=0.0, lr_mult=10.0),
             'train_cfg.slim': dict(flops=FLOPS, search=search, retrain=retrain, **options),
         }
@@ -95,9 +97,10 @@ def narrow(cfg: Config, share: Any) -> Changes:
     return {**changes(width, units), 'train_cfg.full_epochs': epochs}
 
 
-# Cut by gates; half way through the budget, as ViT-Slim would; by costs as well; by random numbers;
-# by the norms of weights; by gates at the end, with a tenth of the budget to retrain; and small
-# networks, equally wide in all layers or with fewer channels. Those grow as recommended, too.
+# Cut by gates; half way through the budget, as ViT-Slim would; by costs as well; by gates of single
+# dimensions of heads; by random numbers; by the norms of weights; by gates at the end, with a tenth
+# of the budget to retrain; and small networks, equally wide in all layers or with fewer channels.
+# Those that grow as recommended learn fast on small images, so most of the budget is for that.
 SLIMMING = methods_of(
     {
         'slim': slimmed(),
@@ -106,7 +109,10 @@ SLIMMING = methods_of(
         'slim-random': slimmed(scores='random'),
         'slim-magnitude': slimmed(scores='weights'),
         'slim-fine-tuning': slimmed(0.05, 0.1),
-        'slim-recommended': together(slimmed(), METHODS['recommended']),
+        'slim-dims': slimmed(gates='dims'),
+        'slim-recommended': together(slimmed(0.05, 0.25), METHODS['recommended']),
+        'slim-recommended-early': together(slimmed(), METHODS['recommended']),
+        'slim-recommended-dims': together(slimmed(0.05, 0.25, 'dims'), METHODS['recommended']),
         'uniform': uniform,
         'narrow': together(narrow, whole_network),
         'narrow-recommended': together(narrow, METHODS['recommended']),
