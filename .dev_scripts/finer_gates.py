@@ -1,10 +1,9 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
-"""Networks with finer gates than of whole heads, and their cuts: for ``slim_finer.py``."""
+"""Networks with gates of tokens as well, and their cuts: for ``slim_finer.py``."""
 
 import copy
 import math
 from bisect import bisect_right
-from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -15,43 +14,13 @@ from torch import Tensor, nn
 
 from bvit_mm import flops
 from bvit_mm.cost import classifier_flops
-from bvit_mm.elastic_modules import ElasticMultiheadAttention, elasticize_
+from bvit_mm.head_dims import HeadDimAttention
 from bvit_mm.slim.choice import Unit, Units, ranked
 from bvit_mm.slim.cutting import scores, slim_
 from bvit_mm.slim.hook import penalty
 
 WEIGHT = 0.23  # of the mean gate of each kind, as of SlimHook
 FLOOR = 1e-4  # of the gates of tokens, whose logarithm is taken
-
-
-class DimAttention(ElasticMultiheadAttention):
-    """Attention whose units are the dimensions of its heads.
-
-    A gate scales a dimension of q, and what the projection reads of it. At 0 the attention is that
-    without the row of q, k and v and without the column of the projection, exactly. So the cut
-    network is imitated by a mask of such gates, which no longer learn: what is masked has no
-    gradient. The scale of the softmax stays that of all dimensions.
-    """
-
-    axes = dict(heads='embed_dims')
-    mask: Tensor | None = None
-
-    def fold_gates_(self) -> None:
-        if self.gate is not None:
-            with torch.no_grad():
-                self.qkv.weight[: self.embed_dims] *= self.gate[:, None]
-                self.qkv.bias[: self.embed_dims] *= self.gate
-        super().fold_gates_()
-
-    def forward(self, x: Tensor) -> Tensor:
-        factors = self.mask if self.gate is None else self.gate
-        batch, tokens, _ = x.shape
-        qkv = self.qkv(x).view(batch, tokens, 3, self.num_heads, self.head_dims)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        q = q * factors.view(self.num_heads, 1, self.head_dims)
-        x = self.scaled_dot_product_attention(q, k, v)
-        x = x.transpose(1, 2).reshape(batch, tokens, self.embed_dims) * factors
-        return self.out_drop(self.gamma1(self.proj_drop(self.proj(x))))
 
 
 def add_token_gates_(backbone: Any) -> None:
@@ -112,22 +81,17 @@ def positions_of(backbone: Any, kept: Sequence[Sequence[int]]) -> list[set[int]]
 
 
 def flops_of(model: nn.Module, kept: Sequence[Sequence[int]]) -> int:
-    """Multiply-adds of one image in the network that is cut to some units, classifier included.
-
-    Products of the attention have the width of the layer's widest head in each head that is left,
-    as one padded, fused attention computes them.
-    """
+    """Multiply-adds of one image in the network that is cut to some units, classifier included."""
     backbone = model.backbone
     width, total = backbone.embed_dims, classifier_flops(model)
     total += flops.conv(backbone.patch_embed.projection, tuple(backbone.patch_resolution))
     tokens = 0
     for i, (layer, positions) in enumerate(zip(backbone.layers, positions_of(backbone, kept))):
         heads, hidden, tokens = kept[2 * i], kept[2 * i + 1], 1 + len(positions)
-        dims = layer.attn.head_dims  # of a head
-        of_unit = 1 if isinstance(layer.attn, DimAttention) else dims
-        widths = Counter(unit * of_unit // dims for unit in heads)
-        padded = of_unit * max(widths.values()) * len(widths)
-        total += 4 * tokens * width * of_unit * len(heads) + 2 * tokens**2 * padded
+        if isinstance(layer.attn, HeadDimAttention):
+            total += layer.attn.flops(tokens, width, layer.attn.width_of(heads))
+        else:
+            total += flops.attention(tokens, tokens, width, len(heads) * layer.attn.head_dims)
         total += flops.mlp(tokens, width, len(hidden)) + 2 * flops.norm(tokens, width)
     return total + flops.norm(tokens, width)
 
@@ -170,20 +134,14 @@ def cut_(model: nn.Module, kept: Sequence[Sequence[int]]) -> None:
     backbone = model.backbone
     if hasattr(backbone, 'token_gate'):
         select_tokens_(backbone, positions_of(backbone, kept))
-    modules = [module for module, _ in backbone.read_units()]
-    shrunk = list(kept[: len(modules)])
-    for i, module in enumerate(modules):
-        if isinstance(module, DimAttention):
-            module.mask = torch.zeros(module.embed_dims).index_fill_(0, torch.tensor(kept[i]), 1.0)
-            shrunk[i] = range(module.embed_dims)
-    slim_(backbone, shrunk)
+    slim_(backbone, kept[: len(backbone.read_units())])
 
 
 def with_gates(model: nn.Module, kind: str) -> nn.Module:
     """A copy of the whole network with the gates of a variant."""
     model = copy.deepcopy(model)
-    for layer in model.backbone.layers if kind == 'dims' else ():
-        elasticize_(layer.attn, DimAttention)
+    if kind == 'dims':
+        model.backbone.split_heads_()
     for module, _ in model.backbone.read_units():
         module.add_gates_()
     if kind == 'tokens':

@@ -4,13 +4,13 @@
     python .dev_scripts/slim_finer.py            # the runs that results/slim_finer.jsonl lacks
     python .dev_scripts/slim_finer.py --table    # what they say
 
-It is an experiment, and no part of the package. All variants end with half of the FLOPs, and train
-as long on the same batches. Those of a seed begin with one whole network, trained once, two thirds
-of the time on small images, as that trains it well in a short time. Then each searches with gates,
-is cut, and retrains:
+It is an experiment: gates of tokens are no part of the package. All variants end with half of the
+FLOPs, and train as long on the same batches. Those of a seed begin with one whole network, trained
+once, two thirds of the time on small images, as that trains it well in a short time. Then each
+searches with gates, is cut, and retrains:
 
 - ``heads``: gates of heads and hidden units, as ``SlimHook`` and ``tools/slim.py`` have them.
-- ``dims``: a gate for each dimension of each head instead (ViT-Slim's unit).
+- ``dims``: with ``gates='dims'``, a gate for each dimension of each head instead (ViT-Slim's unit).
 - ``tokens``: as ``heads``, and a gate for each position in each layer. Fewer units go, for tokens
   go as well.
 - ``random-tokens``: the network of ``tokens``, searched by the same gates, with its positions
@@ -39,10 +39,11 @@ from bvit_mm.compare.tables import difference, markdown, mean_and_spread
 
 ROOT = Path(__file__).parent.parent
 RECORDS = ROOT / 'results' / 'slim_finer.jsonl'
-SETS, SEEDS = ('digits', 'photographs'), range(3)
+SETS, SEEDS = ('digits', 'photographs'), range(6)
 VARIANTS = ('heads', 'dims', 'tokens', 'random-tokens')
 SHARE = 0.5  # of the FLOPs, classifier included, that the cut network may take
-COLUMNS = ('whole', 'searched', 'before', 'value')  # accuracies, as of ``Run``
+# Accuracies of ``Run``, with their headings.
+COLUMNS = dict(whole='whole', searched='searched', before='cut', value='retrained')
 
 
 class Run(NamedTuple):
@@ -175,7 +176,7 @@ def records() -> list[Run]:
 
 def table(runs: Sequence[Run]) -> str:
     """Markdown: what each variant reaches, and how much better than ``heads`` it is."""
-    rows = [['set', 'variant', 'FLOPs', *COLUMNS, 'minus heads']]
+    rows = [['set', 'gates', 'FLOPs', *COLUMNS.values(), 'minus heads']]
     for data, variant in dict.fromkeys((run.data, run.variant) for run in runs):
         ours, heads = (
             {run.seed: run for run in runs if (run.data, run.variant) == (data, name)}

@@ -15,9 +15,11 @@ from step_time import NETWORKS, Trainer, ratio, times_in_turn
 from bvit_mm.slim.cutting import chosen, flops_of, slim_, units_of
 
 
-def slimmed(build, share: float):
+def slimmed(build, share: float, dims: bool):
     """A network cut to a share of the FLOPs of its backbone, and the share that it has."""
     backbone = build(None)
+    if dims:
+        backbone.split_heads_()
     whole = flops_of(backbone, backbone.totals())
     generator = torch.Generator().manual_seed(0)
     drawn = (
@@ -34,6 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('network', nargs='?', default='deit-small', choices=NETWORKS)
     parser.add_argument('--shares', type=float, nargs='+', default=[0.7, 0.5])
+    parser.add_argument('--dims', action='store_true', help='cut single dimensions of heads')
     parser.add_argument('--batch', type=int, default=32, help='images a step')
     parser.add_argument('--rounds', type=int, default=10, help='timed steps of each network')
     args = parser.parse_args()
@@ -41,7 +44,7 @@ def main() -> None:
     networks, flops = {'whole': build(None)}, {'whole': 1.0}
     for share in args.shares:
         name = f'{share:.0%}'
-        networks[name], flops[name] = slimmed(build, share)
+        networks[name], flops[name] = slimmed(build, share, args.dims)
     images = torch.randn(args.batch, 3, *networks['whole'].img_size)
     print(f'{args.network}, batch {args.batch}, CPU, {torch.get_num_threads()} threads')
     for inference in (False, True):

@@ -85,29 +85,9 @@ def test_cut_network_is_the_one_with_gates_at_0(kind):
     assert_near(features(cut.double()), features(model))
 
 
-def test_attention_of_unequal_heads():
-    """Of the dimensions that stay, it is one of narrow heads, which the products are padded to."""
-    model, _, kept = searched('dims')
-    finer.cut_(model, kept)
-    attention, size = model.backbone.layers[0].attn, WIDTH // HEADS
-    x = torch.randn(2, 7, WIDTH, dtype=torch.double)
-    expected, widths = attention.proj.bias, []
-    for head in range(HEADS):
-        dims = [unit for unit in kept[0] if unit // size == head]
-        rows = [torch.tensor(dims, dtype=torch.long) + part * WIDTH for part in range(3)]
-        q, k, v = (x @ attention.qkv.weight[r].T + attention.qkv.bias[r] for r in rows)
-        shares = (q @ k.mT / size**0.5).softmax(-1)
-        expected = expected + shares @ v @ attention.proj.weight[:, dims].T
-        widths.append(len(dims))
-    assert len({*widths}) > 1
-    assert_near(attention(x), expected)
-    grown = [[unit for unit in range(WIDTH) if unit % size < max(widths)], *kept[1:]]
-    more = HEADS * max(widths) - len(kept[0])  # products cost the same already
-    assert finer.flops_of(model, grown) - finer.flops_of(model, kept) == 4 * 17 * WIDTH * more
-
-
-def test_heads_are_chosen_as_the_package_does():
-    model, units, kept = searched('heads')
+@pytest.mark.parametrize('kind', ['heads', 'dims'])
+def test_units_are_chosen_as_the_package_does(kind):
+    model, units, kept = searched(kind)
     theirs = chosen(
         model.backbone,
         units_of(model.backbone, [each.scores for each in units]),

@@ -21,7 +21,8 @@ from .support.tools import ROOT, script
 SCRIPT = ROOT / '.dev_scripts' / 'results_tables.py'
 page = load_script(SCRIPT)
 DATA = ('digits', 'letters')
-RECORDS = sorted((ROOT / 'results').glob('*.jsonl'))
+FINER = load_script(ROOT / '.dev_scripts' / 'slim_finer.py')
+RECORDS = sorted({*(ROOT / 'results').glob('*.jsonl')} - {FINER.RECORDS})
 
 
 PARAGRAPHS = claims.paragraphs((ROOT / 'docs' / 'results.md').read_text())
@@ -113,6 +114,17 @@ def test_sizes_of_one_search_are_the_measured_ones():
             *(f'{row[name]:.1f}' for name in ('cut', 'retrained', 'uniform')),
         ]
         assert f'| {" | ".join(cells)} |' in page
+
+
+def test_finer_gates_are_the_measured_ones():
+    """All of a seed begin with the same network, and have as many FLOPs."""
+    runs = FINER.records()
+    assert FINER.table(runs) in (ROOT / 'docs' / 'slimming.md').read_text()
+    settings = {(run.data, run.seed, run.variant): run for run in runs}
+    assert len(settings) == len(runs) == 2 * 6 * 4
+    for (data, seed, _), run in settings.items():
+        assert run.whole == settings[data, seed, 'heads'].whole
+        assert 0.499 < run.share <= 0.5
 
 
 def test_confirming_seeds_are_new():

@@ -1,4 +1,7 @@
-"""Which heads and hidden units a trained DeiT-S needs: the search of ViT-Slim (CVPR 2022).
+"""What of its heads and hidden units a trained DeiT-S needs: the search of ViT-Slim (CVPR 2022).
+
+Each dimension of a head has a gate, as there. For gates of whole heads: --cfg-options
+model.backbone.gates=True.
 
 CHECKPOINT=FILE in the environment says which finished weights it starts from: mmpretrain's
 published ones of deit-small_4xb256_in1k, or what tools/publish.py wrote of another DeiT-S. They
@@ -11,18 +14,17 @@ search is so:
 - AdamW 5e-4 at batch 1024 (there: 1e-3), constant, without warm-up;
 - weight decay 1e-3 (there: 0.05).
 Different from ViT-Slim's search:
-- gates of whole heads, on what attention returns (there: of single dimensions of q, k and v), and
-  none of tokens;
+- gates of q and of what attention returns (there: of q, k and v), and none of tokens;
 - no weight decay on gates;
 - no averages of the weights, which are not used there.
-The penalties are those at its start: 0.23 times the mean of all gates of heads, and the same of
-hidden units.
+The penalties are those at its start: 0.23 times the mean of all gates of heads' dimensions, and the
+same of hidden units.
 """
 
 _base_ = ['../deit/deit-small_bvit-b100_4xb256_in1k.py']
 
 load_from = '{{$CHECKPOINT:work_dirs/published/deit-small.pth}}'
-model = dict(backbone=dict(training_stages=None, gates=True))
+model = dict(backbone=dict(training_stages=None, gates='dims'))
 optim_wrapper = dict(
     optimizer=dict(lr=5e-4, weight_decay=1e-3),
     paramwise_cfg=dict(custom_keys={'gate': dict(decay_mult=0.0)}),
