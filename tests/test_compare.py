@@ -218,6 +218,25 @@ def test_one_stage_cannot_be_scaled():
         METHODS['scale'](cfg, 0.5)
 
 
+@pytest.mark.parametrize('name', ['narrow', 'narrow-recommended'])
+def test_narrow_networks_have_half_of_the_flops(built_once, name):
+    """Fewer channels, as many layers and heads; they cost what the config's network would."""
+    plan, backbone, _, cfg = planned(DIGITS, ABLATIONS[name], 0.5)
+    whole_plan, whole, _, _ = planned(DIGITS, METHODS['rex'], 0.5)
+    assert 0.49 < plan.gflops[-1] / whole_plan.gflops[-1] <= 0.5
+    assert plan.cost == pytest.approx(whole_plan.cost, rel=0.03)  # whole epochs
+    layers, heads = len(whole.layers), whole.whole.heads
+    assert (len(backbone.layers), backbone.whole.heads) == (layers, heads)
+    assert backbone.embed_dims < whole.embed_dims and backbone.embed_dims % heads == 0
+    assert cfg.model.head.in_channels == backbone.embed_dims
+    assert backbone.num_training_stages == (1 if name == 'narrow' else 4)
+
+
+def test_narrow_needs_to_know_the_channels():
+    with pytest.raises(ValueError, match="embed_dims, which model.backbone.arch='deit-small' does"):
+        ABLATIONS['narrow'](Config.fromfile(DEIT_S), 0.5)
+
+
 def test_schedule_of_a_config_without_one():
     cfg = Config.fromfile(DEIT_S)
     cfg.param_scheduler = None
