@@ -37,10 +37,6 @@ class HeadDimAttention(ElasticMultiheadAttention):
     axes: ClassVar = dict(dims='embed_dims')
     head_widths: tuple[int, ...] | None = None
 
-    @property
-    def is_plain(self) -> bool:
-        return super().is_plain and self.head_widths is None
-
     def whole_width(self, axis: str) -> Width:
         if self.head_widths is not None and self.active[axis] == self.total(axis):  # cut for good
             return self.head_widths

@@ -24,7 +24,10 @@ from bvit_mm.running.train_in_parts import train_in_parts
 from bvit_mm.slim.cutting import chosen, flops_of, scores, slim_, units_of, widths_argument
 from bvit_mm.slim.hook import add_penalty_, gates_text, penalty
 from bvit_mm.testing.case import randomized
+from bvit_mm.testing.closeness import assert_near
+from bvit_mm.testing.laws import tensors
 
+from .support.cases import FAMILIES as CASES
 from .support.files import assert_same_run, last_file
 from .support.runs import BATCHES, build, config
 from .support.tools import ROOT
@@ -278,6 +281,24 @@ def test_compiled_with_the_rest_of_the_step():
     assert losses['loss_slim'].item() == pytest.approx(HEADS + HIDDEN)
     handle.remove()
     torch._dynamo.reset()
+
+
+@pytest.mark.parametrize('family, gates', [*((family, True) for family in CASES), ('vit', 'dims')])
+def test_compiled_gates_learn_as_others_do(family, gates):
+    """torch.compile could take the plain path without a word, and gates would have no gradient."""
+    torch.manual_seed(0)
+    backbone = CASES[family].build(gates=gates)
+    images = CASES[family].images()
+    found = []
+    for compiled in (False, True):
+        torch._dynamo.reset()
+        backbone.zero_grad()
+        model = torch.compile(backbone, backend='eager') if compiled else backbone
+        torch.autograd.backward([out.square().sum() for out in tensors(model(images))])
+        found.append([module.gate.grad.clone() for module, _ in backbone.read_units()])
+    torch._dynamo.reset()
+    for ours, theirs in zip(*found, strict=True):
+        assert_near(ours, theirs)
 
 
 def test_other_models_in_other_loops(tmp_path):
