@@ -119,7 +119,8 @@ def train_(
     scheduler = torch.optim.lr_scheduler.LambdaLR(wrapper.optimizer, rate)
     model.train()
     for epoch in range(epochs):
-        model.backbone.set_training_stage(int(epoch >= small))
+        if epoch in (0, small) and model.backbone.num_training_stages > 1:  # not of a cut network
+            model.backbone.set_training_stage(int(epoch >= small))
         loader.sampler.set_epoch(epoch)
         for batch in loader:
             inputs = model.data_preprocessor(batch, training=True)

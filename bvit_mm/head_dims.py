@@ -3,7 +3,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -38,12 +38,12 @@ class HeadDimAttention(ElasticMultiheadAttention):
     head_widths: tuple[int, ...] | None = None
 
     def whole_width(self, axis: str) -> Width:
-        if self.head_widths is not None and self.active[axis] == self.total(axis):  # cut for good
+        if self.head_widths is not None and self.is_whole:  # cut for good
             return self.head_widths
         return (self.head_dims,) * self.num_heads
 
     def width(self, axis: str) -> Width:
-        return self.head_widths or self.active[axis]
+        return self.active[axis] if self.head_widths is None or self.is_whole else self.head_widths
 
     def activate(self, axis: str, width: Width) -> None:
         self.active[axis] = count(width)
@@ -88,22 +88,21 @@ class HeadDimAttention(ElasticMultiheadAttention):
         if self.head_widths is None:
             return super().forward(x)
         widths = [n for n in self.head_widths if n]
-        q, k, v = _padded(self.active_linear('qkv', x), widths)
-        options: dict[str, Any] = dict(dropout_p=self.attn_drop if self.training else 0.0)
-        if max(widths) < self.head_dims:
-            options['scale'] = self.head_dims**-0.5  # not of what is left
-        x = self.scaled_dot_product_attention(q, k, v, **options)
+        qkv = self.active_linear('qkv', x).unflatten(-1, (3, -1))
+        q, k, v = padded_heads(qkv, widths).permute(3, 1, 0, 2, 4)
+        drop = self.attn_drop if self.training else 0.0
+        # The scale is not that of the dimensions that are left.
+        x = self.scaled_dot_product_attention(q, k, v, dropout_p=drop, scale=self.head_dims**-0.5)
         x = torch.cat([head[..., :n] for head, n in zip(x.unbind(1), widths)], dim=-1)
         return self.out_drop(self.gamma1(self.proj_drop(self.active_linear('proj', x))))
 
 
-def _padded(qkv: Tensor, widths: Sequence[int]) -> Tensor:
-    """q, k and v of heads as wide as the widest: (3, batch, heads, tokens, dimensions).
+def padded_heads(x: Tensor, widths: Sequence[int]) -> Tensor:
+    """Heads as wide as the widest, with zeros: (..., dimensions) to (heads, ..., dimensions).
 
     Args:
-        qkv: Those of all heads, side by side: (batch, tokens, dimensions).
-        widths: Of the heads.
+        x: All heads, side by side.
+        widths: How many dimensions each has.
     """
-    heads = qkv.unflatten(-1, (3, -1)).split(list(widths), dim=-1)
-    padded = [F.pad(head, (0, max(widths) - n)) for head, n in zip(heads, widths)]
-    return torch.stack(padded).permute(3, 1, 0, 2, 4)
+    heads = x.split(list(widths), dim=-1)
+    return torch.stack([F.pad(head, (0, max(widths) - n)) for head, n in zip(heads, widths)])

@@ -1,6 +1,7 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
 """Redundancy of heads and hidden units: the numbers, and what they are measured on."""
 
+import copy
 import math
 from pathlib import Path
 
@@ -23,7 +24,9 @@ from bvit_mm.analysis.measure import (
     measure_class_attention,
     measure_redundancy,
 )
+from bvit_mm.slim.cutting import pad_, slim_
 from bvit_mm.testing.closeness import assert_near, tolerance
+from bvit_mm.testing.slim_laws import some_units
 
 from .support.cases import CASES
 from .support.measured import PLAIN, classifier, draw, every_family
@@ -253,6 +256,35 @@ def test_measured_as_in_a_plain_network(family, stage):
         assert block['components'] == count_components(features).double().mean().item()
         assert block['share'] == block['components'] / block['units']
     assert len(record['pca']) == len(names)
+
+
+@pytest.mark.parametrize('gates', [True, 'dims'])
+def test_gates_are_measured_as_folded(gates):
+    """A network that is searched is measured as the plain one that it computes."""
+    model, images = classifier(**{'model.backbone.gates': gates})
+    folded = copy.deepcopy(model)
+    folded.backbone.drop_gates_()
+    record = measure_redundancy(model, images)
+    assert record['cka'] and record == measure_redundancy(folded, images)
+    ours, theirs = (measure_class_attention(each, images).maps for each in (model, folded))
+    assert torch.equal(ours, theirs)
+    assert model.backbone.layers[0].attn.gate is not None
+
+
+def test_heads_of_different_widths_are_measured_as_those_with_zeros():
+    model, images = classifier(**{'model.backbone.gates': 'dims'})
+    kept = some_units(model.backbone)
+    cut, padded = copy.deepcopy(model), copy.deepcopy(model)
+    slim_(cut.backbone, kept)
+    pad_(padded.backbone, kept)
+    assert len({*cut.backbone.layers[0].attn.head_widths}) > 1
+    ours, theirs = (measure_redundancy(each, images, ['cka'])['cka'] for each in (cut, padded))
+    for block in theirs:
+        for row, expected in zip(ours[block]['matrix'], theirs[block]['matrix'], strict=True):
+            assert row == pytest.approx(expected, abs=ROUNDING)
+    assert_near(
+        measure_class_attention(cut, images).maps, measure_class_attention(padded, images).maps
+    )
 
 
 def test_what_is_measured_can_be_chosen():

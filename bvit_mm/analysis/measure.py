@@ -9,6 +9,7 @@ mmpretrain's plain classes, and the network itself is not touched.
 import copy
 import math
 from collections.abc import Collection, Iterable, Iterator, Sequence, Sized
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -18,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from ..elastic import ElasticBackbone
 from ..elastic_modules import ElasticModule, UnitSlot
+from ..head_dims import padded_heads
 from ..wrapped import unwrapped
 
 VARIANCE = 0.99  # share of the variance that the counted components hold (Fig. 3)
@@ -133,10 +135,15 @@ def class_attention(attention: MultiheadAttention, qkv: Tensor) -> Tensor:
     Returns:
         (images, tokens), which sum up to 1 with the class token itself, the first of them.
     """
-    q, k, _ = qkv.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    attend = attention.scaled_dot_product_attention
+    if widths := _head_widths(attention):
+        q, k, _ = padded_heads(qkv.unflatten(-1, (3, -1)), widths).permute(3, 1, 0, 2, 4)
+        attend = partial(attend, scale=attention.head_dims**-0.5)
+    else:
+        q, k, _ = qkv.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
     # What attends to an identity matrix returns its weights, by the module's own scale.
     identity = torch.eye(k.shape[2]).to(k).expand(*k.shape[:2], -1, -1)
-    weights = attention.scaled_dot_product_attention(q[:, :, :1], k, identity)
+    weights = attend(q[:, :, :1], k, identity)
     return weights[:, :, 0].mean(1)
 
 
@@ -209,19 +216,21 @@ def measure_redundancy(
     similarities, shares = {}, {}
     for block, module, described in _blocks(network):
         slot = _reading_slot(described)
-        axis = slot.axis
+        axis = 'heads' if slot.axis == 'dims' else slot.axis
         if axis != 'heads' and 'pca' in what:
             shares[block] = ComponentShare()
             _first_layer(module, described).register_forward_hook(
                 lambda layer, args, out, share=shares[block]: share.update(_tokens(layer, out))
             )
         elif axis == 'heads' and 'cka' in what:
-            heads = slot.blocks * getattr(module, described.axes[axis])
+            heads = slot.blocks * _count_of_heads(module, described)
             if heads == 1:
                 continue
             similarities[block] = HeadSimilarity(heads)
             _last_layer(module, described).register_forward_pre_hook(
-                lambda _, args, similarity=similarities[block]: similarity.update(args[0])
+                lambda _, args, module=module, similarity=similarities[block]: similarity.update(
+                    _equally_wide(args[0], module)
+                )
             )
     images = 0
     for batch in batches:
@@ -241,6 +250,22 @@ def measure_redundancy(
             for block, s in shares.items()
         }
     return record
+
+
+def _head_widths(module: nn.Module) -> tuple[int, ...] | None:
+    """How wide heads are that were cut to different widths."""
+    return getattr(module, 'head_widths', None)
+
+
+def _count_of_heads(module: Any, described: Any) -> int:
+    axes = described.axes
+    return module.num_heads if 'dims' in axes else getattr(module, axes['heads'])
+
+
+def _equally_wide(heads: Tensor, module: nn.Module) -> Tensor:
+    """Heads side by side, filled up with zeros, of which a similarity sees nothing."""
+    widths = _head_widths(module)
+    return heads if widths is None else torch.cat([*padded_heads(heads, widths)], dim=-1)
 
 
 @torch.no_grad()
@@ -307,6 +332,7 @@ def observable_copy(model: nn.Module) -> nn.Module:
         )
     network: Any = copy.deepcopy(model.backbone)
     if isinstance(network, ElasticBackbone):
+        network.drop_gates_()  # which hooks of layers would not see
         network.shrink_(network.training_stage)
     if not any(True for _ in _blocks(network)):
         raise ValueError(
