@@ -226,12 +226,7 @@ def measure_redundancy(
             heads = slot.blocks * _count_of_heads(module, described)
             if heads == 1:
                 continue
-            similarities[block] = HeadSimilarity(heads)
-            _last_layer(module, described).register_forward_pre_hook(
-                lambda _, args, module=module, similarity=similarities[block]: similarity.update(
-                    _equally_wide(args[0], module)
-                )
-            )
+            similarities[block] = _similarity_of(heads, module, described)
     images = 0
     for batch in batches:
         network(_preprocessed(model, batch))
@@ -262,10 +257,18 @@ def _count_of_heads(module: Any, described: Any) -> int:
     return module.num_heads if 'dims' in axes else getattr(module, axes['heads'])
 
 
-def _equally_wide(heads: Tensor, module: nn.Module) -> Tensor:
-    """Heads side by side, filled up with zeros, of which a similarity sees nothing."""
-    widths = _head_widths(module)
-    return heads if widths is None else torch.cat([*padded_heads(heads, widths)], dim=-1)
+def _similarity_of(count: int, module: nn.Module, described: Any) -> HeadSimilarity:
+    """The similarity of the heads of an attention, of all that it computes from now on."""
+    similarity, widths = HeadSimilarity(count), _head_widths(module)
+
+    def watch(_: nn.Module, args: tuple[Tensor]) -> None:
+        heads = args[0]
+        if widths is not None:  # of zeros a similarity sees nothing
+            heads = torch.cat([*padded_heads(heads, widths)], dim=-1)
+        similarity.update(heads)
+
+    _last_layer(module, described).register_forward_pre_hook(watch)
+    return similarity
 
 
 @torch.no_grad()
