@@ -205,7 +205,7 @@ def cut_(
     sort_units_(backbone, kept, states, twins)
     for module, _ in backbone.read_units():
         params = dict(module.named_parameters())
-        for name in ('gate', *(slot.param for slot in module.readers)):
+        for name in {'gate', *(slot.param for slot in module.gated)} & set(params):
             states.get(params[name], {}).clear()
     stage = slim_stage(backbone, widths_of(backbone, kept))
     for each in (backbone, *twins):
