@@ -229,7 +229,7 @@ class ElasticBackbone(BaseModule):
         return [(module, axis) for module, axis, _ in found if axis == module.read_axis]
 
     def totals(self) -> Widths:
-        """All units that may be slimmed, by axis, one number a module."""
+        """All units that may be slimmed, by axis, one width a module."""
         totals: Widths = {}
         for module, axis in self.read_units():
             totals[axis] = (*totals.get(axis, ()), module.whole_width(axis))

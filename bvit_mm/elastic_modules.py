@@ -117,8 +117,9 @@ class ElasticModule:
     A subclass declares ``slots``, the only list of what follows the units: slicing, growth,
     moments, EMA and tests read it.
 
-    With ``add_gates_`` each unit that weights read has a gate: a factor of those weights, 1 at the
-    start. What the gates learn tells which units the network needs (``slim``).
+    With ``add_gates_`` each unit that weights read has a gate: a factor of those weights, and of
+    others that slots name (``scaled_blocks``), 1 at the start. What the gates learn tells which
+    units the network needs (``slim``).
 
     Attributes:
         slots: What of the module follows the units.
@@ -148,7 +149,7 @@ class ElasticModule:
         return self.total(axis)
 
     def width(self, axis: str) -> Width:
-        """Which units along an axis are active, the first ones."""
+        """How many units along an axis are active, the first ones."""
         return self.active[axis]
 
     def activate(self, axis: str, width: Any) -> None:

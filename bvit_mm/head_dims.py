@@ -26,7 +26,7 @@ class HeadDimAttention(ElasticMultiheadAttention):
 
     Attributes:
         head_widths: How many dimensions each head has, the first ones, if they differ from whole
-            heads. Before it is cut, of all its heads; then of those that are left.
+            heads. Once it is cut for good, of the heads that are left.
     """
 
     slots = (
@@ -46,12 +46,17 @@ class HeadDimAttention(ElasticMultiheadAttention):
         return self.active[axis] if self.head_widths is None or self.is_whole else self.head_widths
 
     def activate(self, axis: str, width: Width) -> None:
-        self.active[axis] = count(width)
-        groups = set() if isinstance(width, int) else set(width) - {0}
-        is_whole = self.active[axis] == self.total(axis) and groups == {self.head_dims}
-        self.head_widths = None if is_whole or isinstance(width, int) else width
+        self.active[axis], self.head_widths = count(width), None
+        if not isinstance(width, int):
+            left = tuple(n for n in width if n) if self.is_whole else width
+            self.head_widths = None if set(left) == {self.head_dims} else left
 
     def width_of(self, units: Sequence[int]) -> Width:
+        if self.head_widths is not None and self.is_whole:
+            raise ValueError(
+                f'heads that were cut to {list(self.head_widths)} dimensions cannot be cut again; '
+                'cut the whole network to what is to be left'
+            )
         found = Counter(unit // self.head_dims for unit in units)
         return tuple(found[head] for head in range(self.num_heads))
 

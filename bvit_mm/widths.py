@@ -18,6 +18,16 @@ def count(width: Width) -> int:
     return width if isinstance(width, int) else sum(width)
 
 
+def groups_of(width: Width) -> tuple[int, ...]:
+    """How many units there are in each group; units without groups are one."""
+    return (width,) if isinstance(width, int) else width
+
+
+def plain_widths(widths: Sequence[Width]) -> list[Any]:
+    """As a config states them: lists and numbers."""
+    return [width if isinstance(width, int) else list(width) for width in widths]
+
+
 def units_of_width(width: Width, total: int) -> list[int]:
     """The numbers of the units that a module has: the first ones, or the first ones of each group.
 
@@ -25,7 +35,7 @@ def units_of_width(width: Width, total: int) -> list[int]:
         width: How many there are.
         total: The number of all units of the module, in groups of equal size.
     """
-    groups = (width,) if isinstance(width, int) else width
+    groups = groups_of(width)
     size = total // len(groups)
     return [group * size + unit for group, n in enumerate(groups) for unit in range(n)]
 
@@ -45,8 +55,8 @@ def read_widths(widths: Any, totals: Mapping[str, Sequence[Width]]) -> Widths:
     if not isinstance(widths, dict) or not widths or set(widths) - set(totals):
         keys = ', '.join(f'{axis}=[...]' for axis in totals)
         raise ValueError(
-            f'widths={widths!r} must be dict({keys}), one number for each module; an axis left '
-            'out is whole'
+            f'widths={widths!r} must be dict({keys}), one number for each module, of dims a list '
+            'of one number a head; an axis left out is whole'
         )
     found = {axis: tuple(numbers) for axis, numbers in totals.items()}
     for axis, given in widths.items():
@@ -55,8 +65,8 @@ def read_widths(widths: Any, totals: Mapping[str, Sequence[Width]]) -> Widths:
         numbers = list(given) if grouped and isinstance(given, (list, tuple)) else _flat(given)
         if len(numbers) != len(total):
             raise ValueError(
-                f'widths: {axis} has {len(numbers)} numbers, but the network has {len(total)} '
-                f'modules with {axis}; give one number for each, such as {list(total)}'
+                f'widths: {axis} is given for {len(numbers)} modules, but the network has '
+                f'{len(total)} with {axis}; give each its own, such as {plain_widths(total)}'
             )
         pairs = enumerate(zip(numbers, total), start=1)
         found[axis] = tuple(_read_width(axis, i, given, total) for i, (given, total) in pairs)
@@ -78,7 +88,7 @@ def _read_width(axis: str, i: int, given: Any, total: Width) -> Width:
     ):
         raise ValueError(
             f'widths: {axis}={given!r} of module {i} is not possible; give a number for each of '
-            f'its {len(total)} heads, from 0 to {list(total)}'
+            f'its {len(total)} heads, at most {list(total)}'
         )
     if not any(given):
         raise ValueError(f'widths: {axis}={given!r} of module {i} leaves nothing; keep one or more')

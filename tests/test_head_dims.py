@@ -69,6 +69,17 @@ def test_it_is_cut_while_it_trains_too():
     assert attention.is_whole and attention.head_widths is None
 
 
+def test_it_is_cut_once():
+    """Its heads are no groups of equal size then; and loading weights changes nothing."""
+    backbone, attention = network()
+    slim_(backbone, [[0, 1, 2, 3, 4, 16, 17, 18], range(32)])
+    assert attention.head_widths == (5, 3) and backbone.totals()['dims'] == ((5, 3),)
+    backbone.load_state_dict(backbone.state_dict())
+    assert attention.head_widths == (5, 3) and attention.num_heads == 2
+    with pytest.raises(ValueError, match=r'heads that were cut to \[5, 3\] dimensions cannot be'):
+        slim_(backbone, [[0, 1, 6, 7], range(32)])
+
+
 def test_widths():
     assert units_of_width(3, 8) == [0, 1, 2] and units_of_width((0, 2), 6) == [3, 4]
     assert count(5) == 5 and count((2, 0, 1)) == 3

@@ -9,7 +9,7 @@ from statistics import fmean
 import cv2
 import pytest
 
-from bvit_mm.compare import ABLATIONS, METHODS, by_setting, read_records
+from bvit_mm.compare import ABLATIONS, METHODS, by_setting, paired_difference, read_records
 from bvit_mm.compare.amounts import is_time, size_of
 from bvit_mm.compare.tables import OURS
 
@@ -119,9 +119,20 @@ def test_sizes_of_one_search_are_the_measured_ones():
 def test_finer_gates_are_the_measured_ones():
     """All of a seed begin with the same network, and have as many FLOPs."""
     runs = FINER.records()
-    assert FINER.table(runs) in (ROOT / 'docs' / 'slimming.md').read_text()
+    page = (ROOT / 'docs' / 'slimming.md').read_text()
+    assert FINER.table(runs) in page
     settings = {(run.data, run.seed, run.variant): run for run in runs}
     assert len(settings) == len(runs) == 2 * 6 * 4
+    for data in FINER.SETS:  # what dimensions keep before retraining
+        dims, heads = (
+            {
+                seed: settings[data, seed, name]._replace(value=settings[data, seed, name].before)
+                for seed in range(6)
+            }
+            for name in ('dims', 'heads')
+        )
+        _, low, high, _ = paired_difference(dims, heads)
+        assert f'[{low:.1f}, {high:.1f}]' in page
     for (data, seed, _), run in settings.items():
         assert run.whole == settings[data, seed, 'heads'].whole
         assert 0.499 < run.share <= 0.5

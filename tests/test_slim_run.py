@@ -3,6 +3,7 @@
 
 import json
 import re
+from math import isnan
 
 import pytest
 import torch
@@ -12,12 +13,21 @@ from bvit_mm.elastic import find_backbone
 from bvit_mm.plan import make_plan
 from bvit_mm.report import ledger_table, plan_table
 from bvit_mm.slim.cutting import flops_of
-from bvit_mm.slim.phases import Slimming, read_slimming
+from bvit_mm.slim.phases import (
+    Slimming,
+    add_phases_,
+    begin_search_,
+    cut_,
+    read_slimming,
+    units_to_keep,
+)
 
 from .support.cases import FAMILIES as CASES
 from .support.clock import PassTimeHook, patched_clock, run
 from .support.files import assert_same_run, last_file
 from .support.runs import BATCHES, FAMILIES, build
+from .support.scripts import load_script
+from .support.tools import ROOT
 from .support.trainings import log_of, resume
 from .support.variants import EMA, EVERY_ITERATION, SWITCH
 
@@ -137,6 +147,33 @@ def test_a_budget_pays_for_all_of_it():
     assert shared.costs == pytest.approx((50, 50, 20, 80), abs=4)
 
 
+@pytest.mark.parametrize('gates', [True, 'dims'])
+def test_what_is_folded_begins_anew_in_the_optimizer(gates):
+    """After the cut the weights that gates scaled are other numbers; the others go on."""
+    backbone = CASES['vit'].build(gates=gates)
+    add_phases_(backbone, Slimming(0.6), 0)
+    optimizer = torch.optim.AdamW(backbone.parameters())
+    begin_search_(backbone, optimizer.state)
+    backbone(CASES['vit'].images())[0].square().sum().backward()
+    optimizer.step()
+    cut_(backbone, units_to_keep(backbone, Slimming(0.6), 0), optimizer.state)
+    anew = {name for name, p in backbone.named_parameters() if not optimizer.state[p]}
+    scaled = ['attn.proj.weight', 'attn.gate', 'ffn.layers.1.weight', 'ffn.gate']
+    if gates == 'dims':
+        scaled += ['attn.qkv.weight', 'attn.qkv.bias']
+    assert anew == {f'layers.{i}.{name}' for i in range(2) for name in scaled}
+
+
+@pytest.mark.parametrize('gates', [True, 'dims'])
+def test_plan_of_slimming_is_drawn(gates):
+    """Of heads and hidden units that single modules keep, a share would say nothing."""
+    backbone = CASES['vit'].build(gates=gates)
+    add_phases_(backbone, Slimming(0.6), 0)
+    shares = load_script(ROOT / 'tools' / 'plan.py').active_shares(backbone.training_stages)
+    assert isnan(shares['heads'][-1]) and isnan(shares['hidden'][-1])
+    assert shares['heads'][-2] == shares['tokens'][-1] == 1
+
+
 def test_table_of_a_network_that_is_slimmed_already():
     backbone = CASES['vit'].build(training_stages=None, widths=dict(heads=[1, 2], hidden=[10, 20]))
     plan = make_plan([backbone.flops(0) / 1e9], 1.0, 3)
@@ -178,7 +215,7 @@ def test_wrong_options(slim, message):
 @pytest.mark.parametrize(
     'changes, message',
     [
-        ({'model.backbone.gates': False}, 'the backbone does not have; give it gates=True'),
+        ({'model.backbone.gates': False}, 'the backbone does not have; give it gates=True, or'),
         ({'model.backbone.gates': 'dim'}, "gates='dim' must be True or False, or 'dims' for"),
         ({'train_cfg.slim': dict(flops=0.01)}, 'is less than the smallest choice costs'),
         ({'train_cfg.slim': dict(flops=1.2)}, 'must be a share above 0 and up to 1'),

@@ -269,11 +269,15 @@ WIDE = dict(type='bvit_mm.ElasticVisionTransformer', arch=dict(
 @pytest.mark.parametrize(
     'backbone, message',
     [
-        (dict(WIDE, widths=dict(dims=[[8, 8, 8]])), 'dims has 1 numbers, but the network has 2'),
-        (dict(WIDE, widths=dict(dims=[8, 8])), 'give a number for each of its 3 heads, from 0 to'),
-        (dict(WIDE, widths=dict(dims=8)), 'dims has 1 numbers'),
+        (
+            dict(WIDE, widths=dict(dims=[[8, 8, 8]])),
+            'dims is given for 1 modules, but the network has 2 with dims; give each its own, such '
+            'as [[8, 8, 8], [8, 8, 8]]',
+        ),
+        (dict(WIDE, widths=dict(dims=[8, 8])), 'give a number for each of its 3 heads, at most'),
+        (dict(WIDE, widths=dict(dims=8)), 'dims is given for 1 modules'),
         (dict(WIDE, widths=dict(dims=[[8, 8, 9]] * 2)), 'dims=[8, 8, 9] of module 1 is not poss'),
-        (dict(WIDE, widths=dict(dims=[[8, 8, -1]] * 2)), 'from 0 to [8, 8, 8]'),
+        (dict(WIDE, widths=dict(dims=[[8, 8, -1]] * 2)), 'at most [8, 8, 8]'),
         (dict(WIDE, widths=dict(dims=[[0, 0, 0]] * 2)), 'leaves nothing; keep one or more'),
         (dict(WIDE, widths=dict(dims=[[8, 8, 8]] * 2, heads=[2, 2])), 'must be dict(dims=[...]'),
         (dict(WIDE, gates='dims', widths=dict(dims=[[8, 8, 8]] * 2)), 'are both given'),
@@ -513,10 +517,10 @@ def _to_parent(slim_here, file, out, *options):
     slim_here(file, out.parent, *options)
 
 
-@pytest.mark.parametrize('family', ['vit', 'pvtv2'])
-def test_publishing_folds_gates(family, tmp_path):
+@pytest.mark.parametrize('family, gates', [('vit', True), ('vit', 'dims'), ('pvtv2', True)])
+def test_publishing_folds_gates(family, gates, tmp_path):
     """A finished run with gates, not slimmed, is a plain network; a stage of it is a small one."""
-    cfg = search_config(family)
+    cfg = search_config(family, gates=gates)
     model = search_model(cfg)
     budget, plan = budget_for(model, epochs=[1, 1, 1])
     meta = dict(bvit_mm=dict(plan=record_of(plan, budget), batches_done=0))
@@ -533,10 +537,10 @@ def test_publishing_folds_gates(family, tmp_path):
     assert_near(outputs(small, family), outputs(model, family))
 
 
-@pytest.mark.parametrize('family', ['vit', 'swin'])
-def test_publishing_the_slimmed_stage_of_a_run(family, tmp_path):
+@pytest.mark.parametrize('family, gates', [('vit', True), ('vit', 'dims'), ('swin', True)])
+def test_publishing_the_slimmed_stage_of_a_run(family, gates, tmp_path):
     """Its units were sorted, its gates folded; those that rest count as 1 whatever they are."""
-    cfg = search_config(family)
+    cfg = search_config(family, gates=gates)
     model = search_model(cfg)
     backbone = model.backbone
     kept = some_units(backbone)
@@ -581,6 +585,8 @@ def test_publishing_the_slimmed_stage_of_a_run(family, tmp_path):
         (dict(heads=[1, 3], hidden=[20, 30]), 'bvit_mm.ElasticVisionTransformer'),
         (dict(hidden=[20, 30]), 'VisionTransformer'),
         (dict(heads=[3, 3], hidden=[20, 30]), 'VisionTransformer'),
+        (dict(dims=[[8, 0, 3], [8, 8, 8]]), 'bvit_mm.ElasticVisionTransformer'),
+        (dict(dims=[[8, 8, 8]] * 2, hidden=[20, 30]), 'VisionTransformer'),
     ],
 )
 def test_publishing_a_retrained_network(widths, kind, tmp_path):

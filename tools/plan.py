@@ -264,7 +264,7 @@ def active_shares(stages: Sequence[TrainingStage]) -> dict[str, list[float]]:
     }
     shares = {label: [size / each[-1] for size in each] for label, each in sizes.items()}
     for stage in stages[len(grown) :]:  # slimmed: no module has what another has
-        cut = [AXES[axis].label for axis, _ in stage.widths]
+        cut = [AXES['heads' if axis == 'dims' else axis].label for axis, _ in stage.widths]
         for label, each in shares.items():
             each.append(np.nan if label in cut else 1.0)
     return shares

@@ -111,11 +111,13 @@ class ElasticT2TViT(ElasticBackbone, T2T_ViT):
         )
         elasticize_layers_(self.encoder)
         self.init_training_stages(training_stages, whole)
+        reason = None
+        if any(layer.v_shortcut for layer in self.encoder):
+            reason = 'layer_cfgs set input_dims, which adds values of all heads to the output'
         if self.num_training_stages > 1:
-            reason = None
-            if any(layer.v_shortcut for layer in self.encoder):
-                reason = 'layer_cfgs set input_dims, which adds values of all heads to the output'
             check_layers(self.encoder, first.attn.input_dims, whole, reason)
+        if reason and (gates or widths):
+            raise ValueError(f'gates and widths are of single heads, but {reason}; drop that')
         self.take_form_(only_stage, gates, widths)
 
     def units(self, k: int) -> Units:

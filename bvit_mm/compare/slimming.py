@@ -64,10 +64,11 @@ def narrow(cfg: Config, share: Any) -> Changes:
         ValueError: If the config does not say how many channels there are.
     """
     arch: Any = cfg.model.backbone.get('arch')
-    if not isinstance(arch, dict):
+    if not isinstance(arch, dict) or 'feedforward_channels' not in arch:
         raise ValueError(
-            f'narrow has fewer embed_dims, which model.backbone.arch={arch!r} does not say; give '
-            'it as a dict(embed_dims=..., num_layers=..., num_heads=..., feedforward_channels=...)'
+            f'narrow is for plain ViTs, and has fewer embed_dims, which model.backbone.arch='
+            f'{arch!r} does not say; give it as a dict(embed_dims=..., num_layers=..., '
+            'num_heads=..., feedforward_channels=...)'
         )
     built = build_to_count(cfg.model)
     full, stages = stage_gflops(built)[-1], find_backbone(built).training_stages
@@ -87,10 +88,8 @@ def narrow(cfg: Config, share: Any) -> Changes:
         changed.merge_from_dict(changes(channels, units))
         return stage_gflops(build_to_count(changed.model))[-1] / full
 
-    widths = range(heads, channels + 1, heads)
-    fits = [w for w in widths if cost(w, hidden * w // channels) <= FLOPS]
-    width = fits[-1]
-    units = hidden * width // channels
+    sizes = ((n, max(1, hidden * n // channels)) for n in range(heads, channels + 1, heads))
+    width, units = max(size for size in sizes if cost(*size) <= FLOPS)
     while cost(width, units + 1) <= FLOPS:
         units += 1
     epochs = math.ceil(cfg.train_cfg.get('full_epochs', 300) / cost(width, units))

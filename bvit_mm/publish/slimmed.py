@@ -81,8 +81,8 @@ def read_search(file: str, weights: str | None = None) -> Search:
         ValueError: If it is no such checkpoint, or not of the whole network.
     """
     advice = (
-        'give a checkpoint of a search: of a run whose backbone has gates=True, with '
-        'bvit_mm.SlimHook (docs/slimming.md)'
+        "give a checkpoint of a search: of a run whose backbone has gates=True or gates='dims', "
+        'with bvit_mm.SlimHook (docs/slimming.md)'
     )
     checkpoint = read_training(file, 'training checkpoint', advice, ('cfg',))
     if not any(key.endswith('.gate') for key in checkpoint['state_dict']):

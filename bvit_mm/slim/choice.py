@@ -1,5 +1,5 @@
 # Copyright (c) bvit_mm contributors. Licensed under the Apache License 2.0.
-"""Which heads and hidden units a slimmed network keeps, for a budget of FLOPs.
+"""Which heads, or dimensions of heads, and hidden units a slimmed network keeps for its budget.
 
 Pure Python on purpose, like the planner: the same scores give the same choice on every machine.
 One list ranks all units, and a budget keeps the longest prefix of it that it pays. So a larger
@@ -115,8 +115,8 @@ ORDERS: dict[str, Callable[[Sequence[tuple[Units, float]]], list[float]]] = {
 def ranked(modules: Sequence[Units], by: str, multiple: int = 1) -> list[Unit]:
     """All units, those most worth keeping first.
 
-    What each module keeps at any budget stands first: its best head, or its best ``multiple``
-    hidden units. Equals stand by kind, then by module and unit.
+    What each module keeps at any budget stands first: its best head, or dimension of a head, or
+    its best ``multiple`` hidden units. Equals stand by kind, then by module and unit.
 
     Args:
         modules: The units of each module.

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..elastic import ElasticBackbone
 from ..elastic_modules import ElasticModule
 from ..training_stages import TrainingStage
-from ..widths import Width, Widths, by_level
+from ..widths import Width, Widths, by_level, groups_of, plain_widths
 from .choice import Units, choose
 
 
@@ -77,8 +77,7 @@ def units_of(backbone: ElasticBackbone, of_modules: Iterable[Sequence[float]]) -
     found = []
     rows = zip(backbone.read_units(), unit_costs(backbone), of_modules, strict=True)
     for (module, axis), (cost, padded), each in rows:
-        width = module.whole_width(axis)
-        groups = 1 if isinstance(width, int) else len(width)
+        groups = len(groups_of(module.whole_width(axis)))
         found.append(Units(axis, cost, tuple(each), groups, padded))
     return found
 
@@ -117,9 +116,7 @@ def widths_argument(backbone: ElasticBackbone, widths: Widths) -> dict[str, Any]
         levels.setdefault(axis, []).append(int(level[0]) if level else 0)
     is_pyramid = isinstance(backbone.whole.hidden, tuple)
     return {
-        axis: by_level(numbers, levels[axis])
-        if is_pyramid
-        else [n if isinstance(n, int) else list(n) for n in numbers]
+        axis: by_level(numbers, levels[axis]) if is_pyramid else plain_widths(numbers)
         for axis, numbers in widths.items()
     }
 
@@ -133,11 +130,10 @@ def sort_units_(
 ) -> None:
     """Puts some units of each module before the others, in place: the same function.
 
-    Dimensions of heads stay in their heads.
-
     Args:
         backbone: The backbone that is trained.
-        first: The units of each module that come first, in their order.
+        first: The units of each module that come first, in their order; dimensions of heads come
+            first in their heads, by their numbers.
         states: The optimizer's state of each parameter, which follows.
         twins: Backbones that follow this one, such as its exponential moving average.
     """

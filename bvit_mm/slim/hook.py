@@ -172,7 +172,7 @@ def _check_gates(backbone: ElasticBackbone) -> None:
     if all(module.gate is None for module, _ in backbone.read_units()):
         raise ValueError(
             f'SlimHook has a penalty on gates, but {type(backbone).__name__} has none; give '
-            'gates=True to model.backbone, or drop the hook'
+            "gates=True or gates='dims' to model.backbone, or drop the hook"
         )
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..elastic import ElasticBackbone
 from ..elastic_modules import ElasticModule
+from ..widths import groups_of
 from .choice import Units, read_flops
 from .cutting import chosen, flops_of, scores, slim_stage, sort_units_, units_of, widths_of
 
@@ -124,7 +125,7 @@ def add_phases_(backbone: ElasticBackbone, slimming: Slimming, classifier: int) 
     if any(module.gate is None for module, _ in backbone.read_units()):
         raise ValueError(
             'train_cfg.slim searches with gates, which the backbone does not have; give it '
-            'gates=True'
+            "gates=True, or gates='dims'"
         )
     budget = read_flops(slimming.flops, flops_of(backbone, backbone.totals()) + classifier)
     if not backbone.has_phases:
@@ -136,8 +137,7 @@ def add_phases_(backbone: ElasticBackbone, slimming: Slimming, classifier: int) 
 
 def _falling(module: ElasticModule, axis: str) -> list[float]:
     """Scores that fall evenly from unit to unit, or within each group of units."""
-    width = module.whole_width(axis)
-    groups = (width,) if isinstance(width, int) else width
+    groups = groups_of(module.whole_width(axis))
     return [1 - unit / n for n in groups for unit in range(n)]
 
 
