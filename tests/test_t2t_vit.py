@@ -81,6 +81,13 @@ def test_centers_of_images_come_whole_from_the_data_workers():
             dict(layer_cfgs=dict(num_heads=1, input_dims=48)),
             r'layer_cfgs set input_dims, which add',
         ),
+        *(
+            (
+                dict(layer_cfgs=dict(num_heads=1, input_dims=48), training_stages=None, **form),
+                r'gates and widths are of single heads, but layer_cfgs set input_dims',
+            )
+            for form in (dict(gates=True), dict(gates='dims'), dict(widths=dict(hidden=[9] * 3)))
+        ),
         (dict(training_stages=[dict(heads=7), dict()]), r'heads=7, but the model has 6 heads'),
         (
             dict(training_stages=[dict(grid=3), dict()]),
