@@ -64,3 +64,12 @@ def test_every_stage_is_traced_for_any_batch(case):
     for backbone in at_stages(case):
         traced = torch.jit.trace(backbone, case.images(batch=2), check_trace=False)
         assert equals_another_batch(traced, backbone, case)
+
+
+def test_heads_of_different_widths_leave_torch():
+    (case,) = (case for case in CASES if case.name == 'vit-base')
+    widths = dict(dims=[[1, 8, 0], [3, 3, 7]])
+    backbone = case.build(training_stages=None, widths=widths)
+    traced = torch.jit.trace(backbone, case.images(batch=2), check_trace=False)
+    for program in (traced, exported(backbone, case)):
+        assert equals_another_batch(program, backbone, case)
