@@ -68,7 +68,7 @@ def test_every_stage_is_traced_for_any_batch(case):
 
 def test_heads_of_different_widths_leave_torch():
     (case,) = (case for case in CASES if case.name == 'vit-base')
-    widths = dict(dims=[[1, 8, 0], [3, 3, 7]])
+    widths = dict(dims=[[1, 8, 0, 3, 2, 5], [3, 3, 3, 7, 1, 1], [8] * 5 + [0]])
     backbone = case.build(training_stages=None, widths=widths)
     traced = torch.jit.trace(backbone, case.images(batch=2), check_trace=False)
     for program in (traced, exported(backbone, case)):
