@@ -342,7 +342,7 @@ def test_networks_without_gates_are_refused(tmp_path, loop):
         changes['train_cfg'] = dict(_delete_=True, type='EpochBasedTrainLoop', max_epochs=2)
         changes['custom_hooks'] = [SLIM]
         del changes['train_cfg.epochs']
-    refused(tmp_path, 'ElasticVisionTransformer has none; give gates=True to', **changes)
+    refused(tmp_path, 'ElasticVisionTransformer has none; give gates=True or', **changes)
 
 
 RETRAINED = [
