@@ -249,7 +249,8 @@ def draw(plan: Plan, stages: Sequence[TrainingStage], file: Path, run: Path | No
             axis.axvline(edge, color='0.4', lw=0.8, ls=(0, (2, 4)))
     axes[-1].set_xlabel('epoch')
     share = f'{plan.cost / plan.full_cost:.1%}'
-    figure.suptitle(f'epochs {list(plan.epochs)}: {share} of the full training cost')
+    title = f'epochs {list(plan.epochs)}: {share} of the full training cost'
+    figure.suptitle(title, wrap=True)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=120)
 

@@ -6,6 +6,7 @@
 It starts from the finished weights of `make demo`, or CHECKPOINT=FILE of the environment: of any
 other run of that network. deit-digits_slim-retrain.py trains on what was cut.
 
+Gates are of whole heads; with --cfg-options model.backbone.gates=dims, of their single dimensions.
 Ten epochs are few steps, so the gates take ten times as long ones as the weights.
 """
 
