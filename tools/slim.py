@@ -26,8 +26,8 @@ with contextlib.redirect_stdout(sys.stderr):  # some packages talk while they ar
     from bvit_mm.slim.choice import ORDERS
 
 
-def main() -> None:
-    """Runs the tool."""
+def arguments() -> argparse.ArgumentParser:
+    """What the tool takes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('checkpoint', help='a checkpoint of a run that trained gates')
     parser.add_argument('out', type=Path, help='where to, such as work_dirs/deit-small-slim')
@@ -72,6 +72,12 @@ def main() -> None:
         action='store_true',
         help="with --padded: also write OUT-<share>-timm-<hash>.pth with timm's keys",
     )
+    return parser
+
+
+def main() -> None:
+    """Runs the tool."""
+    parser = arguments()
     args = parser.parse_args()
     if args.timm and not args.padded:
         parser.error(

@@ -35,13 +35,13 @@ def flops_of(backbone: ElasticBackbone, widths: Widths) -> int:
 def unit_costs(backbone: ElasticBackbone) -> list[tuple[int, int]]:
     """What a unit of each module costs: ``cost`` and ``padded`` of ``choice.Units``."""
     totals = backbone.totals()
-    costs, seen = [], dict.fromkeys(totals, 0)
+    whole, costs, seen = flops_of(backbone, totals), [], dict.fromkeys(totals, 0)
 
     def saved(width: Width) -> int:
         """What the module costs less with another width."""
         widths = list(totals[axis])
         widths[seen[axis]] = width
-        return flops_of(backbone, totals) - flops_of(backbone, {**totals, axis: tuple(widths)})
+        return whole - flops_of(backbone, {**totals, axis: tuple(widths)})
 
     for _, axis in backbone.read_units():
         width = totals[axis][seen[axis]]
